@@ -1,0 +1,2 @@
+//! Reproducibility and benchmark suite for Self-Damaging Contrastive Learning.
+pub mod native;

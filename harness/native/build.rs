@@ -1,0 +1,29 @@
+//! Compiles the C++ shim and makes every executable of the package find libtorch without `LD_LIBRARY_PATH`.
+
+use std::path::PathBuf;
+
+fn main() {
+    println!("cargo:rerun-if-changed=harness/native/shim.cpp");
+    println!("cargo:rerun-if-changed=harness/native/build.rs");
+    // Set by torch-sys, the direct dependency that knows which libtorch is linked.
+    let Some(lib) = std::env::var_os("DEP_TCH_LIBTORCH_LIB").map(PathBuf::from) else {
+        panic!("torch-sys did not say where libtorch lies; run ci/setup first, or set LIBTORCH");
+    };
+    let include = lib.with_file_name("include");
+    if !include.join("ATen/ATen.h").is_file() {
+        panic!("no libtorch headers in {}; run ci/setup, or point LIBTORCH at a PyTorch 2.11.0", include.display());
+    }
+    cc::Build::new()
+        .cpp(true)
+        .std("c++20")
+        .flag("-isystem")
+        .flag(&include)
+        .flag("-isystem")
+        .flag(include.join("torch/csrc/api/include"))
+        .warnings(true)
+        .file("harness/native/shim.cpp")
+        .compile("sdclr_native");
+    println!("cargo:rustc-link-lib=torch_cpu");
+    println!("cargo:rustc-link-lib=c10");
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
+}

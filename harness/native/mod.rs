@@ -1,0 +1,207 @@
+//! The one door to what tch does not expose of libtorch: seeded generators, the fused optimiser, TF32 and
+//! determinism flags, and loading CUDA. `shim.cpp` is the C++ side; every function here is safe to call.
+
+use std::ffi::{CStr, c_char, c_void};
+use std::path::{Path, PathBuf};
+
+use tch::{Cuda, Device, Kind, Tensor};
+
+/// A call into libtorch failed; the message is libtorch's own.
+#[derive(Debug, thiserror::Error)]
+#[error("libtorch: {0}")]
+pub struct NativeError(String);
+
+unsafe extern "C" {
+    fn sdclr_free(message: *mut c_char);
+    fn sdclr_torch_version() -> *const c_char;
+    fn sdclr_randperm(n: i64, seed: u64, out: *mut i64) -> *mut c_char;
+    fn sdclr_uniform(out: *mut c_void, seed: u64) -> *mut c_char;
+    fn sdclr_fused_sgd(
+        params: *mut *mut c_void,
+        grads: *mut *mut c_void,
+        buffers: *mut *mut c_void,
+        count: usize,
+        weight_decay: f64,
+        momentum: f64,
+        lr: f64,
+        first: bool,
+    ) -> *mut c_char;
+    fn sdclr_set_tf32(allow: bool) -> *mut c_char;
+    fn sdclr_tf32() -> bool;
+    fn sdclr_set_deterministic(on: bool) -> *mut c_char;
+    fn sdclr_deterministic() -> bool;
+}
+
+fn check(message: *mut c_char) -> Result<(), NativeError> {
+    if message.is_null() {
+        return Ok(());
+    }
+    // SAFETY: the shim returns either null or a NUL-terminated string from strdup, which we free once.
+    let text = unsafe {
+        let text = CStr::from_ptr(message).to_string_lossy().into_owned();
+        sdclr_free(message);
+        text
+    };
+    // libtorch appends a C++ stack trace; its first line says what was wrong.
+    Err(NativeError(text.lines().next().unwrap_or_default().to_owned()))
+}
+
+/// The version of the libtorch that this binary was compiled against, e.g. `2.11.0`.
+pub fn torch_version() -> String {
+    // SAFETY: a static string of the shim.
+    unsafe { CStr::from_ptr(sdclr_torch_version()) }.to_string_lossy().into_owned()
+}
+
+/// `torch.randperm(n)` of a fresh CPU generator seeded with `seed`; the global generator is not touched.
+pub fn randperm(n: usize, seed: u64) -> Result<Vec<i64>, NativeError> {
+    let mut order = vec![0; n];
+    // SAFETY: `order` has room for exactly n values.
+    check(unsafe { sdclr_randperm(n as i64, seed, order.as_mut_ptr()) })?;
+    Ok(order)
+}
+
+/// `torch.rand(n)` of a fresh CPU generator seeded with `seed`: float32 `[n]` on the CPU.
+pub fn uniform(n: i64, seed: u64) -> Result<Tensor, NativeError> {
+    let out = Tensor::empty([n], (Kind::Float, Device::Cpu));
+    // SAFETY: `as_ptr` is the address of the at::Tensor that tch owns, alive during the call.
+    check(unsafe { sdclr_uniform(out.as_ptr() as *mut c_void, seed) })?;
+    Ok(out)
+}
+
+/// One step of SGD with momentum over all tensors at once (`torch._fused_sgd_`, no Nesterov, no dampening):
+/// `buffer = momentum * buffer + grad + weight_decay * param` (`buffer = grad + ...` where `first`), `param -= lr * buffer`.
+///
+/// # Errors
+/// The lists differ in length, or libtorch refuses the tensors (their shapes or layouts differ).
+pub fn fused_sgd(
+    params: &[Tensor],
+    grads: &[Tensor],
+    buffers: &[Tensor],
+    weight_decay: f64,
+    momentum: f64,
+    lr: f64,
+    first: bool,
+) -> Result<(), NativeError> {
+    if params.len() != grads.len() || params.len() != buffers.len() {
+        return Err(NativeError(format!(
+            "fused SGD wants one gradient and one buffer per parameter, got {} parameters, {} gradients, {} buffers",
+            params.len(),
+            grads.len(),
+            buffers.len()
+        )));
+    }
+    let mut p = pointers(params);
+    let mut g = pointers(grads);
+    let mut b = pointers(buffers);
+    // SAFETY: three lists of `params.len()` addresses of at::Tensors that outlive the call.
+    check(unsafe {
+        sdclr_fused_sgd(
+            p.as_mut_ptr(),
+            g.as_mut_ptr(),
+            b.as_mut_ptr(),
+            params.len(),
+            weight_decay,
+            momentum,
+            lr,
+            first,
+        )
+    })
+}
+
+fn pointers(tensors: &[Tensor]) -> Vec<*mut c_void> {
+    tensors.iter().map(|tensor| tensor.as_ptr() as *mut c_void).collect()
+}
+
+/// Whether float32 matrix products and convolutions on CUDA may use TF32. Off is the faithful setting:
+/// the paper's GPUs had none, and cuDNN's default is on.
+pub fn set_tf32(allow: bool) -> Result<(), NativeError> {
+    // SAFETY: no pointers.
+    check(unsafe { sdclr_set_tf32(allow) })
+}
+
+/// Whether TF32 is allowed for matrix products or convolutions.
+pub fn tf32() -> bool {
+    // SAFETY: no pointers.
+    unsafe { sdclr_tf32() }
+}
+
+/// Restricts libtorch to deterministic algorithms; operations that have none become errors.
+pub fn set_deterministic(on: bool) -> Result<(), NativeError> {
+    // SAFETY: no pointers.
+    check(unsafe { sdclr_set_deterministic(on) })
+}
+
+/// Whether libtorch is restricted to deterministic algorithms.
+pub fn deterministic() -> bool {
+    // SAFETY: no pointers.
+    unsafe { sdclr_deterministic() }
+}
+
+/// What came of looking for CUDA at start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CudaState {
+    /// `libtorch_cuda.so` is loaded and sees this many devices.
+    Loaded { devices: i64 },
+    /// The libtorch at hand has no CUDA part: the CPU set.
+    NotInstalled { looked_in: PathBuf },
+    /// It is there, but the loader refused it.
+    Failed { reason: String },
+}
+
+/// Loads `libtorch_cuda.so` if the libtorch in use has one. Must run before the first CUDA query, whose answer
+/// libtorch caches; later calls return the first answer.
+pub fn load_cuda() -> &'static CudaState {
+    static STATE: std::sync::OnceLock<CudaState> = std::sync::OnceLock::new();
+    STATE.get_or_init(|| {
+        let folder = libtorch_folder();
+        if !folder.join("libtorch_cuda.so").exists() {
+            return CudaState::NotInstalled { looked_in: folder };
+        }
+        // SAFETY: a static NUL-terminated name; libtorch's own initialisers run, as they do for `import torch`.
+        let handle = unsafe { libc::dlopen(c"libtorch_cuda.so".as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+        if handle.is_null() {
+            // SAFETY: dlerror returns a string (never null after a failed dlopen) valid until the next dl call.
+            let reason = unsafe { CStr::from_ptr(libc::dlerror()) }.to_string_lossy().into_owned();
+            return CudaState::Failed { reason };
+        }
+        CudaState::Loaded { devices: Cuda::device_count() }
+    })
+}
+
+/// The folder that the running binary's `libtorch_cpu.so` was loaded from.
+pub fn libtorch_folder() -> PathBuf {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    maps.lines()
+        .filter_map(|line| line.split_once('/').map(|(_, rest)| format!("/{rest}")))
+        .find(|path| path.ends_with("/libtorch_cpu.so"))
+        .and_then(|path| Path::new(&path).parent().map(Path::to_path_buf))
+        .unwrap_or_default()
+}
+
+/// The name of CUDA device `index` as the driver gives it, e.g. `NVIDIA H200`.
+pub fn cuda_name(index: usize) -> Option<String> {
+    type Init = unsafe extern "C" fn(u32) -> i32;
+    type Get = unsafe extern "C" fn(*mut i32, i32) -> i32;
+    type Name = unsafe extern "C" fn(*mut c_char, i32, i32) -> i32;
+    // SAFETY: libcuda's C interface as documented (CUDA driver API: cuInit, cuDeviceGet, cuDeviceGetName); every
+    // symbol is checked for null before its address is taken as the documented function type.
+    unsafe {
+        let library = libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_NOW);
+        if library.is_null() {
+            return None;
+        }
+        let symbol = |name: &CStr| {
+            let address = libc::dlsym(library, name.as_ptr());
+            (!address.is_null()).then_some(address)
+        };
+        let init: Init = std::mem::transmute(symbol(c"cuInit")?);
+        let get: Get = std::mem::transmute(symbol(c"cuDeviceGet")?);
+        let name: Name = std::mem::transmute(symbol(c"cuDeviceGetName")?);
+        let mut device = 0;
+        let mut text = [0 as c_char; 256];
+        if init(0) != 0 || get(&mut device, index as i32) != 0 || name(text.as_mut_ptr(), 255, device) != 0 {
+            return None;
+        }
+        Some(CStr::from_ptr(text.as_ptr()).to_string_lossy().into_owned())
+    }
+}

@@ -1,0 +1,336 @@
+//! What to do, as data. In: a TOML recipe (embedded under the name SUITE/METHOD, or a file) and `key=value`
+//! overrides. Out: one resolved [`Recipe`], validated, whose hash keys run folders and resume.
+//! The published values are those of REFERENCE.md "Recipes published".
+
+mod overrides;
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// A recipe could not be found, read or accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum RecipeError {
+    #[error("no recipe is called '{name}'{}; known are {known}, or give the path of a .toml file", suggestion(.near))]
+    Unknown { name: String, near: Option<String>, known: String },
+    #[error(transparent)]
+    File(#[from] crate::fs::FsError),
+    #[error("recipe {name} does not parse: {reason}")]
+    Syntax { name: String, reason: String },
+    #[error("unknown recipe key '{key}'{}; the keys are {known}", suggestion(.near))]
+    UnknownKey { key: String, near: Option<String>, known: String },
+    #[error("override '{text}' is not of the form key=value")]
+    NotAnOverride { text: String },
+    #[error("recipe key '{key}' holds {found}, but {expected}")]
+    Value { key: String, found: String, expected: String },
+}
+
+fn suggestion(near: &Option<String>) -> String {
+    near.as_ref().map(|near| format!(" (did you mean '{near}'?)")).unwrap_or_default()
+}
+
+/// Everything that can change a result.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    pub method: MethodName,
+    pub dataset: DatasetName,
+    pub network: Depth,
+    pub stem: Stem,
+    /// Channels of the first stage; 64 as published.
+    pub width: i64,
+    /// Columns of the head's output.
+    pub output_dim: i64,
+    /// Two sets of batch norm, dense and pruned, and the three-layer head that goes with them.
+    pub dual_bn: bool,
+    /// Share of the backbone's convolution weights dropped in the pruned branch.
+    pub prune_ratio: f64,
+    /// The part of `prune_ratio` that is drawn at random instead of by magnitude.
+    pub random_prune_ratio: f64,
+    pub temperature: f64,
+    pub optimizer: OptimizerName,
+    pub lr: f64,
+    pub momentum: f64,
+    pub weight_decay: f64,
+    pub schedule: ScheduleName,
+    pub epochs: usize,
+    pub warmup_epochs: usize,
+    pub batch_size: usize,
+    pub seed: u64,
+    pub augment: AugmentRecipe,
+    pub probe: ProbeRecipes,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MethodName {
+    Simclr,
+    Sdclr,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DatasetName {
+    Digits,
+    Cifar10,
+    Cifar100,
+}
+
+/// Depth of the ResNet: BasicBlock up to 34, Bottleneck from 50.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[value(rename_all = "lowercase")]
+pub enum Depth {
+    Resnet10,
+    Resnet18,
+    Resnet34,
+    Resnet50,
+    Resnet101,
+    Resnet152,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Stem {
+    /// 3x3 convolution, stride 1, no pooling.
+    Cifar,
+    /// 7x7 convolution, stride 2, padding 3, then 3x3 max-pool, stride 2.
+    Imagenet,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerName {
+    Sgd,
+    Lars,
+    Adam,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScheduleName {
+    Cosine,
+    Constant,
+}
+
+/// The pre-training augmentation (REFERENCE.md "Augmentation").
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AugmentRecipe {
+    /// Side of the square views in pixels.
+    pub size: i64,
+    /// Area of the crop as a share of the image: smallest and largest.
+    pub scale: [f64; 2],
+    /// Width over height of the crop: smallest and largest.
+    pub ratio: [f64; 2],
+    pub flip_probability: f64,
+    pub jitter_probability: f64,
+    /// Factors are uniform in `[1 - x, 1 + x]`.
+    pub brightness: f64,
+    pub contrast: f64,
+    pub saturation: f64,
+    /// The shift is uniform in `[-x, x]`, in turns of the colour circle.
+    pub hue: f64,
+    pub grayscale_probability: f64,
+    pub blur_probability: f64,
+    /// Standard deviation of the blur in pixels: smallest and largest.
+    pub blur_sigma: [f64; 2],
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProbeRecipes {
+    pub full: ProbeRecipe,
+    pub few: ProbeRecipe,
+}
+
+/// The linear probe (REFERENCE.md "Evaluation").
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProbeRecipe {
+    pub epochs: usize,
+    pub batch_size: usize,
+    pub lr: f64,
+    pub momentum: f64,
+    pub weight_decay: f64,
+    /// The rate is multiplied by 0.1 at the start of each of these epochs, counted from 1.
+    pub milestones: Vec<usize>,
+    pub validate_every: usize,
+    /// Black border of the random crop, in pixels.
+    pub padding: i64,
+    pub flip_probability: f64,
+    pub seed: u64,
+}
+
+/// Which probe: all labelled training images, or the balanced few-shot list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    Full,
+    Few,
+}
+
+/// Which list the pre-training reads: long-tailed `D_i` or balanced `D_b`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
+#[allow(non_camel_case_types)]
+pub enum PretrainSplit {
+    #[value(name = "D_i")]
+    D_i,
+    #[value(name = "D_b")]
+    D_b,
+}
+
+/// The name that serde gives to a unit variant: `sdclr`, `resnet18`, `D_i`.
+pub fn name_of(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(name)) => name,
+        _ => String::new(),
+    }
+}
+
+macro_rules! embedded {
+    ($($name:literal),* $(,)?) => {
+        /// Every embedded recipe: its name and its TOML text.
+        pub const EMBEDDED: &[(&str, &str)] =
+            &[$(($name, include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/recipes/", $name, ".toml")))),*];
+    };
+}
+embedded!(
+    "digits-lt/simclr",
+    "digits-lt/sdclr",
+    "cifar10-lt/simclr",
+    "cifar10-lt/sdclr",
+    "cifar100-lt/simclr",
+    "cifar100-lt/sdclr",
+);
+
+impl Recipe {
+    /// The recipe called `name` (SUITE/METHOD, or the path of a `.toml` file) with `overrides` (`key=value`) applied.
+    pub fn resolve(name: &str, overrides: &[String]) -> Result<Self, RecipeError> {
+        let text = match EMBEDDED.iter().find(|(known, _)| *known == name) {
+            Some((_, text)) => (*text).to_owned(),
+            None if name.ends_with(".toml") => crate::fs::read_to_string(Path::new(name))?,
+            None => {
+                let known = EMBEDDED.iter().map(|(known, _)| *known);
+                return Err(RecipeError::Unknown {
+                    name: name.to_owned(),
+                    near: overrides::nearest(name, known.clone()),
+                    known: known.collect::<Vec<_>>().join(", "),
+                });
+            }
+        };
+        Self::parse(name, &text, overrides)
+    }
+
+    /// The recipe in `text`, with `overrides` applied.
+    pub fn parse(name: &str, text: &str, overrides: &[String]) -> Result<Self, RecipeError> {
+        let syntax = |error: toml::de::Error| RecipeError::Syntax { name: name.to_owned(), reason: error.to_string() };
+        let mut table: toml::Table = text.parse().map_err(syntax)?;
+        overrides::check_keys(&table)?;
+        for text in overrides {
+            overrides::apply(&mut table, text)?;
+        }
+        let recipe: Self = table.try_into().map_err(syntax)?;
+        recipe.validate()?;
+        Ok(recipe)
+    }
+
+    /// Rejects values that no run can have, naming the key, what it holds and what is allowed.
+    fn validate(&self) -> Result<(), RecipeError> {
+        let check = |key: &str, found: String, allowed: bool, expected: &str| {
+            if allowed {
+                return Ok(());
+            }
+            Err(RecipeError::Value { key: key.to_owned(), found, expected: expected.to_owned() })
+        };
+        let count = |key: &str, value: usize| check(key, value.to_string(), value >= 1, "at least 1 is needed");
+        let share = |key: &str, value: f64| {
+            check(key, value.to_string(), (0.0..=1.0).contains(&value), "a share between 0 and 1 is needed")
+        };
+        let positive = |key: &str, value: f64| {
+            check(key, value.to_string(), value > 0.0 && value.is_finite(), "a number above 0 is needed")
+        };
+        let not_negative = |key: &str, value: f64| {
+            check(key, value.to_string(), value >= 0.0 && value.is_finite(), "0 or more is needed")
+        };
+        let range = |key: &str, [low, high]: [f64; 2]| {
+            let allowed = 0.0 < low && low <= high && high.is_finite();
+            check(key, format!("[{low}, {high}]"), allowed, "two numbers above 0, the smaller first, are needed")
+        };
+        count("epochs", self.epochs)?;
+        let expected = "at least 2 images are needed: the loss contrasts them";
+        check("batch_size", self.batch_size.to_string(), self.batch_size >= 2, expected)?;
+        for (key, value) in [("width", self.width), ("output_dim", self.output_dim), ("augment.size", self.augment.size)] {
+            check(key, value.to_string(), (1..=8192).contains(&value), "a number between 1 and 8192 is needed")?;
+        }
+        share("prune_ratio", self.prune_ratio)?;
+        share("random_prune_ratio", self.random_prune_ratio)?;
+        let found = self.random_prune_ratio.to_string();
+        let allowed = self.random_prune_ratio <= self.prune_ratio;
+        check("random_prune_ratio", found, allowed, "it is a part of prune_ratio and cannot exceed it")?;
+        if self.method == MethodName::Simclr {
+            let expected = "simclr has one dense branch: use dual_bn=false and prune_ratio=0";
+            check("dual_bn", self.dual_bn.to_string(), !self.dual_bn, expected)?;
+            check("prune_ratio", self.prune_ratio.to_string(), self.prune_ratio == 0.0, expected)?;
+        }
+        positive("temperature", self.temperature)?;
+        positive("lr", self.lr)?;
+        not_negative("weight_decay", self.weight_decay)?;
+        check("momentum", self.momentum.to_string(), (0.0..1.0).contains(&self.momentum), "0 <= momentum < 1 is needed")?;
+        let a = &self.augment;
+        range("augment.scale", a.scale)?;
+        check("augment.scale", a.scale[1].to_string(), a.scale[1] <= 1.0, "a crop is at most the whole image, 1.0")?;
+        range("augment.ratio", a.ratio)?;
+        range("augment.blur_sigma", a.blur_sigma)?;
+        for (key, value) in [
+            ("augment.flip_probability", a.flip_probability),
+            ("augment.jitter_probability", a.jitter_probability),
+            ("augment.grayscale_probability", a.grayscale_probability),
+            ("augment.blur_probability", a.blur_probability),
+            ("augment.brightness", a.brightness),
+            ("augment.contrast", a.contrast),
+            ("augment.saturation", a.saturation),
+        ] {
+            share(key, value)?;
+        }
+        check("augment.hue", a.hue.to_string(), (0.0..=0.5).contains(&a.hue), "0 to 0.5 turns are needed")?;
+        for (name, probe) in [("full", &self.probe.full), ("few", &self.probe.few)] {
+            count(&format!("probe.{name}.epochs"), probe.epochs)?;
+            count(&format!("probe.{name}.batch_size"), probe.batch_size)?;
+            count(&format!("probe.{name}.validate_every"), probe.validate_every)?;
+            positive(&format!("probe.{name}.lr"), probe.lr)?;
+            not_negative(&format!("probe.{name}.weight_decay"), probe.weight_decay)?;
+            share(&format!("probe.{name}.flip_probability"), probe.flip_probability)?;
+            let key = format!("probe.{name}.momentum");
+            check(&key, probe.momentum.to_string(), (0.0..1.0).contains(&probe.momentum), "0 <= momentum < 1 is needed")?;
+            let key = format!("probe.{name}.padding");
+            check(&key, probe.padding.to_string(), (0..=64).contains(&probe.padding), "0 to 64 pixels are needed")?;
+        }
+        Ok(())
+    }
+
+    /// The probe of `protocol`.
+    pub fn probe(&self, protocol: Protocol) -> &ProbeRecipe {
+        match protocol {
+            Protocol::Full => &self.probe.full,
+            Protocol::Few => &self.probe.few,
+        }
+    }
+
+    /// The recipe as JSON with its keys in order: what records hold and hashes cover.
+    pub fn to_json(&self) -> serde_json::Value {
+        // serde_json's map is ordered by key, which makes the text canonical; a recipe holds nothing JSON lacks.
+        serde_json::to_value(self).unwrap_or_default()
+    }
+}
+
+/// Lower-case hexadecimal sha256 of the canonical JSON of `value` (keys in order, no spaces).
+pub fn hash_json(value: &serde_json::Value) -> String {
+    hash_bytes(value.to_string().as_bytes())
+}
+
+/// Lower-case hexadecimal sha256.
+pub fn hash_bytes(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
