@@ -16,6 +16,7 @@ unsafe extern "C" {
     fn sdclr_torch_version() -> *const c_char;
     fn sdclr_randperm(n: i64, seed: u64, out: *mut i64) -> *mut c_char;
     fn sdclr_uniform(out: *mut c_void, seed: u64) -> *mut c_char;
+    fn sdclr_normal(out: *mut c_void, seed: u64) -> *mut c_char;
     fn sdclr_fused_sgd(
         params: *mut *mut c_void,
         grads: *mut *mut c_void,
@@ -60,11 +61,19 @@ pub fn randperm(n: usize, seed: u64) -> Result<Vec<i64>, NativeError> {
     Ok(order)
 }
 
-/// `torch.rand(n)` of a fresh CPU generator seeded with `seed`: float32 `[n]` on the CPU.
+/// Uniform numbers in `[0, 1)` of a fresh CPU generator seeded with `seed`: float32 `[n]` on the CPU.
 pub fn uniform(n: i64, seed: u64) -> Result<Tensor, NativeError> {
     let out = Tensor::empty([n], (Kind::Float, Device::Cpu));
     // SAFETY: `as_ptr` is the address of the at::Tensor that tch owns, alive during the call.
     check(unsafe { sdclr_uniform(out.as_ptr() as *mut c_void, seed) })?;
+    Ok(out)
+}
+
+/// Standard normal numbers of a fresh CPU generator seeded with `seed`: float32 `[n]` on the CPU.
+pub fn normal(n: i64, seed: u64) -> Result<Tensor, NativeError> {
+    let out = Tensor::empty([n], (Kind::Float, Device::Cpu));
+    // SAFETY: as in `uniform`.
+    check(unsafe { sdclr_normal(out.as_ptr() as *mut c_void, seed) })?;
     Ok(out)
 }
 

@@ -48,11 +48,19 @@ char *sdclr_randperm(int64_t n, uint64_t seed, int64_t *out) {
   });
 }
 
-// torch.rand(len(out)) of a CPU generator of its own, written into the contiguous float tensor `out`.
+// Uniform numbers in [0, 1) of a CPU generator of its own, written into the contiguous float tensor `out`.
 char *sdclr_uniform(void *out, uint64_t seed) {
   return guarded([&] {
     auto generator = at::detail::createCPUGenerator(seed);
     static_cast<at::Tensor *>(out)->uniform_(0.0, 1.0, generator);
+  });
+}
+
+// Standard normal numbers of a CPU generator of its own, written into the contiguous float tensor `out`.
+char *sdclr_normal(void *out, uint64_t seed) {
+  return guarded([&] {
+    auto generator = at::detail::createCPUGenerator(seed);
+    static_cast<at::Tensor *>(out)->normal_(0.0, 1.0, generator);
   });
 }
 

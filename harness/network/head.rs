@@ -1,0 +1,63 @@
+//! What follows the backbone under the name `fc` (REFERENCE.md "Networks", projection head).
+
+use tch::Tensor;
+
+use super::layers::{BatchNorm, Init, Linear, Visitor};
+use super::{Head, NetworkError, NetworkSpec, Pass};
+
+#[derive(Debug)]
+pub(super) enum HeadLayers {
+    /// Linear layers, each with a batch norm behind it, ReLU between them.
+    Projection(Vec<(Linear, BatchNorm)>),
+    Classifier(Linear),
+}
+
+impl HeadLayers {
+    pub fn new(init: &Init, spec: &NetworkSpec) -> Result<Self, NetworkError> {
+        let width = spec.feature_dim();
+        let output = match spec.head {
+            Head::Classifier { classes } => {
+                return Ok(Self::Classifier(Linear::classifier(init, "fc", width, classes)?));
+            }
+            Head::Projection { output_dim } => output_dim,
+        };
+        // Two layers, three under dual BN: one of the confounds between the two methods.
+        let outputs = if spec.dual_bn { vec![width, width, output] } else { vec![width, output] };
+        let layers = outputs
+            .into_iter()
+            .enumerate()
+            .map(|(i, output)| {
+                let linear = Linear::new(init, &format!("fc.fc{}", i + 1), width, output, i == 0)?;
+                Ok((linear, BatchNorm::new(init, output, spec.dual_bn)))
+            })
+            .collect::<Result<_, NetworkError>>()?;
+        Ok(Self::Projection(layers))
+    }
+
+    pub fn forward(&self, features: &Tensor, pass: &Pass) -> Tensor {
+        let layers = match self {
+            Self::Classifier(linear) => return linear.forward(features),
+            Self::Projection(layers) => layers,
+        };
+        let mut x = features.shallow_clone();
+        for (i, (linear, bn)) in layers.iter().enumerate() {
+            if i > 0 {
+                x = x.relu_();
+            }
+            x = bn.forward(&linear.forward(&x), pass);
+        }
+        x
+    }
+
+    pub fn visit<'a>(&'a self, visitor: Visitor<'_, 'a>) {
+        match self {
+            Self::Classifier(linear) => linear.visit("fc", visitor),
+            Self::Projection(layers) => {
+                for (i, (linear, bn)) in layers.iter().enumerate() {
+                    linear.visit(&format!("fc.fc{}", i + 1), visitor);
+                    bn.visit(&format!("fc.bn{}", i + 1), visitor);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! The layers that a ResNet and its heads are made of, with the names and the initialisation of the published code.
+
+use std::cell::Cell;
+
+use sha2::{Digest, Sha256};
+use tch::{Device, Kind, Tensor};
+
+use super::{BnMode, Mask, NetworkError, Pass};
+use crate::native;
+
+/// A part of a state dict, as a layer shows it to a visitor.
+pub(super) enum Item<'a> {
+    /// Trained.
+    Parameter(&'a Tensor),
+    /// Trained, and a convolution of the backbone: the magnitude pruning sees it.
+    Prunable(&'a Tensor),
+    /// Part of the state but not trained.
+    Buffer(&'a Tensor),
+    /// `num_batches_tracked`.
+    Counter(&'a Cell<i64>),
+}
+
+/// Calls back with each named part, in the order of the published state dict.
+pub(super) type Visitor<'v, 'a> = &'v mut dyn FnMut(String, Item<'a>);
+
+/// Where fresh tensors are made, and the numbers they are filled with: each tensor draws from a generator of its own,
+/// addressed by the seed and its name, so that no layer's start depends on another's.
+pub(super) struct Init {
+    pub seed: u64,
+    pub kind: Kind,
+    pub device: Device,
+}
+
+impl Init {
+    fn seed_of(&self, name: &str) -> u64 {
+        let digest = Sha256::digest(format!("{}/{name}", self.seed));
+        digest.iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte))
+    }
+
+    fn place(&self, values: Tensor, shape: &[i64]) -> Tensor {
+        values.view(shape).to_kind(self.kind).to_device(self.device)
+    }
+
+    /// Normal with deviation `std`.
+    fn normal(&self, name: &str, shape: &[i64], std: f64) -> Result<Tensor, NetworkError> {
+        Ok(self.place(native::normal(shape.iter().product(), self.seed_of(name))? * std, shape))
+    }
+
+    /// Uniform in `[-bound, bound)`.
+    fn uniform(&self, name: &str, shape: &[i64], bound: f64) -> Result<Tensor, NetworkError> {
+        Ok(self.place((native::uniform(shape.iter().product(), self.seed_of(name))? * 2.0 - 1.0) * bound, shape))
+    }
+
+    fn full(&self, shape: &[i64], value: f64) -> Tensor {
+        Tensor::full(shape, value, (self.kind, self.device))
+    }
+}
+
+/// `[N, C, H, W]` values with the channels innermost in memory; convolutions are faster on them, also on a CPU.
+pub(super) fn channels_last(tensor: &Tensor) -> Tensor {
+    tensor.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
+}
+
+/// A convolution without bias. Its place in the mask is the order in which convolutions are visited.
+#[derive(Debug)]
+pub(super) struct Conv {
+    weight: Tensor,
+    stride: i64,
+    padding: i64,
+    index: usize,
+}
+
+impl Conv {
+    /// Kaiming normal, fan-out, ReLU. `count` numbers the convolutions of a network.
+    pub fn new(
+        init: &Init,
+        name: &str,
+        [output, input, side]: [i64; 3],
+        stride: i64,
+        padding: i64,
+        count: &mut usize,
+    ) -> Result<Self, NetworkError> {
+        let fan_out = (output * side * side) as f64;
+        let weight = init.normal(&format!("{name}.weight"), &[output, input, side, side], (2.0 / fan_out).sqrt())?;
+        let index = *count;
+        *count += 1;
+        Ok(Self { weight: channels_last(&weight).set_requires_grad(true), stride, padding, index })
+    }
+
+    pub fn forward(&self, x: &Tensor, mask: Option<&Mask>) -> Tensor {
+        let convolve = |weight: &Tensor| {
+            x.conv2d(weight, None::<&Tensor>, [self.stride; 2], [self.padding; 2], [1, 1], 1)
+        };
+        match mask {
+            None => convolve(&self.weight),
+            Some(mask) => convolve(&(&self.weight * mask.of(self.index))),
+        }
+    }
+
+    pub fn visit<'a>(&'a self, name: &str, visitor: Visitor<'_, 'a>) {
+        visitor(format!("{name}.weight"), Item::Prunable(&self.weight));
+    }
+}
+
+/// A fully connected layer.
+#[derive(Debug)]
+pub(super) struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// PyTorch's default: weight and bias uniform in ±1/sqrt(fan_in).
+    pub fn new(init: &Init, name: &str, input: i64, output: i64, bias: bool) -> Result<Self, NetworkError> {
+        let bound = 1.0 / (input as f64).sqrt();
+        let weight = init.uniform(&format!("{name}.weight"), &[output, input], bound)?.set_requires_grad(true);
+        let bias = match bias {
+            true => Some(init.uniform(&format!("{name}.bias"), &[output], bound)?.set_requires_grad(true)),
+            false => None,
+        };
+        Ok(Self { weight, bias })
+    }
+
+    /// The probe's classifier: weight N(0, 0.01), bias 0.
+    pub fn classifier(init: &Init, name: &str, input: i64, classes: i64) -> Result<Self, NetworkError> {
+        let weight = init.normal(&format!("{name}.weight"), &[classes, input], 0.01)?.set_requires_grad(true);
+        Ok(Self { weight, bias: Some(init.full(&[classes], 0.0).set_requires_grad(true)) })
+    }
+
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        x.linear(&self.weight, self.bias.as_ref())
+    }
+
+    pub fn visit<'a>(&'a self, name: &str, visitor: Visitor<'_, 'a>) {
+        visitor(format!("{name}.weight"), Item::Parameter(&self.weight));
+        if let Some(bias) = &self.bias {
+            visitor(format!("{name}.bias"), Item::Parameter(bias));
+        }
+    }
+}
+
+/// Batch norm, once or once per branch (REFERENCE.md "Networks", Dual BN).
+#[derive(Debug)]
+pub(super) struct BatchNorm {
+    branches: Vec<BranchNorm>,
+}
+
+#[derive(Debug)]
+struct BranchNorm {
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    num_batches_tracked: Cell<i64>,
+}
+
+const BN_EPSILON: f64 = 1e-5;
+
+impl BatchNorm {
+    pub fn new(init: &Init, channels: i64, dual: bool) -> Self {
+        let branch = || BranchNorm {
+            weight: init.full(&[channels], 1.0).set_requires_grad(true),
+            bias: init.full(&[channels], 0.0).set_requires_grad(true),
+            running_mean: init.full(&[channels], 0.0),
+            running_var: init.full(&[channels], 1.0),
+            num_batches_tracked: Cell::new(0),
+        };
+        Self { branches: (0..if dual { 2 } else { 1 }).map(|_| branch()).collect() }
+    }
+
+    pub fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
+        // With one shared batch norm both branches use it.
+        let bn = &self.branches[(pass.branch as usize).min(self.branches.len() - 1)];
+        let (training, momentum) = match pass.bn {
+            BnMode::Eval => (false, 0.0),
+            BnMode::Train { momentum, updates } => {
+                bn.num_batches_tracked.set(bn.num_batches_tracked.get() + updates);
+                (true, momentum)
+            }
+        };
+        let [weight, bias] = [&bn.weight, &bn.bias].map(Some);
+        let [mean, var] = [&bn.running_mean, &bn.running_var].map(Some);
+        x.batch_norm(weight, bias, mean, var, training, momentum, BN_EPSILON, true)
+    }
+
+    pub fn visit<'a>(&'a self, name: &str, visitor: Visitor<'_, 'a>) {
+        for (index, bn) in self.branches.iter().enumerate() {
+            let name = match self.branches.len() {
+                1 => name.to_owned(),
+                _ => format!("{name}.bn_list.{index}"),
+            };
+            visitor(format!("{name}.weight"), Item::Parameter(&bn.weight));
+            visitor(format!("{name}.bias"), Item::Parameter(&bn.bias));
+            visitor(format!("{name}.running_mean"), Item::Buffer(&bn.running_mean));
+            visitor(format!("{name}.running_var"), Item::Buffer(&bn.running_var));
+            visitor(format!("{name}.num_batches_tracked"), Item::Counter(&bn.num_batches_tracked));
+        }
+    }
+}
+
+/// `(x - mean) / std` per channel, the first thing a network does with its input in `[0, 1]`.
+#[derive(Debug)]
+pub(super) struct Normalize {
+    mean: Tensor,
+    std: Tensor,
+}
+
+impl Normalize {
+    pub fn new(init: &Init) -> Self {
+        let vector = |values: [f64; 3]| Tensor::from_slice(&values).to_kind(init.kind).to_device(init.device);
+        Self { mean: vector([0.485, 0.456, 0.406]), std: vector([0.229, 0.224, 0.225]) }
+    }
+
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        (x - self.mean.view([1, 3, 1, 1])) / self.std.view([1, 3, 1, 1])
+    }
+
+    pub fn visit<'a>(&'a self, name: &str, visitor: Visitor<'_, 'a>) {
+        visitor(format!("{name}.mean"), Item::Buffer(&self.mean));
+        visitor(format!("{name}.std"), Item::Buffer(&self.std));
+    }
+}

@@ -1,0 +1,258 @@
+//! ResNet with one or two batch norms per layer, its heads, and the pruning mask (REFERENCE.md "Networks", "Pruning").
+//! In: a specification and a seed, or a state dict. Out: features, and the state dict under the published names.
+
+mod head;
+mod layers;
+mod mask;
+mod names;
+mod resnet;
+mod state;
+
+use tch::{Device, Kind, Tensor};
+
+pub use mask::Mask;
+pub use names::DDP_PREFIX;
+pub use state::StateDict;
+
+use crate::native::NativeError;
+use crate::recipe::{Depth, Recipe, Stem, name_of};
+use head::HeadLayers;
+use layers::{Init, Item};
+use resnet::Backbone;
+
+/// A network could not be made or filled.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    #[error(
+        "the checkpoint does not fit {network}: {differences} of its names or shapes differ, the first are\n{first}\n\
+         check --network (or the recipe), or give the checkpoint that belongs to it"
+    )]
+    Mismatch { network: String, differences: usize, first: String },
+    #[error("no {missing} in the checkpoint; a ResNet with published names has it: check that this is such a file")]
+    NotAResnet { missing: String },
+    #[error(transparent)]
+    Native(#[from] NativeError),
+    #[error("libtorch: {0}")]
+    Torch(#[from] tch::TchError),
+}
+
+/// What follows the backbone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Head {
+    /// Two layers, or three under dual BN, to `output_dim` columns.
+    Projection { output_dim: i64 },
+    /// One linear layer.
+    Classifier { classes: i64 },
+}
+
+/// Everything that fixes names and shapes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NetworkSpec {
+    pub depth: Depth,
+    pub stem: Stem,
+    pub width: i64,
+    pub dual_bn: bool,
+    pub head: Head,
+}
+
+/// Which set of batch norm a pass goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Branch {
+    Dense = 0,
+    Pruned = 1,
+}
+
+/// What batch norm does in a pass.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum BnMode {
+    /// Normalises by the running statistics and leaves them.
+    Eval,
+    /// Normalises by the batch's statistics; the running ones move by `momentum` and count `updates` batches.
+    Train { momentum: f64, updates: i64 },
+}
+
+/// One way through the network.
+#[derive(Debug, Clone, Copy)]
+pub struct Pass<'a> {
+    pub branch: Branch,
+    /// Multiplies the convolution weights where given.
+    pub mask: Option<&'a Mask>,
+    pub bn: BnMode,
+}
+
+impl Pass<'_> {
+    /// The dense branch by its running statistics: how encoders are evaluated.
+    pub const EVAL: Pass<'static> = Pass { branch: Branch::Dense, mask: None, bn: BnMode::Eval };
+}
+
+impl NetworkSpec {
+    /// The pre-training network of a recipe.
+    pub fn of_recipe(recipe: &Recipe) -> Self {
+        Self {
+            depth: recipe.network,
+            stem: recipe.stem,
+            width: recipe.width,
+            dual_bn: recipe.dual_bn,
+            head: Head::Projection { output_dim: recipe.output_dim },
+        }
+    }
+
+    /// The same backbone with single BN and a classifier: the network of the probe.
+    pub fn probe(self, classes: i64) -> Self {
+        Self { dual_bn: false, head: Head::Classifier { classes }, ..self }
+    }
+
+    /// The specification that a state dict without prefix was made with, given the depth, which names alone do not tell.
+    ///
+    /// # Errors
+    /// A name that every such network has is missing.
+    pub fn detect(state: &StateDict, depth: Depth) -> Result<Self, NetworkError> {
+        let size = |name: &str, dimensions: usize| {
+            let shape = state.get(name).map(Tensor::size).filter(|shape| shape.len() == dimensions);
+            shape.ok_or_else(|| NetworkError::NotAResnet { missing: format!("{dimensions}-dimensional {name}") })
+        };
+        let stem = size("conv1.weight", 4)?;
+        let head = match ["fc.fc3.weight", "fc.fc2.weight"].into_iter().find(|name| state.get(name).is_some()) {
+            Some(last) => Head::Projection { output_dim: size(last, 2)?[0] },
+            None => Head::Classifier { classes: size("fc.weight", 2)?[0] },
+        };
+        Ok(Self {
+            depth,
+            stem: if stem[2] == 7 { Stem::Imagenet } else { Stem::Cifar },
+            width: stem[0],
+            dual_bn: state.get("bn1.bn_list.0.weight").is_some(),
+            head,
+        })
+    }
+
+    /// Columns of the pooled feature.
+    pub fn feature_dim(&self) -> i64 {
+        self.depth.feature_dim(self.width)
+    }
+}
+
+impl std::fmt::Display for NetworkSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let bn = if self.dual_bn { "dual" } else { "single" };
+        write!(f, "{} (width {}, {} stem, {bn} BN, ", name_of(&self.depth), self.width, name_of(&self.stem))?;
+        match self.head {
+            Head::Projection { output_dim } => write!(f, "projection head to {output_dim})"),
+            Head::Classifier { classes } => write!(f, "classifier of {classes} classes)"),
+        }
+    }
+}
+
+/// A ResNet and its head.
+#[derive(Debug)]
+pub struct Network {
+    spec: NetworkSpec,
+    backbone: Backbone,
+    head: HeadLayers,
+}
+
+impl Network {
+    /// A freshly initialised network; each tensor's numbers are addressed by `seed` and its name.
+    pub fn new(spec: NetworkSpec, seed: u64, kind: Kind, device: Device) -> Result<Self, NetworkError> {
+        let init = Init { seed, kind, device };
+        Ok(Self { spec, backbone: Backbone::new(&init, &spec)?, head: HeadLayers::new(&init, &spec)? })
+    }
+
+    pub fn spec(&self) -> &NetworkSpec {
+        &self.spec
+    }
+
+    /// Images `[N, 3, H, W]` in `[0, 1]` to pooled features `[N, C]`.
+    pub fn backbone(&self, images: &Tensor, pass: &Pass) -> Tensor {
+        self.backbone.forward(images, pass)
+    }
+
+    /// Pooled features `[N, C]` to the head's output, before any normalisation.
+    pub fn head(&self, features: &Tensor, pass: &Pass) -> Tensor {
+        self.head.forward(features, pass)
+    }
+
+    /// Images `[N, 3, H, W]` in `[0, 1]` to the head's output.
+    pub fn forward(&self, images: &Tensor, pass: &Pass) -> Tensor {
+        self.head(&self.backbone(images, pass), pass)
+    }
+
+    fn visit<'a>(&'a self, visitor: &mut dyn FnMut(String, Item<'a>)) {
+        self.backbone.visit(visitor);
+        self.head.visit(visitor);
+    }
+
+    /// The trained tensors with their names, in state-dict order. They share storage with the network.
+    pub fn parameters(&self) -> StateDict {
+        let mut parameters = Vec::new();
+        self.visit(&mut |name, item| {
+            if let Item::Parameter(tensor) | Item::Prunable(tensor) = item {
+                parameters.push((name, tensor.shallow_clone()));
+            }
+        });
+        parameters.into_iter().collect()
+    }
+
+    /// The convolution weights of the backbone, stem and down-sampling included, in state-dict order.
+    pub fn prunable(&self) -> Vec<&Tensor> {
+        let mut weights = Vec::new();
+        self.visit(&mut |_, item| {
+            if let Item::Prunable(weight) = item {
+                weights.push(weight);
+            }
+        });
+        weights
+    }
+
+    /// A copy of the whole state under the published names (no `module.`).
+    pub fn state(&self) -> StateDict {
+        let mut state = Vec::new();
+        self.visit(&mut |name, item| {
+            let tensor = match item {
+                Item::Parameter(tensor) | Item::Prunable(tensor) | Item::Buffer(tensor) => tensor.detach().copy(),
+                Item::Counter(count) => Tensor::from(count.get()),
+            };
+            state.push((name, tensor));
+        });
+        state.into_iter().collect()
+    }
+
+    /// Fills the network from `state`, names without prefix.
+    ///
+    /// # Errors
+    /// Any name is missing or unknown, or any shape differs; then nothing was changed.
+    pub fn load(&self, state: &StateDict) -> Result<(), NetworkError> {
+        let mut differences = Vec::new();
+        let mut ours = std::collections::HashSet::new();
+        self.visit(&mut |name, item| {
+            let expected = match item {
+                Item::Parameter(tensor) | Item::Prunable(tensor) | Item::Buffer(tensor) => tensor.size(),
+                Item::Counter(_) => vec![],
+            };
+            match state.get(&name).map(Tensor::size) {
+                None => differences.push(format!("  {name}: expected {expected:?}, not in the checkpoint")),
+                Some(found) if found != expected => {
+                    differences.push(format!("  {name}: expected {expected:?}, found {found:?}"));
+                }
+                Some(_) => {}
+            }
+            ours.insert(name);
+        });
+        for (name, tensor) in state.iter().filter(|(name, _)| !ours.contains(*name)) {
+            differences.push(format!("  {name}: not expected, found {:?}", tensor.size()));
+        }
+        if !differences.is_empty() {
+            let first = differences[..differences.len().min(8)].join("\n");
+            return Err(NetworkError::Mismatch { network: self.spec.to_string(), differences: differences.len(), first });
+        }
+        tch::no_grad(|| {
+            self.visit(&mut |name, item| match (state.get(&name), item) {
+                (Some(new), Item::Parameter(old) | Item::Prunable(old) | Item::Buffer(old)) => {
+                    old.shallow_clone().copy_(new);
+                }
+                (Some(new), Item::Counter(count)) => count.set(new.int64_value(&[])),
+                (None, _) => {}
+            });
+        });
+        Ok(())
+    }
+}
