@@ -78,6 +78,14 @@ pub fn write_with(
     .map_err(error("write", path))
 }
 
+/// Removes the file; no error where there is none.
+pub fn remove(path: &Path) -> Result<(), FsError> {
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(error("remove", path)(source)),
+        _ => Ok(()),
+    }
+}
+
 /// A file of lines that grows: what was appended stays, whatever happens later.
 #[derive(Debug)]
 pub struct Journal {

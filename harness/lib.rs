@@ -1,6 +1,31 @@
-//! Reproducibility and benchmark suite for Self-Damaging Contrastive Learning.
+//! Reproducibility and benchmark suite for Self-Damaging Contrastive Learning (SDCLR, ICML 2021).
+//!
+//! The rooms in the order in which data walks through them; a room knows only those above it.
+
 pub mod fs;
 pub mod native;
-pub mod network;
+pub mod npy;
+pub mod progress;
+
 pub mod recipe;
 pub mod record;
+
+pub mod dataset;
+pub mod split;
+
+pub mod augment;
+pub mod network;
+
+pub mod checkpoint;
+
+pub mod pretrain;
+
+pub mod verdict;
+
+pub mod probe;
+
+pub mod report;
+pub mod suite;
+
+pub mod bench;
+pub mod cli;

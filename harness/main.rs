@@ -1,1 +1,5 @@
-fn main() { println!("{}", sdclr::native::torch_version()); let _ = sdclr::native::randperm(3,1); println!("{:?}", sdclr::native::load_cuda()); }
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sdclr::cli::main()
+}

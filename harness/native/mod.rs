@@ -1,9 +1,10 @@
-//! The one door to what tch does not expose of libtorch: seeded generators, the fused optimiser, TF32 and
-//! determinism flags, and loading CUDA. `shim.cpp` is the C++ side; every function here is safe to call.
+//! The one door to what tch does not expose of libtorch: seeded generators, the fused optimiser, the TF32 flags, and
+//! loading CUDA. `shim.cpp` is the C++ side; every function here is safe to call.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
 use tch::{Cuda, Device, Kind, Tensor};
 
 /// A call into libtorch failed; the message is libtorch's own.
@@ -29,8 +30,6 @@ unsafe extern "C" {
     ) -> *mut c_char;
     fn sdclr_set_tf32(allow: bool) -> *mut c_char;
     fn sdclr_tf32() -> bool;
-    fn sdclr_set_deterministic(on: bool) -> *mut c_char;
-    fn sdclr_deterministic() -> bool;
 }
 
 fn check(message: *mut c_char) -> Result<(), NativeError> {
@@ -51,6 +50,13 @@ fn check(message: *mut c_char) -> Result<(), NativeError> {
 pub fn torch_version() -> String {
     // SAFETY: a static string of the shim.
     unsafe { CStr::from_ptr(sdclr_torch_version()) }.to_string_lossy().into_owned()
+}
+
+/// The seed of a generator that is used for one thing only: randomness here is addressed, not consumed, so nothing that
+/// is drawn depends on what was drawn before.
+pub fn addressed_seed(seed: u64, address: &str) -> u64 {
+    let digest = Sha256::digest(format!("{seed}/{address}"));
+    digest.iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte))
 }
 
 /// `torch.randperm(n)` of a fresh CPU generator seeded with `seed`; the global generator is not touched.
@@ -134,16 +140,17 @@ pub fn tf32() -> bool {
     unsafe { sdclr_tf32() }
 }
 
-/// Restricts libtorch to deterministic algorithms; operations that have none become errors.
-pub fn set_deterministic(on: bool) -> Result<(), NativeError> {
-    // SAFETY: no pointers.
-    check(unsafe { sdclr_set_deterministic(on) })
-}
-
-/// Whether libtorch is restricted to deterministic algorithms.
-pub fn deterministic() -> bool {
-    // SAFETY: no pointers.
-    unsafe { sdclr_deterministic() }
+/// Sets up the process: true float32 on CUDA (the paper's GPUs had no TF32), and freed tensor memory kept for the next
+/// step. By default glibc gives every large block back to the kernel, which then zeroes it page by page, again and again.
+pub fn prepare() {
+    // SAFETY: plain settings of the allocator, made before libtorch's threads start.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, i32::MAX);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+    }
+    load_cuda();
+    // Without CUDA there is nothing to set.
+    let _ = set_tf32(false);
 }
 
 /// What came of looking for CUDA at start.

@@ -86,16 +86,4 @@ bool sdclr_tf32() {
   return at::globalContext().allowTF32CuBLAS() || at::globalContext().allowTF32CuDNN();
 }
 
-char *sdclr_set_deterministic(bool on) {
-  return guarded([&] {
-    at::globalContext().setDeterministicAlgorithms(on, /*warn_only=*/false);
-    at::globalContext().setDeterministicCuDNN(on);
-    at::globalContext().setBenchmarkCuDNN(!on);
-    // Filling fresh memory would cost a pass over every tensor, and no algorithm here reads it.
-    at::globalContext().setDeterministicFillUninitializedMemory(false);
-  });
-}
-
-bool sdclr_deterministic() { return at::globalContext().deterministicAlgorithms(); }
-
 } // extern "C"

@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 
-use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use super::{BnMode, Mask, NetworkError, Pass};
@@ -32,23 +31,18 @@ pub(super) struct Init {
 }
 
 impl Init {
-    fn seed_of(&self, name: &str) -> u64 {
-        let digest = Sha256::digest(format!("{}/{name}", self.seed));
-        digest.iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte))
-    }
-
     fn place(&self, values: Tensor, shape: &[i64]) -> Tensor {
         values.view(shape).to_kind(self.kind).to_device(self.device)
     }
 
     /// Normal with deviation `std`.
     fn normal(&self, name: &str, shape: &[i64], std: f64) -> Result<Tensor, NetworkError> {
-        Ok(self.place(native::normal(shape.iter().product(), self.seed_of(name))? * std, shape))
+        Ok(self.place(native::normal(shape.iter().product(), native::addressed_seed(self.seed, name))? * std, shape))
     }
 
     /// Uniform in `[-bound, bound)`.
     fn uniform(&self, name: &str, shape: &[i64], bound: f64) -> Result<Tensor, NetworkError> {
-        Ok(self.place((native::uniform(shape.iter().product(), self.seed_of(name))? * 2.0 - 1.0) * bound, shape))
+        Ok(self.place((native::uniform(shape.iter().product(), native::addressed_seed(self.seed, name))? * 2.0 - 1.0) * bound, shape))
     }
 
     fn full(&self, shape: &[i64], value: f64) -> Tensor {
@@ -209,6 +203,10 @@ impl Normalize {
     pub fn new(init: &Init) -> Self {
         let vector = |values: [f64; 3]| Tensor::from_slice(&values).to_kind(init.kind).to_device(init.device);
         Self { mean: vector([0.485, 0.456, 0.406]), std: vector([0.229, 0.224, 0.225]) }
+    }
+
+    pub fn device(&self) -> Device {
+        self.mean.device()
     }
 
     pub fn forward(&self, x: &Tensor) -> Tensor {

@@ -161,6 +161,11 @@ impl Network {
         &self.spec
     }
 
+    /// Where the network's tensors live.
+    pub fn device(&self) -> Device {
+        self.backbone.device()
+    }
+
     /// Images `[N, 3, H, W]` in `[0, 1]` to pooled features `[N, C]`.
     pub fn backbone(&self, images: &Tensor, pass: &Pass) -> Tensor {
         self.backbone.forward(images, pass)

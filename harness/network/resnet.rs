@@ -1,6 +1,6 @@
 //! The backbone: ResNet with torchvision's layer names (REFERENCE.md "Networks").
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::layers::{BatchNorm, Conv, Init, Normalize, Visitor, channels_last};
 use super::{NetworkError, NetworkSpec, Pass};
@@ -137,6 +137,10 @@ impl Backbone {
             x = block.forward(&x, pass);
         }
         x.adaptive_avg_pool2d([1, 1]).flatten(1, -1)
+    }
+
+    pub fn device(&self) -> Device {
+        self.normalize.device()
     }
 
     pub fn visit<'a>(&'a self, visitor: Visitor<'_, 'a>) {

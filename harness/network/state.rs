@@ -1,48 +1,70 @@
-//! A state dict: named tensors in order.
+//! A state dict: what a checkpoint holds and what a network gives and takes.
+
+use std::collections::HashMap;
 
 use tch::Tensor;
 
-/// Named tensors in the order of the file or network they come from.
+/// Named tensors in the order they were inserted, which for a file is the file's order.
+///
+/// Tensors that come out of a file are contiguous and on the CPU.
 #[derive(Debug, Default)]
-pub struct StateDict(Vec<(String, Tensor)>);
+pub struct StateDict {
+    entries: Vec<(String, Tensor)>,
+    positions: HashMap<String, usize>,
+}
 
 impl StateDict {
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Appends a tensor, or replaces the one of that name.
-    pub fn insert(&mut self, name: impl Into<String>, tensor: Tensor) {
-        let name = name.into();
-        match self.0.iter_mut().find(|(known, _)| *known == name) {
-            Some(entry) => entry.1 = tensor,
-            None => self.0.push((name, tensor)),
-        }
-    }
-
+    /// The tensor called exactly `name`.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, tensor)| tensor)
+        self.positions.get(name).map(|&position| &self.entries[position].1)
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        self.0.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    /// Adds a tensor at the end; one of the same name is replaced where it stands and given back.
+    pub fn insert(&mut self, name: String, tensor: Tensor) -> Option<Tensor> {
+        if let Some(&position) = self.positions.get(&name) {
+            return Some(std::mem::replace(&mut self.entries[position].1, tensor));
+        }
+        self.positions.insert(name.clone(), self.entries.len());
+        self.entries.push((name, tensor));
+        None
     }
 
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(name, _)| name.as_str())
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Tensor)> {
+        self.entries.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.entries.iter().map(|(name, _)| name.as_str())
     }
 
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.entries.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.entries.is_empty()
     }
 }
 
 impl FromIterator<(String, Tensor)> for StateDict {
     fn from_iter<I: IntoIterator<Item = (String, Tensor)>>(entries: I) -> Self {
-        Self(entries.into_iter().collect())
+        let mut state = Self::new();
+        for (name, tensor) in entries {
+            state.insert(name, tensor);
+        }
+        state
+    }
+}
+
+impl IntoIterator for StateDict {
+    type Item = (String, Tensor);
+    type IntoIter = std::vec::IntoIter<(String, Tensor)>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.entries.into_iter()
     }
 }

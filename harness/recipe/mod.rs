@@ -237,7 +237,7 @@ impl Recipe {
     }
 
     /// Rejects values that no run can have, naming the key, what it holds and what is allowed.
-    fn validate(&self) -> Result<(), RecipeError> {
+    pub(crate) fn validate(&self) -> Result<(), RecipeError> {
         let check = |key: &str, found: String, allowed: bool, expected: &str| {
             if allowed {
                 return Ok(());

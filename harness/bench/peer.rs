@@ -1,0 +1,100 @@
+//! The PyTorch side of a race: `reference/torch/peer.py`, one process a contestant, told over its standard input when to
+//! run.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tch::Device;
+
+use super::{BenchError, BenchOptions, PeerProgram};
+use crate::recipe::name_of;
+
+#[derive(Debug, Deserialize)]
+struct Ready {
+    variants: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Measured {
+    seconds: f64,
+    peak_rss_bytes: u64,
+}
+
+/// One running contestant.
+#[derive(Debug)]
+pub(super) struct Peer {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+    variant: String,
+    command: String,
+}
+
+impl Peer {
+    /// The variants that the peer offers for this race.
+    pub fn variants(program: &PeerProgram, options: &BenchOptions) -> Result<Vec<String>, BenchError> {
+        Ok(Self::spawn(program, options, "")?.1.variants)
+    }
+
+    /// A process that runs `variant`.
+    pub fn start(program: &PeerProgram, options: &BenchOptions, variant: &str) -> Result<Self, BenchError> {
+        Ok(Self::spawn(program, options, variant)?.0)
+    }
+
+    fn spawn(program: &PeerProgram, options: &BenchOptions, variant: &str) -> Result<(Self, Ready), BenchError> {
+        let device = match options.device {
+            Device::Cuda(index) => format!("cuda:{index}"),
+            _ => "cpu".to_owned(),
+        };
+        let mut command = Command::new(&program.python);
+        command.arg(&program.script).args([name_of(&options.kind), "--device".into(), device]);
+        command.args(["--network".into(), name_of(&options.network), "--batch".into(), options.batch.to_string()]);
+        command.args(["--images".into(), options.images.to_string()]);
+        command.args(["--threads".into(), tch::get_num_threads().to_string()]);
+        let text = format!("{} {}", program.python.display(), program.script.display());
+        let failed = |reason: String| BenchError::Peer { command: text.clone(), reason };
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| failed(error.to_string()))?;
+        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(failed("it has no standard input and output".to_owned()));
+        };
+        let (output, variant) = (BufReader::new(output), variant.to_owned());
+        let mut peer = Self { child, input, output, variant, command: text };
+        let ready = peer.answer()?;
+        Ok((peer, ready))
+    }
+
+    /// Seconds of `count` iterations, and the peak memory so far in bytes.
+    pub fn run(&mut self, count: usize) -> Result<(f64, u64), BenchError> {
+        let order = format!("run {} {count}\n", self.variant);
+        self.input.write_all(order.as_bytes()).map_err(|error| self.failed(&error.to_string()))?;
+        let measured: Measured = self.answer()?;
+        Ok((measured.seconds, measured.peak_rss_bytes))
+    }
+
+    fn answer<T: DeserializeOwned>(&mut self) -> Result<T, BenchError> {
+        let mut line = String::new();
+        let length = self.output.read_line(&mut line).map_err(|error| self.failed(&error.to_string()))?;
+        if length == 0 {
+            return Err(self.failed("it ended before it answered (what it said stands above)"));
+        }
+        serde_json::from_str(&line).map_err(|error| self.failed(&format!("it answered '{}': {error}", line.trim())))
+    }
+
+    fn failed(&self, reason: &str) -> BenchError {
+        BenchError::Peer { command: self.command.clone(), reason: reason.to_owned() }
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // It only waits for its input by now; nothing is lost with it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

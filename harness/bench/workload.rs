@@ -1,0 +1,130 @@
+//! Our side of the races, on made-up data of the real shapes. The criterion benches run the same workloads.
+
+use std::time::Instant;
+
+use serde::Serialize;
+use tch::Device;
+
+use super::{BenchError, BenchOptions};
+use crate::dataset::ImageSet;
+use crate::native;
+use crate::network::{Mask, Network, NetworkSpec};
+use crate::pretrain::Trainer;
+use crate::pretrain::optimizer::Optimizer;
+use crate::pretrain::run::two_views;
+use crate::probe::{Classifier, train_epoch};
+use crate::recipe::{OptimizerName, Recipe};
+use crate::split::IndexList;
+
+/// What is raced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// One SDCLR step at the published settings
+    Step,
+    /// Both CIFAR views of images
+    Augment,
+    /// The mask of an epoch
+    Mask,
+    /// One training epoch of the linear probe
+    Probe,
+}
+
+/// Something to run again and again.
+pub struct Workload {
+    device: Device,
+    images: Option<usize>,
+    peer_factor: usize,
+    body: Box<dyn FnMut() -> Result<(), BenchError>>,
+}
+
+/// Deterministic noise: uint8 images `[n, 3, 32, 32]` with labels 0 to 9 in turn.
+fn noise(n: usize, device: Device) -> Result<ImageSet, BenchError> {
+    let pixels = native::uniform((n * 3 * 32 * 32) as i64, 0).map_err(crate::network::NetworkError::from)? * 256.0;
+    let images = pixels.to_kind(tch::Kind::Uint8).view([-1, 3, 32, 32]).to_device(device);
+    Ok(ImageSet { images, labels: (0..n as i64).map(|i| i % 10).collect() })
+}
+
+impl Workload {
+    pub fn new(options: &BenchOptions) -> Result<Self, BenchError> {
+        let &BenchOptions { kind, device, network, batch, images, .. } = options;
+        let recipe = Recipe { network, ..Recipe::resolve("cifar10-lt/sdclr", &[])? };
+        let spec = NetworkSpec::of_recipe(&recipe);
+        let make = |spec| Network::new(spec, recipe.seed, tch::Kind::Float, device);
+        let (count, peer_factor, body): (_, _, Box<dyn FnMut() -> Result<(), BenchError>>) = match kind {
+            Kind::Step => {
+                // Steps of warm-up, whose small rates keep the made-up task finite; they cost what all steps cost.
+                let mut trainer = Trainer::new(&recipe, make(spec)?, 1000);
+                trainer.method.begin_epoch(&trainer.network, 1)?;
+                let views = noise(2 * batch, device)?.images.to_kind(tch::Kind::Float) / 255.0;
+                let views = views.view([-1, 2, 3, 32, 32]);
+                (Some(batch), 1, Box::new(move || trainer.step(&views).map(drop).map_err(BenchError::from)))
+            }
+            Kind::Augment => {
+                let set = noise(images, device)?;
+                let indices: Vec<i64> = (0..images as i64).collect();
+                let mut epoch = 0;
+                let body = move || {
+                    epoch += 1;
+                    // As training takes them: batch by batch, as floats.
+                    for batch in indices.chunks(batch) {
+                        let (views, _) = two_views(&set, &recipe.augment, recipe.seed, epoch, batch)?;
+                        drop(views.to_kind(tch::Kind::Float) / 255.0);
+                    }
+                    Ok(())
+                };
+                // The peer counts images.
+                (Some(images), images, Box::new(body))
+            }
+            Kind::Mask => {
+                let network = make(spec)?;
+                let body = move || {
+                    Mask::magnitude(&network.prunable(), recipe.prune_ratio, 0.0, 0).map(drop).map_err(BenchError::from)
+                };
+                (None, 1, Box::new(body))
+            }
+            Kind::Probe => {
+                let network = make(spec.probe(10))?;
+                let set = noise(images, device)?;
+                let indices = (0..images as i64).collect();
+                let list = IndexList { name: "noise".to_owned(), indices, sha256: String::new() };
+                let classifier = Classifier::of(&network);
+                let mut optimizer = Optimizer::new(OptimizerName::Sgd, 0.9, 0.0, classifier.parameters());
+                let probe = recipe.probe.full;
+                let body = move || {
+                    train_epoch(&network, &set, &list, &probe, &mut optimizer, 1, 30.0)?;
+                    Ok(())
+                };
+                (Some(images), 1, Box::new(body))
+            }
+        };
+        Ok(Self { device, images: count, peer_factor, body })
+    }
+
+    /// Seconds of `iterations`.
+    pub fn run(&mut self, iterations: usize) -> Result<f64, BenchError> {
+        self.synchronize();
+        let start = Instant::now();
+        for _ in 0..iterations {
+            (self.body)()?;
+        }
+        self.synchronize();
+        Ok(start.elapsed().as_secs_f64())
+    }
+
+    /// What the peer is told to count for as much work.
+    pub(super) fn peer_count(&self, iterations: usize) -> usize {
+        iterations * self.peer_factor
+    }
+
+    /// Images of an iteration.
+    pub(super) fn images(&self) -> Option<usize> {
+        self.images
+    }
+
+    fn synchronize(&self) {
+        if let Device::Cuda(index) = self.device {
+            tch::Cuda::synchronize(index as i64);
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Files to named tensors and training state, and back.
+//!
+//! In: PyTorch `.pt` files as REFERENCE.md "Networks" describes them (last two bullets), safetensors, and our own
+//! training checkpoints, all treated as hostile: nothing in them is executed, and every size is bounded before memory
+//! is taken for it. Out: a [`StateDict`] on the CPU, or a [`Training`] from which a run goes on bitwise.
+
+mod bounds;
+mod pickle;
+mod safetensors_file;
+mod torch_pt;
+mod training;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use tch::{Device, Kind, TchError, Tensor};
+
+pub use crate::network::StateDict;
+pub use training::{FORMAT, Training, TrainingMeta, read_training, write_training};
+
+/// A checkpoint could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    #[error(transparent)]
+    File(#[from] crate::fs::FsError),
+    #[error("cannot read {}: {source}; check the path", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("{} is not a checkpoint: it {found}; give a PyTorch .pt file or a .safetensors file", path.display())]
+    NotACheckpoint { path: PathBuf, found: String },
+    #[error("{} is cut short or damaged: {found}; copy or download it again", path.display())]
+    Truncated { path: PathBuf, found: String },
+    #[error("{} is refused: {what}: found {found}, allowed {allowed}; check where the file comes from", path.display())]
+    Bound { path: PathBuf, what: String, found: u128, allowed: u128 },
+    #[error(
+        "{} is refused: byte {offset} of its pickle names '{global}', which no checkpoint of weights needs and which \
+         could run code in PyTorch; load it where you trust it and save its state_dict alone", path.display()
+    )]
+    ForbiddenGlobal { path: PathBuf, global: String, offset: usize },
+    #[error(
+        "{} is refused: byte {offset} of its pickle holds the opcode {opcode}, which torch.save does not write; \
+         save it again with a current PyTorch", path.display()
+    )]
+    ForbiddenOpcode { path: PathBuf, opcode: String, offset: usize },
+    #[error("{} is malformed: {reason}; save or download it again", path.display())]
+    Malformed { path: PathBuf, reason: String },
+    #[error(
+        "{} holds no tensors to load: {found}; expected a dictionary of tensors, bare or under 'state_dict'",
+        path.display()
+    )]
+    NoTensors { path: PathBuf, found: String },
+    #[error(
+        "{} is no training checkpoint of this program: {found}; a run resumes only from what it wrote itself",
+        path.display()
+    )]
+    NotTraining { path: PathBuf, found: String },
+    #[error(
+        "{} has training format {found}, this program reads and writes {expected}; use the version that wrote it, or \
+         start the run anew", path.display()
+    )]
+    FormatVersion { path: PathBuf, found: u64, expected: u32 },
+    #[error(
+        "{}: tensor '{name}' has the type {kind}, which checkpoints here cannot hold; convert it to float32 first",
+        path.display()
+    )]
+    Kind { path: PathBuf, name: String, kind: String },
+    #[error("tensor '{name}' cannot be copied to memory: {source}; free some and try again")]
+    Copy { name: String, source: TchError },
+}
+
+/// What [`read_weights`] finds.
+#[derive(Debug)]
+pub struct Weights {
+    /// Names exactly as in the file; a prefix `module.` is kept.
+    pub state: StateDict,
+    /// The epoch that a training checkpoint says it finished.
+    pub epoch: Option<i64>,
+}
+
+/// Reads the weights of a checkpoint; the content decides what it is, not the name.
+///
+/// PyTorch `.pt` (zip, and the older stream format): the tensors under `state_dict`, or under `pruneMask` for a mask
+/// file, or else of the dictionary itself. Safetensors: all tensors; of our training checkpoints the weights alone.
+/// Tensors saved on a GPU come back on the CPU; views and shared storages come back as separate contiguous tensors.
+///
+/// # Errors
+/// One variant of [`CheckpointError`] per kind of damage. No file makes this run code, panic, or take memory out of
+/// proportion to the file's size.
+pub fn read_weights(path: &Path) -> Result<Weights, CheckpointError> {
+    let (file, length) = open(path)?;
+    let head = head(&file, path)?;
+    if head.starts_with(b"PK") {
+        torch_pt::read_zip(path, &file, length)
+    } else if torch_pt::is_legacy(&head) {
+        torch_pt::read_legacy(path, &file, length)
+    } else if head.get(8) == Some(&b'{') {
+        let contents = safetensors_file::read(path)?;
+        match training::meta_of(path, &contents)? {
+            Some(meta) => {
+                let epoch = i64::try_from(meta.epoch).ok();
+                Ok(Weights { state: training::split(path, contents.state)?.0, epoch })
+            }
+            None if contents.state.is_empty() => {
+                Err(CheckpointError::NoTensors { path: path.into(), found: "its safetensors header is empty".into() })
+            }
+            None => Ok(Weights { state: contents.state, epoch: None }),
+        }
+    } else {
+        Err(CheckpointError::NotACheckpoint { path: path.into(), found: describe(&head) })
+    }
+}
+
+/// Writes `state` as safetensors, whole or not at all. Tensors on a GPU are copied to the CPU, strided ones made
+/// contiguous; the tensors of wider types stand first, otherwise the order of `state` is kept.
+///
+/// # Errors
+/// A tensor of a type that safetensors or PyTorch lacks, and everything the disk may refuse.
+pub fn write_weights(path: &Path, state: &StateDict) -> Result<(), CheckpointError> {
+    safetensors_file::write(path, None, state.iter().map(|(name, tensor)| (name.to_owned(), tensor)))
+}
+
+/// Lower-case hexadecimal sha256 over names, types, shapes and bytes, in the order of the names: equal for two states
+/// exactly when they hold the same bits under the same names, whatever their order, device or memory layout.
+pub fn state_sha256(state: &StateDict) -> Result<String, CheckpointError> {
+    let mut entries: Vec<_> = state.iter().collect();
+    entries.sort_by_key(|(name, _)| *name);
+    let mut hash = Sha256::new();
+    let mut bytes = Vec::new();
+    for (name, tensor) in entries {
+        let head = format!("{}:{name}:{:?}:{:?}:", name.len(), tensor.kind(), tensor.size());
+        hash.update(head.as_bytes());
+        copy_bytes(name, tensor, &mut bytes)?;
+        hash.update(&bytes);
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Fills `bytes` with the tensor's elements in row-major order.
+fn copy_bytes(name: &str, tensor: &Tensor, bytes: &mut Vec<u8>) -> Result<(), CheckpointError> {
+    let failed = |source| CheckpointError::Copy { name: name.to_owned(), source };
+    let tensor = tensor.f_to_device(Device::Cpu).and_then(|tensor| tensor.f_contiguous()).map_err(failed)?;
+    let count = tensor.numel();
+    bytes.resize(count * tensor.kind().elt_size_in_bytes(), 0);
+    tensor.f_copy_data_u8(bytes, count).map_err(failed)
+}
+
+/// A tensor of row-major `bytes`, which must be as long as `shape` and `kind` ask.
+fn tensor_of(path: &Path, name: &str, bytes: &[u8], shape: &[usize], kind: Kind) -> Result<Tensor, CheckpointError> {
+    let count = shape.iter().product::<usize>();
+    let name = printable(name);
+    if bytes.len() != count * kind.elt_size_in_bytes() {
+        let reason = format!("tensor '{name}' has {} bytes for {count} elements of {kind:?}", bytes.len());
+        return Err(CheckpointError::Malformed { path: path.into(), reason });
+    }
+    let shape: Vec<i64> = shape.iter().map(|&extent| extent as i64).collect();
+    Tensor::f_from_data_size(bytes, &shape, kind).map_err(|source| CheckpointError::Copy { name, source })
+}
+
+/// Opens a regular file within [`bounds::FILE_BYTES`]; gives its length too.
+fn open(path: &Path) -> Result<(File, u64), CheckpointError> {
+    let unreadable = |source| CheckpointError::Unreadable { path: path.into(), source };
+    let file = File::open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    if !metadata.is_file() {
+        let found = "is a folder or a device, not a file".to_owned();
+        return Err(CheckpointError::NotACheckpoint { path: path.into(), found });
+    }
+    bounds::check(path, "the file in bytes", metadata.len(), bounds::FILE_BYTES)?;
+    Ok((file, metadata.len()))
+}
+
+/// The first bytes, enough to tell the formats apart.
+fn head(file: &File, path: &Path) -> Result<Vec<u8>, CheckpointError> {
+    let mut head = Vec::new();
+    file.take(512)
+        .read_to_end(&mut head)
+        .map_err(|source| CheckpointError::Unreadable { path: path.into(), source })?;
+    Ok(head)
+}
+
+/// What a file that is none of ours looks like.
+fn describe(head: &[u8]) -> String {
+    match std::str::from_utf8(&head[..head.len().min(24)]) {
+        Ok("") => "is empty".to_owned(),
+        Ok(text) => format!("begins with the text '{}'", text.escape_debug()),
+        Err(_) => {
+            let bytes: Vec<_> = head.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+            format!("begins with the bytes {}", bytes.join(" "))
+        }
+    }
+}
+
+/// Text out of a hostile file, made safe to print: what is not printable escaped, and cut after 300 bytes.
+fn printable(text: &str) -> String {
+    let mut safe = String::new();
+    for character in text.chars() {
+        if safe.len() > 300 {
+            safe.push_str("...");
+            break;
+        }
+        match character {
+            '\'' | '"' | '\\' => safe.push(character),
+            _ => safe.extend(character.escape_debug()),
+        }
+    }
+    safe
+}

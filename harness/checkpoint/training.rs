@@ -1,0 +1,121 @@
+//! Training checkpoints: weights, optimiser and progress in one safetensors file, so that they can never disagree.
+//!
+//! Tensors are named `state/NAME` and `optimizer/NAME`; the rest is JSON in the header's `__metadata__`. There is no
+//! generator to save: every random number is addressed by (seed, epoch, image, ...), so that `seed` and `epoch` are the
+//! whole state of randomness.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::safetensors_file::{self, Contents};
+use super::{CheckpointError, StateDict};
+
+/// The format that this program writes, and the only one that it reads.
+pub const FORMAT: u32 = 1;
+
+/// The key of the JSON in `__metadata__`.
+const META: &str = "sdclr.training";
+const STATE: &str = "state/";
+const OPTIMIZER: &str = "optimizer/";
+
+/// All that a run needs to go on as if it had never stopped.
+#[derive(Debug)]
+pub struct Training {
+    /// Parameters and buffers of the network.
+    pub state: StateDict,
+    /// What the optimiser keeps per parameter; empty before the first step.
+    pub optimizer: StateDict,
+    pub meta: TrainingMeta,
+}
+
+/// Where a run stands. `seed` and `epoch` are the whole state of its randomness.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainingMeta {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The run that this belongs to; a resume under another recipe is refused by it.
+    pub recipe_hash: String,
+    /// Epochs finished.
+    pub epoch: usize,
+    /// Optimiser steps done.
+    pub step: u64,
+    pub seed: u64,
+    /// Records of the finished epochs.
+    pub epochs: Vec<crate::record::EpochRecord>,
+    /// Seconds of training over all sittings.
+    pub seconds: f64,
+}
+
+/// Writes a training checkpoint, whole or not at all.
+///
+/// # Errors
+/// As [`super::write_weights`]; also where `meta` holds a number that JSON lacks (NaN or infinity).
+pub fn write_training(path: &Path, training: &Training) -> Result<(), CheckpointError> {
+    let malformed = |reason: String| CheckpointError::Malformed { path: path.into(), reason };
+    let meta = serde_json::to_string(&training.meta).map_err(|error| malformed(error.to_string()))?;
+    // JSON turns NaN into null, which cannot be read back: better to keep the last good checkpoint.
+    let _: TrainingMeta = serde_json::from_str(&meta)
+        .map_err(|error| malformed(format!("its records hold a number that JSON cannot keep ({error})")))?;
+    let named =
+        |prefix: &'static str, state| StateDict::iter(state).map(move |(name, t)| (format!("{prefix}{name}"), t));
+    let tensors = named(STATE, &training.state).chain(named(OPTIMIZER, &training.optimizer));
+    safetensors_file::write(path, Some((META, meta)), tensors)
+}
+
+/// Reads a training checkpoint that [`write_training`] wrote.
+///
+/// # Errors
+/// A file of another kind or of another format version, and every damage that [`super::read_weights`] knows.
+pub fn read_training(path: &Path) -> Result<Training, CheckpointError> {
+    let (file, _) = super::open(path)?;
+    let head = super::head(&file, path)?;
+    if head.is_empty() || head.starts_with(b"PK") {
+        let found = format!("it {}", super::describe(&head));
+        return Err(CheckpointError::NotTraining { path: path.into(), found });
+    }
+    let contents = safetensors_file::read(path)?;
+    let Some(meta) = meta_of(path, &contents)? else {
+        let found = format!("its safetensors header has no '{META}'");
+        return Err(CheckpointError::NotTraining { path: path.into(), found });
+    };
+    let (state, optimizer) = split(path, contents.state)?;
+    Ok(Training { state, optimizer, meta })
+}
+
+/// The JSON of a training checkpoint; `None` for a file of weights alone.
+pub(super) fn meta_of(path: &Path, contents: &Contents) -> Result<Option<TrainingMeta>, CheckpointError> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        format: u64,
+    }
+    let Some(text) = contents.metadata.get(META) else {
+        return Ok(None);
+    };
+    let malformed = |error: serde_json::Error| CheckpointError::Malformed {
+        path: path.into(),
+        reason: format!("its '{META}' does not parse ({error})"),
+    };
+    let Versioned { format } = serde_json::from_str(text).map_err(malformed)?;
+    if format != u64::from(FORMAT) {
+        return Err(CheckpointError::FormatVersion { path: path.into(), found: format, expected: FORMAT });
+    }
+    serde_json::from_str(text).map(Some).map_err(malformed)
+}
+
+/// The tensors of a training checkpoint as (network, optimiser), without their prefixes.
+pub(super) fn split(path: &Path, tensors: StateDict) -> Result<(StateDict, StateDict), CheckpointError> {
+    let (mut state, mut optimizer) = (StateDict::new(), StateDict::new());
+    for (name, tensor) in tensors {
+        if let Some(name) = name.strip_prefix(STATE) {
+            state.insert(name.to_owned(), tensor);
+        } else if let Some(name) = name.strip_prefix(OPTIMIZER) {
+            optimizer.insert(name.to_owned(), tensor);
+        } else {
+            let name = super::printable(&name);
+            let reason = format!("its tensor '{name}' belongs to neither '{STATE}' nor '{OPTIMIZER}'");
+            return Err(CheckpointError::Malformed { path: path.into(), reason });
+        }
+    }
+    Ok((state, optimizer))
+}

@@ -1,0 +1,78 @@
+//! `sdclr doctor`: what is installed and what works.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use tch::{Device, Kind};
+
+use crate::dataset::Dataset;
+use crate::native::{self, CudaState};
+use crate::network::{Network, NetworkSpec};
+use crate::pretrain::Trainer;
+use crate::recipe::{DatasetName, Recipe, name_of};
+use crate::suite::environment;
+
+/// Tell what is installed and what works: libtorch, CUDA, data
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    /// Folder of the data
+    #[arg(long, value_name = "DIR", env = "SDCLR_DATA")]
+    data: Option<PathBuf>,
+}
+
+impl DoctorArgs {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let environment = environment::describe(Device::Cpu);
+        println!("sdclr      {} ({})", environment.sdclr, environment.git_commit.as_deref().unwrap_or("no checkout"));
+        println!("libtorch   {} in {}", environment.libtorch, native::libtorch_folder().display());
+        println!("CPU        {}, {} threads", environment.device, environment.threads);
+        let mut devices = vec![Device::Cpu];
+        match native::load_cuda() {
+            CudaState::Loaded { devices: count } => {
+                let tf32 = if native::tf32() { "on" } else { "off" };
+                println!("CUDA       loaded, {count} devices, TF32 {tf32}");
+                for index in 0..*count as usize {
+                    println!("  cuda:{index}   {}", native::cuda_name(index).unwrap_or_default());
+                    devices.push(Device::Cuda(index));
+                }
+            }
+            CudaState::NotInstalled { .. } => println!("CUDA       not installed (this libtorch has no CUDA part)"),
+            CudaState::Failed { reason } => println!("CUDA       not loaded: {reason} (the CPU set of ci/setup lacks it)"),
+        }
+        let mut healthy = true;
+        for device in devices {
+            let outcome = one_step(device);
+            healthy &= outcome.is_ok();
+            match outcome {
+                Ok(loss) => println!("one step   on {device:?}: loss {loss:.4}"),
+                Err(error) => println!("one step   on {device:?} FAILED: {error:#}"),
+            }
+        }
+        match &self.data {
+            None => println!("data       none named (--data DIR or SDCLR_DATA); the digits are embedded"),
+            Some(folder) => {
+                for name in [DatasetName::Cifar10, DatasetName::Cifar100] {
+                    match Dataset::load(name, Some(folder), Device::Cpu) {
+                        Ok(set) if set.official => println!("data       {}: the official download", name_of(&name)),
+                        Ok(set) => println!("data       {}: differs from the official download ({})", name_of(&name), set.sha256),
+                        Err(error) => println!("data       {error}"),
+                    }
+                }
+            }
+        }
+        Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+/// A small SDCLR step from end to end.
+fn one_step(device: Device) -> anyhow::Result<f64> {
+    let recipe = Recipe::resolve("digits-lt/sdclr", &[])?;
+    let network = Network::new(NetworkSpec::of_recipe(&recipe), recipe.seed, Kind::Float, device)?;
+    let mut trainer = Trainer::new(&recipe, network, 1);
+    trainer.method.begin_epoch(&trainer.network, 1)?;
+    let views = native::uniform(8 * 2 * 3 * 16 * 16, 1)?.view([8, 2, 3, 16, 16]).to_device(device);
+    let (loss, _) = trainer.step(&views)?;
+    anyhow::ensure!(loss.is_finite(), "the loss is {loss}");
+    Ok(loss)
+}

@@ -1,0 +1,72 @@
+//! `sdclr features`: what an encoder makes of given images.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use tch::{Kind, Tensor};
+
+use crate::checkpoint;
+use crate::network::{Network, NetworkSpec, Pass};
+use crate::npy;
+use crate::recipe::Depth;
+use crate::suite::environment;
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Layer {
+    /// The pooled feature
+    Backbone,
+    /// The head's output, before any normalisation
+    Head,
+}
+
+/// Write an encoder's features of given images
+///
+/// Eval mode, dense branch, images divided by 255. Width, stem, batch norms and head are read off the checkpoint.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  sdclr features model_2000.pt --network resnet18 --layer backbone --images images.npy --out features.npy")]
+pub(super) struct FeaturesArgs {
+    /// A checkpoint, .pt or .safetensors
+    checkpoint: PathBuf,
+    /// Depth of the ResNet
+    #[arg(long)]
+    network: Depth,
+    #[arg(long)]
+    layer: Layer,
+    /// uint8 [n, 3, H, W]
+    #[arg(long, value_name = "FILE.npy")]
+    images: PathBuf,
+    /// float32 [n, C]
+    #[arg(long, value_name = "FILE.npy")]
+    out: PathBuf,
+    /// cpu or cuda:N [default: CUDA where it is]
+    #[arg(long)]
+    device: Option<String>,
+}
+
+impl FeaturesArgs {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let device = environment::device(self.device.as_deref())?;
+        let fits = |shape: &[i64]| shape.len() == 4 && shape[1] == 3 && shape.iter().all(|side| *side > 0);
+        let images = npy::read_uint8(&self.images, "[n, 3, H, W], none of them 0", fits)?;
+        let state = checkpoint::read_weights(&self.checkpoint)?.state;
+        let state = state.without_prefix(state.ddp_prefix());
+        let network = Network::new(NetworkSpec::detect(&state, self.network)?, 0, Kind::Float, device)?;
+        network.load(&state)?;
+        let features = tch::no_grad(|| {
+            let encode = |images: Tensor| {
+                let images = images.to_device(device).to_kind(Kind::Float) / 255.0;
+                let features = network.backbone(&images, &Pass::EVAL);
+                match self.layer {
+                    Layer::Backbone => features,
+                    Layer::Head => network.head(&features, &Pass::EVAL),
+                }
+            };
+            Tensor::f_cat(&images.split(256, 0).into_iter().map(encode).collect::<Vec<_>>(), 0)
+        })?;
+        npy::write(&self.out, &features)?;
+        println!("{}: float32 {:?}", self.out.display(), features.size());
+        Ok(ExitCode::SUCCESS)
+    }
+}

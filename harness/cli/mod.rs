@@ -1,0 +1,112 @@
+//! The command line: arguments in, one call into a room, what it said out.
+
+mod bench;
+mod doctor;
+mod features;
+mod pretrain;
+mod probe;
+mod replay;
+mod repro;
+mod views;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::suite::context::Scale;
+
+/// Reproduce, evaluate and benchmark Self-Damaging Contrastive Learning (SDCLR, ICML 2021).
+#[derive(Debug, Parser)]
+#[command(name = "sdclr", version, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Repro(repro::ReproArgs),
+    Pretrain(pretrain::PretrainArgs),
+    Probe(probe::ProbeArgs),
+    Features(features::FeaturesArgs),
+    Views(views::ViewsArgs),
+    Replay(replay::ReplayArgs),
+    Bench(bench::BenchArgs),
+    /// Tell what is installed and what works: libtorch, CUDA, data
+    Doctor(doctor::DoctorArgs),
+    /// Print a shell completion script
+    ///
+    /// Example: sdclr completions bash > ~/.local/share/bash-completion/completions/sdclr
+    Completions { shell: clap_complete::Shell },
+}
+
+/// Where the data lie and how much of it to run.
+#[derive(Debug, Clone, Args)]
+struct ScaleArgs {
+    /// Folder of the data: cifar-10-batches-bin/ or cifar-10-batches-py/ (likewise CIFAR-100) and split/
+    #[arg(long, value_name = "DIR", env = "SDCLR_DATA")]
+    data: Option<PathBuf>,
+    /// cpu or cuda:N [default: CUDA where it is]
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+    /// Use the first N entries of every list: a smoke run, not a result
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    limit_images: Option<u32>,
+    /// Stop pre-training and probes after N epochs: a smoke run, not a result
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit_epochs: Option<u32>,
+}
+
+impl From<ScaleArgs> for Scale {
+    fn from(args: ScaleArgs) -> Self {
+        let ScaleArgs { data, device, limit_images, limit_epochs } = args;
+        let [limit_images, limit_epochs] = [limit_images, limit_epochs].map(|limit| limit.map(|n| n as usize));
+        Self { data, device, limit_images, limit_epochs }
+    }
+}
+
+/// Numbers and inclusive ranges, `1-3,5`.
+#[derive(Debug, Clone)]
+struct Numbers(Vec<i64>);
+
+impl std::str::FromStr for Numbers {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| text.trim().parse::<i64>().ok().filter(|n| (0..=10_000_000).contains(n));
+        let mut numbers = Vec::new();
+        for part in text.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            match (number(first), number(last)) {
+                (Some(first), Some(last)) if first <= last => numbers.extend(first..=last),
+                _ => return Err(format!("'{part}' is neither a number nor a range like 1-5 (ranges are inclusive)")),
+            }
+        }
+        Ok(Self(numbers))
+    }
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    crate::native::prepare();
+    let outcome = match cli.command {
+        Command::Repro(args) => args.run(),
+        Command::Pretrain(args) => args.run(),
+        Command::Probe(args) => args.run(),
+        Command::Features(args) => args.run(),
+        Command::Views(args) => args.run(),
+        Command::Replay(args) => args.run(),
+        Command::Bench(args) => args.run(),
+        Command::Doctor(args) => args.run(),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "sdclr", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,63 @@
+//! `sdclr probe`: a checkpoint judged by the linear probe.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::ScaleArgs;
+use crate::fs;
+use crate::progress::Progress;
+use crate::recipe::{Protocol, Recipe};
+use crate::record::SuiteRecord;
+use crate::report;
+use crate::suite::context::{Context, Identity};
+
+/// Probe a checkpoint: full-shot or few-shot linear evaluation
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sdclr probe runs/mine/encoder.safetensors --recipe digits-lt/sdclr --split 1 --protocol few
+  sdclr probe model_2000.pt --recipe cifar10-lt/sdclr --data DIR --split 1 --protocol full --json probe.json
+  sdclr probe best_model.pt --recipe cifar10-lt/sdclr --data DIR --split 1 --protocol full --test-only")]
+pub(super) struct ProbeArgs {
+    /// A pre-training checkpoint (.pt or .safetensors); with --test-only a probed one (best_model.pt)
+    checkpoint: PathBuf,
+    /// SUITE/METHOD, or a .toml file
+    #[arg(long)]
+    recipe: String,
+    #[command(flatten)]
+    scale: ScaleArgs,
+    /// Number of the published split
+    #[arg(long, value_name = "N")]
+    split: usize,
+    /// full: all labelled training images; few: the balanced few-shot list
+    #[arg(long)]
+    protocol: Protocol,
+    /// Evaluate the checkpoint's own classifier on the test set, without training
+    #[arg(long)]
+    test_only: bool,
+    /// Override a recipe key
+    #[arg(long, value_name = "KEY=VALUE", num_args = 1..)]
+    set: Vec<String>,
+    /// Write the record (the keys of result.json) here
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+impl ProbeArgs {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let recipe = Recipe::resolve(&self.recipe, &self.set)?;
+        let context = Context::open(&recipe, self.scale.into())?;
+        let identity = Identity::of_command(&self.recipe, &recipe, None, self.split);
+        let network = context.encoder(&recipe, &self.checkpoint, self.test_only)?;
+        let progress = Progress::default();
+        let result = context.probe(&identity, &recipe, self.protocol, &network, self.test_only, None, &progress)?;
+        if let Some(path) = &self.json {
+            fs::write(path, (serde_json::to_string_pretty(&result)? + "\n").as_bytes())?;
+        }
+        let (suite, smoke, seconds) = (identity.suite, result.header.smoke, result.seconds);
+        let record = SuiteRecord { suite, smoke, results: vec![result], failures: Vec::new(), seconds };
+        println!("{}", report::summary_table(&record));
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,94 @@
+//! `sdclr repro`: a whole suite, from data to report.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{Numbers, ScaleArgs};
+use crate::progress::Progress;
+use crate::recipe::{PretrainSplit, name_of};
+use crate::report;
+use crate::suite::{self, PROTOCOLS, Selection};
+
+/// Run a suite: pre-train, probe, sum up, report
+///
+/// Finished jobs are read back and interrupted ones go on where they were.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sdclr repro digits-lt
+  sdclr repro cifar10-lt --data DIR --device cuda:0
+  sdclr repro cifar10-lt --data DIR --methods sdclr --splits 1 --limit-images 512 --limit-epochs 1 --out runs/smoke
+  sdclr repro cifar10-lt --data DIR --set epochs=500 --dry-run")]
+pub(super) struct ReproArgs {
+    /// digits-lt (embedded), cifar10-lt or cifar100-lt
+    suite: String,
+    #[command(flatten)]
+    scale: ScaleArgs,
+    /// Of simclr, sdclr and random (the untrained encoder) [default: the suite's]
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    methods: Vec<String>,
+    /// Splits, e.g. 1-5 or 1,3 [default: all]
+    #[arg(long, value_name = "RANGE")]
+    splits: Option<Numbers>,
+    /// Of D_i (long-tailed) and D_b (balanced) [default: both]
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    pretrain_splits: Vec<PretrainSplit>,
+    /// Override a recipe key, e.g. epochs=500 or probe.few.lr=10
+    #[arg(long, value_name = "KEY=VALUE", num_args = 1..)]
+    set: Vec<String>,
+    /// Folder of the runs and the report [default: runs/SUITE]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Print the plan and the resolved recipes, and run nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl ReproArgs {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let selection = Selection {
+            methods: self.methods,
+            splits: self.splits.map(|splits| splits.0.iter().map(|n| *n as usize).collect()).unwrap_or_default(),
+            pretrain_splits: self.pretrain_splits,
+            overrides: self.set,
+        };
+        let plan = suite::plan(&self.suite, &selection)?;
+        if self.dry_run {
+            print!("{}", describe(&plan)?);
+            return Ok(ExitCode::SUCCESS);
+        }
+        let out = self.out.unwrap_or_else(|| PathBuf::from("runs").join(&self.suite));
+        let record = suite::run(&self.suite, &plan, self.scale.into(), &out, &Progress::default())?;
+        let path = report::write(&out, &record)?;
+        println!("{}", report::summary_table(&record));
+        for failure in &record.failures {
+            eprintln!("failed: {}: {}", failure.job, failure.error);
+        }
+        println!("report: {}", path.display());
+        Ok(if record.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+/// The plan in words: every job, then every distinct recipe.
+fn describe(plan: &[suite::PlannedEncoder]) -> anyhow::Result<String> {
+    let mut text = String::new();
+    let mut recipes: Vec<(&str, String)> = Vec::new();
+    for encoder in plan {
+        let method = encoder.identity.method.as_str();
+        if encoder.identity.pretrain_split.is_some() {
+            text += &format!("pretrain {} ({} epochs)\n", encoder.identity.job, encoder.recipe.epochs);
+        }
+        for protocol in PROTOCOLS {
+            let epochs = encoder.recipe.probe(protocol).epochs;
+            text += &format!("probe    {}/{} ({epochs} epochs)\n", encoder.identity.job, name_of(&protocol));
+        }
+        if !recipes.iter().any(|(known, _)| *known == method) {
+            recipes.push((method, toml::to_string(&encoder.recipe)?));
+        }
+    }
+    for (method, recipe) in recipes {
+        text += &format!("\n# recipe of {method}\n{recipe}");
+    }
+    Ok(text)
+}

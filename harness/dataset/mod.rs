@@ -1,0 +1,95 @@
+//! Images and labels in the official order. In: a folder in the layout that users have (or nothing, for the embedded
+//! digits). Out: uint8 images `[N, 3, H, W]`, labels, class names, and a hash of the decoded content that is the same
+//! for every packaging of the same data.
+
+mod cifar;
+mod digits;
+
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use tch::{Device, Tensor};
+
+use crate::fs::FsError;
+use crate::recipe::{DatasetName, name_of};
+
+/// A data set could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum DatasetError {
+    #[error("{dataset} is read from disk: name its folder with --data DIR (or SDCLR_DATA); DIR holds {layout}")]
+    NoFolder { dataset: String, layout: String },
+    #[error("no {dataset} in {}: expected {layout}", folder.display())]
+    NotFound { dataset: String, folder: PathBuf, layout: String },
+    #[error(transparent)]
+    File(#[from] FsError),
+    #[error(
+        "{} has {found} bytes, expected {expected}: it is cut short or not the official file; download it again",
+        path.display()
+    )]
+    Size { path: PathBuf, found: usize, expected: usize },
+    #[error("{}: image {index} has label {found}, expected 0 to {last}; this is not the official file", path.display())]
+    Label { path: PathBuf, index: usize, found: u64, last: usize },
+    #[error("{} is not a batch of the python version: {reason}; download it again", path.display())]
+    Batch { path: PathBuf, reason: String },
+    #[error("libtorch: {0}")]
+    Torch(#[from] tch::TchError),
+}
+
+/// Images of one size and their labels.
+#[derive(Debug)]
+pub struct ImageSet {
+    /// uint8 `[N, 3, H, W]`.
+    pub images: Tensor,
+    /// One per image, counted from 0.
+    pub labels: Vec<i64>,
+}
+
+/// A data set as published: the lists of the split room index into `train` (and, for the digits, also into `test`).
+#[derive(Debug)]
+pub struct Dataset {
+    pub name: DatasetName,
+    pub classes: Vec<String>,
+    pub train: ImageSet,
+    pub test: ImageSet,
+    /// sha256 over images and labels of both parts, decoded, in official order.
+    pub sha256: String,
+    /// Whether the content is that of the official download.
+    pub official: bool,
+}
+
+/// Decoded bytes of one part: `N * 3 * H * W` pixels and `N` labels.
+struct Part {
+    pixels: Vec<u8>,
+    labels: Vec<u8>,
+}
+
+impl Part {
+    fn into_images(self, side: i64, device: Device) -> Result<ImageSet, DatasetError> {
+        let images = Tensor::f_from_slice(&self.pixels)?.f_view([-1, 3, side, side])?.f_to_device(device)?;
+        Ok(ImageSet { images, labels: self.labels.into_iter().map(i64::from).collect() })
+    }
+}
+
+fn content_hash(parts: [&Part; 2]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(&part.pixels);
+        hash.update(&part.labels);
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Dataset {
+    /// Loads `name` from `data` onto `device`.
+    ///
+    /// # Errors
+    /// A file is missing, of the wrong size, or holds labels that the data set does not have.
+    pub fn load(name: DatasetName, data: Option<&Path>, device: Device) -> Result<Self, DatasetError> {
+        if name == DatasetName::Digits {
+            return digits::load(device);
+        }
+        let layout = cifar::layout(name);
+        let folder = data.ok_or_else(|| DatasetError::NoFolder { dataset: name_of(&name), layout: layout.clone() })?;
+        cifar::load(name, folder, layout, device)
+    }
+}

@@ -1,0 +1,127 @@
+//! Contrastive pre-training (paper section 3; REFERENCE.md "Steps", "Optimiser and schedule"). In: images, a list, a
+//! recipe. Out: an encoder and a log. The trainer knows no method by name: each is one file behind [`Method`].
+
+pub mod loss;
+pub mod optimizer;
+pub mod order;
+pub mod replay;
+pub mod run;
+pub mod schedule;
+pub mod sdclr;
+pub mod simclr;
+
+use tch::{Kind, Tensor};
+
+use crate::augment::AugmentError;
+use crate::checkpoint::CheckpointError;
+use crate::fs::FsError;
+use crate::native::NativeError;
+use crate::network::{Network, NetworkError};
+use crate::recipe::{MethodName, Recipe};
+use crate::record::RecordError;
+use optimizer::Optimizer;
+use schedule::Schedule;
+
+/// Pre-training stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum PretrainError {
+    #[error(
+        "the loss is {loss} in epoch {epoch}, step {step}, at learning rate {lr}: training diverged; lower lr or raise \
+         temperature or warmup_epochs (--set), {}",
+        last_good(.checkpoint)
+    )]
+    NotFinite { loss: f64, epoch: usize, step: usize, lr: f64, checkpoint: Option<(usize, std::path::PathBuf)> },
+    #[error(
+        "the last batch of {images} images in batches of {batch_size} would hold {rest}, but {method} needs {smallest} \
+         for batch norm; choose another batch_size (--set) or number of images"
+    )]
+    LastBatch { images: usize, batch_size: usize, rest: usize, method: String, smallest: usize },
+    #[error("the training state lacks the optimiser's '{name}'; it is of another optimiser: use a new folder")]
+    OptimizerState { name: String },
+    #[error(
+        "{folder} holds a run of another recipe, data set or split (its hash {found}, this one {expected}); choose \
+         another --out, or remove the folder to start afresh"
+    )]
+    OtherRun { folder: String, found: String, expected: String },
+    #[error("{folder} is in use by another process; wait for it or choose another --out")]
+    InUse { folder: String },
+    #[error(transparent)]
+    Augment(#[from] AugmentError),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    #[error(transparent)]
+    Native(#[from] NativeError),
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error(transparent)]
+    File(#[from] FsError),
+    #[error("libtorch: {0}")]
+    Torch(#[from] tch::TchError),
+}
+
+fn last_good(checkpoint: &Option<(usize, std::path::PathBuf)>) -> String {
+    match checkpoint {
+        Some((epoch, path)) => format!("the last good checkpoint is {} (epoch {epoch})", path.display()),
+        None => "no checkpoint had been written".to_owned(),
+    }
+}
+
+/// A pre-training method: which views go through which branch, which loss joins them, what happens as an epoch starts.
+pub trait Method {
+    /// Images that a batch needs at least.
+    fn smallest_batch(&self) -> usize;
+
+    /// Called before an epoch's first step; the share of prunable weights that its mask keeps, where there is one.
+    fn begin_epoch(&mut self, network: &Network, epoch: usize) -> Result<Option<f64>, PretrainError>;
+
+    /// The scalar loss of one batch. `views` is `[N, 2, 3, H, W]` in `[0, 1]`; running statistics move.
+    fn loss(&self, network: &Network, views: &Tensor) -> Tensor;
+}
+
+/// The method that a recipe names.
+pub fn method_of(recipe: &Recipe) -> Box<dyn Method> {
+    match recipe.method {
+        MethodName::Simclr => Box::new(simclr::SimClr { temperature: recipe.temperature }),
+        MethodName::Sdclr => Box::new(sdclr::SdClr::new(recipe)),
+    }
+}
+
+/// A network under training.
+pub struct Trainer {
+    pub network: Network,
+    pub method: Box<dyn Method>,
+    pub optimizer: Optimizer,
+    pub schedule: Schedule,
+    /// Optimiser steps taken.
+    pub steps: u64,
+}
+
+impl Trainer {
+    /// A trainer of `network` as `recipe` says, for epochs of `steps_per_epoch` steps.
+    pub fn new(recipe: &Recipe, network: Network, steps_per_epoch: usize) -> Self {
+        let optimizer = Optimizer::new(recipe.optimizer, recipe.momentum, recipe.weight_decay, &network.parameters());
+        let schedule = Schedule {
+            name: recipe.schedule,
+            lr: recipe.lr,
+            warmup: (recipe.warmup_epochs * steps_per_epoch) as u64,
+            total: (recipe.epochs * steps_per_epoch) as u64,
+        };
+        Self { network, method: method_of(recipe), optimizer, schedule, steps: 0 }
+    }
+
+    /// One step on `views` (`[N, 2, 3, H, W]` in `[0, 1]`): forward, one joint backward, update. Gives the loss and the
+    /// rate; where the loss is not finite nothing was updated but the running statistics.
+    pub fn step(&mut self, views: &Tensor) -> Result<(f64, f64), PretrainError> {
+        let lr = self.schedule.rate(self.steps + 1);
+        let loss = self.method.loss(&self.network, views);
+        let value = loss.to_kind(Kind::Double).double_value(&[]);
+        if value.is_finite() {
+            let gradients = Tensor::f_run_backward(&[loss], self.optimizer.parameters(), false, false)?;
+            self.optimizer.step(&gradients, lr)?;
+            self.steps += 1;
+        }
+        Ok((value, lr))
+    }
+}

@@ -1,0 +1,258 @@
+//! Training on given inputs, so that any PyTorch run can be held against ours. In: a folder with `replay.toml`,
+//! `init.pt` and `views.npy`. Out: losses, densities and digests of the final state; the comparison with
+//! `expected.json` where there is one.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+use super::{PretrainError, Trainer};
+use crate::checkpoint;
+use crate::fs;
+use crate::network::{Head, Network, NetworkSpec, Pass, StateDict};
+use crate::npy::{self, NpyError};
+use crate::recipe::{Depth, MethodName, Recipe, RecipeError};
+
+/// A replay could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    #[error("{} does not parse: {reason}", path.display())]
+    Syntax { path: PathBuf, reason: String },
+    #[error("init.pt holds {found}, but replay.toml asks for {expected}")]
+    OtherNetwork { found: String, expected: String },
+    #[error("views.npy has {found} steps, but replay.toml says steps_per_epoch = {expected}")]
+    Steps { found: i64, expected: usize },
+    #[error("the loss is {loss} in step {step} at learning rate {lr}: the run diverged")]
+    NotFinite { loss: f64, step: usize, lr: f64 },
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    #[error(transparent)]
+    Npy(#[from] NpyError),
+    #[error(transparent)]
+    Pretrain(#[from] PretrainError),
+}
+
+macro_rules! via_pretrain {
+    ($($error:ty),*) => {
+        $(impl From<$error> for ReplayError {
+            fn from(error: $error) -> Self {
+                Self::Pretrain(error.into())
+            }
+        })*
+    };
+}
+via_pretrain!(crate::checkpoint::CheckpointError, crate::network::NetworkError, crate::fs::FsError, tch::TchError);
+
+/// `replay.toml`; the names are those of recipes.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReplayConfig {
+    method: MethodName,
+    network: Depth,
+    output_dim: i64,
+    temperature: f64,
+    /// SDCLR only.
+    #[serde(default)]
+    prune_ratio: f64,
+    lr: f64,
+    momentum: f64,
+    weight_decay: f64,
+    epochs: usize,
+    warmup_epochs: usize,
+    steps_per_epoch: usize,
+}
+
+impl ReplayConfig {
+    /// The recipe of a replay: the given keys over a published recipe, whose other keys a replay does not use.
+    fn recipe(&self) -> Result<Recipe, ReplayError> {
+        let base = match self.method {
+            MethodName::Simclr => "cifar10-lt/simclr",
+            MethodName::Sdclr => "cifar10-lt/sdclr",
+        };
+        let Self { network, output_dim, temperature, lr, momentum, weight_decay, epochs, warmup_epochs, .. } = *self;
+        // A prune ratio in the file of a SimCLR run says nothing.
+        let prune_ratio = if self.method == MethodName::Sdclr { self.prune_ratio } else { 0.0 };
+        let base = Recipe::resolve(base, &[])?;
+        let recipe = Recipe {
+            network,
+            output_dim,
+            temperature,
+            prune_ratio,
+            lr,
+            momentum,
+            weight_decay,
+            epochs,
+            warmup_epochs,
+            ..base
+        };
+        recipe.validate()?;
+        Ok(recipe)
+    }
+}
+
+/// A tensor in three numbers, computed in float64.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Digest {
+    pub l2: f64,
+    pub sum: f64,
+    pub numel: usize,
+}
+
+impl Digest {
+    fn of(tensor: &Tensor) -> Self {
+        let values = tensor.to_kind(Kind::Double);
+        let [l2, sum] = [values.norm(), values.sum(Kind::Double)].map(|value| value.double_value(&[]));
+        Self { l2, sum, numel: tensor.numel() }
+    }
+}
+
+/// What a replay did: the JSON that it prints, and the keys of `expected.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ReplayReport {
+    /// One per step.
+    pub losses: Vec<f64>,
+    /// Share of kept weights per epoch; empty for SimCLR.
+    pub density: Vec<f64>,
+    /// Rate of the last step.
+    pub final_lr: f64,
+    /// By tensor name as in `init.pt`, prefix kept.
+    pub state: BTreeMap<String, Digest>,
+    /// Frobenius norm of the head's output in eval mode, dense branch, on view 0 of the first step's batch.
+    pub eval_features_l2: f64,
+    /// Its first 2 rows and 8 columns.
+    pub eval_features_head: Vec<Vec<f64>>,
+}
+
+/// Trains as `folder` says. Gives the report and the final state, named as in `init.pt`.
+///
+/// # Errors
+/// A file is missing or does not fit the others, or the loss is not finite.
+pub fn run(folder: &Path, device: Device) -> Result<(ReplayReport, StateDict), ReplayError> {
+    let path = folder.join("replay.toml");
+    let text = fs::read_to_string(&path)?;
+    let syntax = |error: toml::de::Error| ReplayError::Syntax { path, reason: error.to_string() };
+    let config: ReplayConfig = toml::from_str(&text).map_err(syntax)?;
+    let recipe = config.recipe()?;
+
+    let init = checkpoint::read_weights(&folder.join("init.pt"))?.state;
+    let prefix = init.ddp_prefix();
+    let init = init.without_prefix(prefix);
+    let spec = NetworkSpec::detect(&init, config.network)?;
+    let expected =
+        NetworkSpec { dual_bn: recipe.dual_bn, head: Head::Projection { output_dim: recipe.output_dim }, ..spec };
+    if spec != expected {
+        return Err(ReplayError::OtherNetwork { found: spec.to_string(), expected: expected.to_string() });
+    }
+    let network = Network::new(spec, recipe.seed, Kind::Float, device)?;
+    network.load(&init)?;
+
+    let shape = "[steps_per_epoch, batch, 2, 3, H, W] with a batch of 2 or more";
+    let fits = |shape: &[i64]| shape.len() == 6 && shape[2..4] == [2, 3] && shape[1] >= 2;
+    let views = npy::read_uint8(&folder.join("views.npy"), shape, fits)?;
+    if views.size()[0] != config.steps_per_epoch as i64 {
+        return Err(ReplayError::Steps { found: views.size()[0], expected: config.steps_per_epoch });
+    }
+    let batch = |step: usize| views.get(step as i64).to_device(device).to_kind(Kind::Float) / 255.0;
+
+    let mut trainer = Trainer::new(&recipe, network, config.steps_per_epoch);
+    let (mut losses, mut density, mut final_lr) = (Vec::new(), Vec::new(), 0.0);
+    for epoch in 1..=recipe.epochs {
+        density.extend(trainer.method.begin_epoch(&trainer.network, epoch)?);
+        for step in 0..config.steps_per_epoch {
+            let (loss, lr) = trainer.step(&batch(step))?;
+            if !loss.is_finite() {
+                return Err(ReplayError::NotFinite { loss, step: losses.len() + 1, lr });
+            }
+            losses.push(loss);
+            final_lr = lr;
+        }
+    }
+    let features = tch::no_grad(|| trainer.network.forward(&batch(0).select(1, 0), &Pass::EVAL)).to_kind(Kind::Double);
+    let corner = features.narrow(0, 0, 2).narrow(1, 0, features.size()[1].min(8)).contiguous();
+    let state = trainer.network.state().with_prefix(prefix);
+    let report = ReplayReport {
+        losses,
+        density,
+        final_lr,
+        state: state.iter().map(|(name, tensor)| (name.to_owned(), Digest::of(tensor))).collect(),
+        eval_features_l2: features.norm().double_value(&[]),
+        eval_features_head: Vec::<Vec<f64>>::try_from(&corner)?,
+    };
+    Ok((report, state))
+}
+
+/// How far a replay may be from what was expected.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Tolerance {
+    /// Relative tolerance of the first loss
+    #[arg(long = "first-loss-tolerance", value_name = "X", default_value_t = 1e-5)]
+    pub first_loss: f64,
+    /// Relative tolerance of the other losses
+    #[arg(long = "loss-tolerance", value_name = "X", default_value_t = 2e-3)]
+    pub loss: f64,
+    /// Absolute tolerance of densities
+    #[arg(long = "density-tolerance", value_name = "X", default_value_t = 2e-6)]
+    pub density: f64,
+    /// Relative tolerance of the l2 norms of tensors and features, and of the final rate
+    #[arg(long = "l2-tolerance", value_name = "X", default_value_t = 1e-3)]
+    pub l2: f64,
+}
+
+/// One number beside the expected one.
+#[derive(Debug, Clone)]
+pub struct Comparison {
+    pub what: String,
+    pub found: f64,
+    pub expected: f64,
+    /// Relative, or absolute for densities and counts.
+    pub difference: f64,
+    /// `None`: shown, not judged.
+    pub allowed: Option<f64>,
+}
+
+impl Comparison {
+    /// Whether it is judged and too far off; a difference that is not a number is.
+    pub fn differs(&self) -> bool {
+        self.allowed.is_some_and(|allowed| self.difference.is_nan() || self.difference > allowed)
+    }
+}
+
+/// Every number of `found` beside the one of `expected`, those that only one side has included.
+pub fn compare(found: &ReplayReport, expected: &ReplayReport, tolerance: &Tolerance) -> Vec<Comparison> {
+    let relative = |a: f64, b: f64| if a == b { 0.0 } else { (a - b).abs() / b.abs().max(1e-12) };
+    let row = |what: String, found: f64, expected: f64, allowed: Option<f64>| {
+        Comparison { what, found, expected, difference: relative(found, expected), allowed }
+    };
+    let at = |values: &[f64], i: usize| values.get(i).copied().unwrap_or(f64::NAN);
+    let mut rows = Vec::new();
+    for i in 0..found.losses.len().max(expected.losses.len()) {
+        let allowed = if i == 0 { tolerance.first_loss } else { tolerance.loss };
+        rows.push(row(format!("loss of step {}", i + 1), at(&found.losses, i), at(&expected.losses, i), Some(allowed)));
+    }
+    for i in 0..found.density.len().max(expected.density.len()) {
+        let (a, b) = (at(&found.density, i), at(&expected.density, i));
+        let mut row = row(format!("density of epoch {}", i + 1), a, b, Some(tolerance.density));
+        row.difference = (a - b).abs();
+        rows.push(row);
+    }
+    rows.push(row("final_lr".to_owned(), found.final_lr, expected.final_lr, Some(tolerance.l2)));
+    let names: std::collections::BTreeSet<&String> = found.state.keys().chain(expected.state.keys()).collect();
+    let absent = Digest { l2: f64::NAN, sum: f64::NAN, numel: 0 };
+    for name in names {
+        let [a, b] = [&found.state, &expected.state].map(|state| state.get(name).unwrap_or(&absent));
+        let counter = name.ends_with("num_batches_tracked");
+        rows.push(row(format!("l2 of {name}"), a.l2, b.l2, Some(if counter { 0.0 } else { tolerance.l2 })));
+        rows.push(row(format!("numel of {name}"), a.numel as f64, b.numel as f64, Some(0.0)));
+        rows.push(row(format!("sum of {name}"), a.sum, b.sum, None));
+    }
+    let (a, b) = (found.eval_features_l2, expected.eval_features_l2);
+    rows.push(row("eval_features_l2".to_owned(), a, b, Some(tolerance.l2)));
+    for (i, (a, b)) in found.eval_features_head.iter().zip(&expected.eval_features_head).enumerate() {
+        for (j, (a, b)) in a.iter().zip(b).enumerate() {
+            rows.push(row(format!("eval_features_head[{i}][{j}]"), *a, *b, None));
+        }
+    }
+    rows
+}

@@ -1,0 +1,30 @@
+//! SimCLR: both views through one dense network as one batch (REFERENCE.md "Steps").
+
+use tch::Tensor;
+
+use super::loss::nt_xent;
+use super::{Method, PretrainError};
+use crate::network::{BnMode, Branch, Network, Pass};
+
+#[derive(Debug)]
+pub struct SimClr {
+    pub temperature: f64,
+}
+
+impl Method for SimClr {
+    fn smallest_batch(&self) -> usize {
+        1
+    }
+
+    fn begin_epoch(&mut self, _network: &Network, _epoch: usize) -> Result<Option<f64>, PretrainError> {
+        Ok(None)
+    }
+
+    fn loss(&self, network: &Network, views: &Tensor) -> Tensor {
+        let pass = Pass { branch: Branch::Dense, mask: None, bn: BnMode::Train { momentum: 0.1, updates: 1 } };
+        // (image 0 view 0, image 0 view 1, image 1 view 0, ...): batch norm sees all 2N at once.
+        let features = network.forward(&views.flatten(0, 1), &pass);
+        let features = features.view([-1, 2, features.size()[1]]);
+        nt_xent(&features.select(1, 0), &features.select(1, 1), self.temperature)
+    }
+}

@@ -1,0 +1,320 @@
+//! The linear probe (paper section 4.1; REFERENCE.md "Evaluation"). In: an encoder, images, lists, a protocol. Out:
+//! test accuracy per class, of the classifier that did best on the validation list.
+
+use std::path::Path;
+use std::time::Instant;
+
+use tch::{Kind, Tensor};
+
+use crate::augment::{self, AugmentError, Shift, ViewKey};
+use crate::checkpoint::{self, CheckpointError};
+use crate::dataset::{Dataset, ImageSet};
+use crate::fs::{FolderLock, FsError};
+use crate::native::{self, NativeError};
+use crate::network::{Network, NetworkError, Pass, StateDict};
+use crate::pretrain::PretrainError;
+use crate::pretrain::optimizer::Optimizer;
+use crate::progress::Progress;
+use crate::recipe::{OptimizerName, ProbeRecipe};
+use crate::record::{self, EpochRecord, Event, JobHeader, JobResult, ProbeOutcome, RecordError, RunLog};
+use crate::split::IndexList;
+use crate::verdict::{self, VerdictError};
+
+/// A probe stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    #[error("the probe's loss is {loss} in epoch {epoch}; its learning rate was {lr}: is the encoder sound?")]
+    NotFinite { loss: f64, epoch: usize, lr: f64 },
+    #[error("the {list} list holds no image of class {class}; its accuracy cannot be told: use the whole list")]
+    EmptyClass { list: String, class: usize },
+    #[error("{folder} is in use by another process; wait for it")]
+    InUse { folder: String },
+    #[error(transparent)]
+    Optimizer(#[from] PretrainError),
+    #[error(transparent)]
+    Verdict(#[from] VerdictError),
+    #[error(transparent)]
+    Augment(#[from] AugmentError),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    #[error(transparent)]
+    Native(#[from] NativeError),
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error(transparent)]
+    File(#[from] FsError),
+    #[error("libtorch: {0}")]
+    Torch(#[from] tch::TchError),
+}
+
+/// What a probe reads.
+#[derive(Debug)]
+pub struct ProbeData<'a> {
+    pub dataset: &'a Dataset,
+    pub train: &'a IndexList,
+    pub validation: &'a IndexList,
+    pub test: &'a IndexList,
+    /// Images of each class in the split's `D_i`: what makes a class Many, Medium or Few.
+    pub class_counts: &'a [u64],
+}
+
+/// One probe: a network with single BN and a classifier, of which only the classifier trains.
+#[derive(Debug)]
+pub struct ProbeJob<'a> {
+    pub header: &'a JobHeader,
+    pub recipe: &'a ProbeRecipe,
+    pub network: &'a Network,
+    pub data: &'a ProbeData<'a>,
+    /// Evaluate the network as it is, without training.
+    pub test_only: bool,
+}
+
+/// Images encoded at once.
+const CHUNK: usize = 512;
+
+/// Pooled features `[n, C]` of the images at `indices`, as they are.
+fn encode(network: &Network, set: &ImageSet, indices: &[i64]) -> Result<Tensor, ProbeError> {
+    encode_batches(network, indices, |rows| Ok(set.images.f_index_select(0, rows)?))
+}
+
+/// Pooled features of the images that `select` gives for each chunk of `indices`, without gradient.
+fn encode_batches(
+    network: &Network,
+    indices: &[i64],
+    mut select: impl FnMut(&Tensor) -> Result<Tensor, ProbeError>,
+) -> Result<Tensor, ProbeError> {
+    let _no_grad = tch::no_grad_guard();
+    let mut features = Vec::new();
+    for chunk in indices.chunks(CHUNK) {
+        let images = select(&Tensor::from_slice(chunk).to_device(network.device()))?;
+        features.push(network.backbone(&(images.to_kind(Kind::Float) / 255.0), &Pass::EVAL));
+    }
+    Ok(Tensor::f_cat(&features, 0)?)
+}
+
+fn labels_of(set: &ImageSet, indices: &[i64]) -> Vec<i64> {
+    indices.iter().map(|&index| set.labels[index as usize]).collect()
+}
+
+/// How many images of each class there are and how many the classifier gets right.
+fn count_correct(network: &Network, features: &Tensor, labels: &[i64], classes: usize) -> Result<Vec<[u64; 2]>, ProbeError> {
+    let predicted = tch::no_grad(|| network.head(features, &Pass::EVAL).argmax(1, false));
+    let predicted = Vec::<i64>::try_from(predicted.f_to_device(tch::Device::Cpu)?)?;
+    let mut counts = vec![[0; 2]; classes];
+    for (label, predicted) in labels.iter().zip(predicted) {
+        counts[*label as usize][0] += 1;
+        counts[*label as usize][1] += u64::from(*label == predicted);
+    }
+    Ok(counts)
+}
+
+fn top1(counts: &[[u64; 2]]) -> f64 {
+    let [images, right] = counts.iter().fold([0, 0], |sum, count| [sum[0] + count[0], sum[1] + count[1]]);
+    100.0 * right as f64 / images as f64
+}
+
+/// Runs the probe; where `folder` is given its records go there, and a finished probe is only read back.
+///
+/// # Errors
+/// The loss is not finite, a class has no test image, or a file cannot be written.
+pub fn run(job: &ProbeJob, folder: Option<&Path>, progress: &Progress) -> Result<JobResult, ProbeError> {
+    let mut log = None;
+    let mut _lock = None;
+    if let Some(folder) = folder {
+        _lock = Some(
+            FolderLock::take(folder)?.ok_or_else(|| ProbeError::InUse { folder: folder.display().to_string() })?,
+        );
+        match record::read_result(&folder.join("result.json"))? {
+            // A probe is cheap beside its encoder: one of another recipe is simply run anew.
+            Some(done) if done.header.recipe_hash == job.header.recipe_hash => return Ok(done),
+            _ => log = Some(RunLog::open(&folder.join("run.jsonl"), job.header, 0)?),
+        }
+    }
+    let start = Instant::now();
+    let outcome = evaluate(job, &mut log, progress);
+    if let (Err(error), Some(log)) = (&outcome, &mut log) {
+        log.event(&Event::Failure { error: error.to_string() })?;
+    }
+    let (epochs, probe) = outcome?;
+    let state_sha256 = checkpoint::state_sha256(&job.network.state())?;
+    let (header, seconds) = (job.header.clone(), start.elapsed().as_secs_f64());
+    if let Some(log) = &mut log {
+        log.event(&Event::Probe(probe.clone()))?;
+        log.event(&Event::Result { state_sha256: state_sha256.clone(), seconds })?;
+    }
+    let result = JobResult { header, epochs, seconds, state_sha256, probe: Some(probe) };
+    if let Some(folder) = folder {
+        record::write_result(&folder.join("result.json"), &result)?;
+    }
+    Ok(result)
+}
+
+/// Trains (unless `test_only`), restores the best classifier and tests it, once.
+fn evaluate(
+    job: &ProbeJob,
+    log: &mut Option<RunLog>,
+    progress: &Progress,
+) -> Result<(Vec<EpochRecord>, ProbeOutcome), ProbeError> {
+    let ProbeData { dataset, test, class_counts, .. } = job.data;
+    let classes = dataset.classes.len();
+    let (epochs, best) = match job.test_only {
+        true => (Vec::new(), None),
+        false => train(job, log, progress)?,
+    };
+    let features = encode(job.network, &dataset.test, &test.indices)?;
+    let counts = count_correct(job.network, &features, &labels_of(&dataset.test, &test.indices), classes)?;
+    if let (Some(class), false) = (counts.iter().position(|[images, _]| *images == 0), job.header.smoke) {
+        return Err(ProbeError::EmptyClass { list: test.name.clone(), class });
+    }
+    // A smoke run's short list may miss a class, which then counts as 0 %.
+    let accuracy = |[images, right]: &[u64; 2]| 100.0 * *right as f64 / (*images).max(1) as f64;
+    let per_class: Vec<f64> = counts.iter().map(accuracy).collect();
+    let scores = verdict::scores(&per_class, &verdict::groups_by_thirds(class_counts))?;
+    let outcome = ProbeOutcome {
+        best_epoch: best.map(|(epoch, _)| epoch),
+        best_validation_accuracy: best.map(|(_, accuracy)| accuracy),
+        per_class,
+        class_counts: class_counts.to_vec(),
+        all: scores.all,
+        many: scores.many,
+        medium: scores.medium,
+        few: scores.few,
+        std: scores.std,
+        class_std: scores.class_std,
+    };
+    Ok((epochs, outcome))
+}
+
+/// The trained part of a probe network: its last layer.
+#[derive(Debug)]
+pub struct Classifier(StateDict);
+
+impl Classifier {
+    /// The classifier of `network`, sharing its storage.
+    pub fn of(network: &Network) -> Self {
+        Self(network.parameters().into_iter().filter(|(name, _)| name.starts_with("fc.")).collect())
+    }
+
+    /// Weight and bias by name.
+    pub fn parameters(&self) -> &StateDict {
+        &self.0
+    }
+
+    /// A copy to come back to.
+    fn snapshot(&self) -> Vec<Tensor> {
+        self.0.iter().map(|(_, tensor)| tensor.detach().copy()).collect()
+    }
+
+    fn restore(&self, snapshot: &[Tensor]) {
+        tch::no_grad(|| {
+            for ((_, tensor), saved) in self.0.iter().zip(snapshot) {
+                tensor.shallow_clone().copy_(saved);
+            }
+        });
+    }
+}
+
+/// The records of the epochs, and the best one with its validation accuracy.
+type Trained = (Vec<EpochRecord>, Option<(usize, f64)>);
+
+/// Trains the classifier and leaves the network with the best one on the validation list.
+fn train(job: &ProbeJob, log: &mut Option<RunLog>, progress: &Progress) -> Result<Trained, ProbeError> {
+    let ProbeJob { header, recipe, network, data, .. } = job;
+    let set = &data.dataset.train;
+    let validation = encode(network, set, &data.validation.indices)?;
+    let validation_labels = labels_of(set, &data.validation.indices);
+
+    let classifier = Classifier::of(network);
+    let mut optimizer =
+        Optimizer::new(OptimizerName::Sgd, recipe.momentum, recipe.weight_decay, classifier.parameters());
+    let mut best: Option<(usize, f64, Vec<Tensor>)> = None;
+    let epochs = header.limit_epochs.unwrap_or(usize::MAX).min(recipe.epochs);
+    let bar = progress.bar(&header.job, "epochs", epochs, 0);
+    let mut records = Vec::new();
+    for epoch in 1..=epochs {
+        let start = Instant::now();
+        let reached = recipe.milestones.iter().filter(|milestone| **milestone <= epoch).count();
+        let lr = recipe.lr * 0.1_f64.powi(reached as i32);
+        let loss = train_epoch(network, set, data.train, recipe, &mut optimizer, epoch, lr)?;
+        let mut record = EpochRecord {
+            epoch,
+            loss,
+            lr,
+            density: None,
+            validation_accuracy: None,
+            images_per_second: data.train.indices.len() as f64 / start.elapsed().as_secs_f64(),
+            seconds: 0.0,
+        };
+        // The last epoch is always validated, so that there is a best one when epochs are limited.
+        if epoch % recipe.validate_every == 0 || epoch == epochs {
+            let counts = count_correct(network, &validation, &validation_labels, data.dataset.classes.len())?;
+            let accuracy = top1(&counts);
+            record.validation_accuracy = Some(accuracy);
+            if best.as_ref().is_none_or(|(_, known, _)| accuracy > *known) {
+                best = Some((epoch, accuracy, classifier.snapshot()));
+            }
+        }
+        record.seconds = start.elapsed().as_secs_f64();
+        bar.set_message(format!("loss {loss:.4}, {:.0} images/s", record.images_per_second));
+        bar.inc(1);
+        if let Some(log) = log {
+            log.event(&Event::Epoch(record.clone()))?;
+        }
+        records.push(record);
+    }
+    bar.finish_and_clear();
+    let best = best.map(|(epoch, accuracy, snapshot)| {
+        classifier.restore(&snapshot);
+        (epoch, accuracy)
+    });
+    Ok((records, best))
+}
+
+/// One epoch over `list` in an addressed order with addressed crops and flips, at rate `lr`; the mean loss over images.
+pub fn train_epoch(
+    network: &Network,
+    set: &ImageSet,
+    list: &IndexList,
+    recipe: &ProbeRecipe,
+    optimizer: &mut Optimizer,
+    epoch: usize,
+    lr: f64,
+) -> Result<f64, ProbeError> {
+    let seed = native::addressed_seed(recipe.seed, &format!("probe order/{epoch}"));
+    let order = native::randperm(list.indices.len(), seed)?;
+    let indices: Vec<i64> = order.iter().map(|&position| list.indices[position as usize]).collect();
+    let shift = |&image: &i64| {
+        let key = ViewKey { seed: recipe.seed, epoch: epoch as u64, image: image as u64, view: 0 };
+        augment::draw_shift(key, recipe.padding, recipe.flip_probability)
+    };
+    let mut shifts = indices.iter().map(shift);
+    // The encoder is frozen: an epoch's features may be computed in large chunks before its small steps.
+    let features = encode_batches(network, &indices, |rows| {
+        let images = set.images.f_index_select(0, rows)?;
+        let shifts: Vec<Shift> = shifts.by_ref().take(images.size()[0] as usize).collect();
+        Ok(augment::pad_crop_flip(&images, &shifts, recipe.padding)?)
+    })?;
+    let labels = Tensor::from_slice(&labels_of(set, &indices)).to_device(network.device());
+    let mut sum = 0.0;
+    for (step, batch) in indices.chunks(recipe.batch_size).enumerate() {
+        let (start, length) = ((step * recipe.batch_size) as i64, batch.len() as i64);
+        let logits = network.head(&features.narrow(0, start, length), &Pass::EVAL);
+        let loss = logits.f_cross_entropy_loss(
+            &labels.narrow(0, start, length),
+            None::<&Tensor>,
+            tch::Reduction::Mean,
+            -100,
+            0.0,
+        )?;
+        let value = loss.f_double_value(&[])?;
+        if !value.is_finite() {
+            return Err(ProbeError::NotFinite { loss: value, epoch, lr });
+        }
+        let gradients = Tensor::f_run_backward(&[loss], optimizer.parameters(), false, false)?;
+        optimizer.step(&gradients, lr)?;
+        sum += value * length as f64;
+    }
+    Ok(sum / indices.len() as f64)
+}

@@ -1,0 +1,93 @@
+//! The tables for other programs: report.csv (a row per probe), per_class.csv (a row per probe and class) and curves.csv
+//! (a row per epoch; the data behind the curves). Numbers are unrounded; the column `stamp` marks rows that are no result.
+
+use super::summary::{Summary, scores_of};
+use super::{Exporter, OutputFile, ReportError, run};
+use crate::recipe::name_of;
+use crate::record::{JobResult, SMOKE_STAMP};
+
+pub(super) struct Csv;
+
+impl Exporter for Csv {
+    fn export(&self, summary: &Summary) -> Result<Vec<OutputFile>, ReportError> {
+        Ok(vec![
+            OutputFile::new("report.csv", probes(summary)?),
+            OutputFile::new("per_class.csv", classes(summary)?),
+            OutputFile::new("curves.csv", curves(summary)?),
+        ])
+    }
+}
+
+const KEY: [&str; 7] = ["suite", "method", "pretrain_split", "protocol", "split", "stamp", "source"];
+
+/// The cells under [`KEY`]: which job a row belongs to and where its record lies.
+fn key(job: &JobResult) -> Vec<String> {
+    let header = &job.header;
+    vec![
+        header.suite.clone(),
+        header.method.clone(),
+        header.pretrain_split.map(|list| name_of(&list)).unwrap_or_default(),
+        header.protocol.map(|protocol| name_of(&protocol)).unwrap_or_default(),
+        header.split.to_string(),
+        if header.smoke { SMOKE_STAMP } else { "" }.to_owned(),
+        run::source(job),
+    ]
+}
+
+fn probes(summary: &Summary) -> Result<String, ReportError> {
+    let header = ["all", "many", "medium", "few", "std", "class_std", "best_epoch", "best_validation_accuracy"];
+    let runs = summary.cells.iter().flat_map(|cell| cell.runs.values());
+    let rows = runs.map(|run| {
+        let mut row = key(run.job);
+        row.extend(scores_of(run.outcome).map(|(_, score)| score.to_string()));
+        row.push(run.outcome.class_std.to_string());
+        row.push(optional(run.outcome.best_epoch));
+        row.push(optional(run.outcome.best_validation_accuracy));
+        row
+    });
+    text(&header, rows)
+}
+
+fn classes(summary: &Summary) -> Result<String, ReportError> {
+    let runs = summary.cells.iter().flat_map(|cell| cell.runs.values());
+    let rows = runs.flat_map(|run| {
+        let counts = run.outcome.class_counts.iter().zip(&run.outcome.per_class).enumerate();
+        counts.map(|(class, (count, accuracy))| {
+            let mut row = key(run.job);
+            row.extend([class.to_string(), count.to_string(), accuracy.to_string()]);
+            row
+        })
+    });
+    text(&["class", "images_in_D_i", "accuracy"], rows)
+}
+
+fn curves(summary: &Summary) -> Result<String, ReportError> {
+    let header = ["epoch", "loss", "lr", "density", "validation_accuracy", "images_per_second", "seconds"];
+    let probes = summary.cells.iter().flat_map(|cell| cell.runs.values().map(|run| run.job));
+    let rows = summary.pretrainings.iter().copied().chain(probes).flat_map(|job| {
+        job.epochs.iter().map(|epoch| {
+            let mut row = key(job);
+            row.extend([epoch.epoch.to_string(), epoch.loss.to_string(), epoch.lr.to_string()]);
+            row.extend([optional(epoch.density), optional(epoch.validation_accuracy)]);
+            row.extend([epoch.images_per_second.to_string(), epoch.seconds.to_string()]);
+            row
+        })
+    });
+    text(&header, rows)
+}
+
+/// The value, or an empty cell.
+fn optional(value: Option<impl ToString>) -> String {
+    value.map(|value| value.to_string()).unwrap_or_default()
+}
+
+/// A CSV file of [`KEY`] and `header` over `rows`.
+fn text(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Result<String, ReportError> {
+    let mut writer = ::csv::Writer::from_writer(Vec::new());
+    writer.write_record(KEY.iter().chain(header))?;
+    for row in rows {
+        writer.write_record(&row)?;
+    }
+    let bytes = writer.into_inner().map_err(|error| ::csv::Error::from(error.into_error()))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}

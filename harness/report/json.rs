@@ -1,0 +1,123 @@
+//! report.json: the tables as numbers, unrounded, and the records they are made of.
+
+use serde::Serialize;
+
+use super::summary::{Cell, Comparison, Summary, scores_of};
+use super::{Exporter, OutputFile, ReportError};
+use crate::recipe::{PretrainSplit, Protocol};
+use crate::record::{Failure, JobResult, SMOKE_STAMP};
+use crate::verdict::MeanStd;
+
+pub(super) struct Json;
+
+#[derive(Serialize)]
+struct Document<'a> {
+    suite: &'a str,
+    smoke: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stamp: Option<&'static str>,
+    seconds: f64,
+    settings: Vec<SettingRow<'a>>,
+    differences: Vec<DifferenceRow<'a>>,
+    failures: &'a [Failure],
+    /// Pre-training and probe jobs, as their result.json files hold them.
+    results: &'a [JobResult],
+}
+
+/// Scores in per cent, deviations in points.
+#[derive(Serialize)]
+struct FiveScores<T> {
+    all: T,
+    many: T,
+    medium: T,
+    few: T,
+    std: T,
+}
+
+impl<T> From<[T; 5]> for FiveScores<T> {
+    fn from([all, many, medium, few, std]: [T; 5]) -> Self {
+        Self { all, many, medium, few, std }
+    }
+}
+
+#[derive(Serialize)]
+struct SettingRow<'a> {
+    method: &'a str,
+    pretrain_split: Option<PretrainSplit>,
+    protocol: Protocol,
+    scores: FiveScores<MeanStd>,
+    gain_over_random: Option<MeanStd>,
+    splits: Vec<SplitRow<'a>>,
+}
+
+#[derive(Serialize)]
+struct SplitRow<'a> {
+    split: usize,
+    /// Path of the record, relative to the report.
+    source: String,
+    #[serde(flatten)]
+    scores: FiveScores<f64>,
+    per_class: &'a [f64],
+}
+
+#[derive(Serialize)]
+struct DifferenceRow<'a> {
+    name: &'a str,
+    protocol: Protocol,
+    scores: FiveScores<MeanStd>,
+    splits: Vec<DifferenceOfSplit>,
+}
+
+#[derive(Serialize)]
+struct DifferenceOfSplit {
+    split: usize,
+    #[serde(flatten)]
+    scores: FiveScores<f64>,
+}
+
+impl Exporter for Json {
+    fn export(&self, summary: &Summary) -> Result<Vec<OutputFile>, ReportError> {
+        let suite = summary.suite;
+        let document = Document {
+            suite: &suite.suite,
+            smoke: suite.smoke,
+            stamp: suite.smoke.then_some(SMOKE_STAMP),
+            seconds: suite.seconds,
+            settings: summary.cells.iter().map(setting_row).collect(),
+            differences: summary.comparisons.iter().map(difference_row).collect(),
+            failures: &suite.failures,
+            results: &suite.results,
+        };
+        Ok(vec![OutputFile::new("report.json", serde_json::to_string_pretty(&document)? + "\n")])
+    }
+}
+
+fn setting_row<'a>(cell: &'a Cell) -> SettingRow<'a> {
+    let splits = cell.runs.iter().map(|(&split, run)| SplitRow {
+        split,
+        source: super::run::source(run.job),
+        scores: scores_of(run.outcome).map(|(_, score)| score).into(),
+        per_class: &run.outcome.per_class,
+    });
+    SettingRow {
+        method: &cell.setting.method,
+        pretrain_split: cell.setting.pretrain_split,
+        protocol: cell.setting.protocol,
+        scores: cell.scores().map(|(_, score)| score).into(),
+        gain_over_random: cell.gain(),
+        splits: splits.collect(),
+    }
+}
+
+fn difference_row(comparison: &Comparison) -> DifferenceRow<'_> {
+    let splits = comparison
+        .splits
+        .iter()
+        .map(|(&split, scores)| DifferenceOfSplit { split, scores: scores.map(|(_, score)| score).into() });
+    DifferenceRow {
+        name: &comparison.name,
+        protocol: comparison.protocol,
+        scores: comparison.scores().into(),
+        splits: splits.collect(),
+    }
+}

@@ -1,0 +1,121 @@
+//! What was run: the recipes and where they differ, the lists read, the machine, and the command that does it again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::summary::RANDOM;
+use crate::recipe::{PretrainSplit, Recipe, name_of};
+use crate::record::{Environment, JobResult, SuiteRecord};
+
+/// Path of the job's record, relative to the report.
+pub(super) fn source(job: &JobResult) -> String {
+    format!("{}/result.json", job.header.job)
+}
+
+/// Dotted key to value, of one recipe.
+pub(super) type FlatRecipe = BTreeMap<String, String>;
+
+/// The recipe of each method but the random encoder's, which is that of the encoder left untrained.
+/// Within one suite a method has one recipe.
+pub(super) fn recipes(suite: &SuiteRecord) -> BTreeMap<&str, FlatRecipe> {
+    let mut recipes = BTreeMap::new();
+    for job in suite.results.iter().filter(|job| job.header.method != RANDOM) {
+        recipes.entry(job.header.method.as_str()).or_insert_with(|| flatten(&job.header.recipe));
+    }
+    recipes
+}
+
+/// Whether one of the methods has two sets of batch norm.
+pub(super) fn has_dual_bn(recipes: &BTreeMap<&str, FlatRecipe>) -> bool {
+    recipes.values().any(|recipe| recipe.get("dual_bn").is_some_and(|value| value == "true"))
+}
+
+fn flatten(recipe: &Value) -> FlatRecipe {
+    fn walk(value: &Value, prefix: &str, into: &mut FlatRecipe) {
+        match value {
+            Value::Object(map) => {
+                for (key, inner) in map {
+                    let dot = if prefix.is_empty() { "" } else { "." };
+                    walk(inner, &format!("{prefix}{dot}{key}"), into);
+                }
+            }
+            Value::String(text) => _ = into.insert(prefix.to_owned(), text.clone()),
+            other => _ = into.insert(prefix.to_owned(), other.to_string()),
+        }
+    }
+    let mut flat = FlatRecipe::new();
+    walk(recipe, "", &mut flat);
+    flat
+}
+
+/// Every machine and build that took part; more than one where a suite was continued elsewhere.
+pub(super) fn environments(suite: &SuiteRecord) -> Vec<&Environment> {
+    let mut environments: Vec<&Environment> = Vec::new();
+    for job in &suite.results {
+        if !environments.contains(&&job.header.environment) {
+            environments.push(&job.header.environment);
+        }
+    }
+    environments
+}
+
+/// sha256 of the decoded images and labels, and of each list, by name; a name twice where jobs read different bytes.
+pub(super) fn inputs(suite: &SuiteRecord) -> BTreeSet<(&str, &str)> {
+    let headers = || suite.results.iter().map(|job| &job.header);
+    let lists = headers().flat_map(|header| &header.splits_sha256).map(|(name, hash)| (name.as_str(), hash.as_str()));
+    headers().map(|header| ("images and labels", header.data_sha256.as_str())).chain(lists).collect()
+}
+
+/// The splits that have any result.
+pub(super) fn splits(suite: &SuiteRecord) -> BTreeSet<usize> {
+    suite.results.iter().map(|job| job.header.split).collect()
+}
+
+/// The command that makes this report again, from the root of a checkout.
+pub(super) fn command(suite: &SuiteRecord) -> String {
+    let mut words = vec!["cargo run --release -- repro".to_owned(), suite.suite.clone()];
+    if suite.suite != "digits-lt" {
+        words.push("--data DIR".to_owned());
+    }
+    let methods: Vec<&str> = recipes(suite).into_keys().collect();
+    words.push(format!("--methods {}", methods.join(",")));
+    words.push(format!("--splits {}", ranges(&splits(suite))));
+    let lists: BTreeSet<PretrainSplit> = suite.results.iter().filter_map(|job| job.header.pretrain_split).collect();
+    if lists.len() == 1 {
+        words.extend(lists.iter().map(|list| format!("--pretrain-splits {}", name_of(list))));
+    }
+    let limit = |name: &str, of: fn(&JobResult) -> Option<usize>| {
+        suite.results.iter().find_map(of).map(|limit| format!("--limit-{name} {limit}"))
+    };
+    words.extend(limit("images", |job| job.header.limit_images));
+    words.extend(limit("epochs", |job| job.header.limit_epochs));
+    words.extend(overrides(suite));
+    words.join(" ")
+}
+
+/// `1-3`, `2`, or `1,4-5`.
+fn ranges(splits: &BTreeSet<usize>) -> String {
+    let mut ranges: Vec<(usize, usize)> = Vec::new();
+    for &split in splits {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == split => *last = split,
+            _ => ranges.push((split, split)),
+        }
+    }
+    let words: Vec<String> =
+        ranges.iter().map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") }).collect();
+    words.join(",")
+}
+
+/// `--set key=value` for every key in which a recipe of the suite differs from the embedded one of its name.
+fn overrides(suite: &SuiteRecord) -> BTreeSet<String> {
+    let mut overrides = BTreeSet::new();
+    for (method, recipe) in recipes(suite) {
+        let Ok(embedded) = Recipe::resolve(&format!("{}/{method}", suite.suite), &[]) else { continue };
+        let embedded = flatten(&embedded.to_json());
+        let changed = recipe.iter().filter(|(key, value)| embedded.get(*key) != Some(value));
+        overrides.extend(changed.map(|(key, value)| format!("--set {key}={value}")));
+    }
+    overrides
+}

@@ -1,0 +1,167 @@
+//! Which images: the published lists of positions in the official training order. In: a list's file. Out: the
+//! positions, in the file's order, checked against the data set; class counts.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use ndarray::Array1;
+use ndarray_npy::ReadNpyExt;
+
+use crate::dataset::{Dataset, ImageSet};
+use crate::fs::{self, FsError};
+use crate::recipe::{DatasetName, PretrainSplit, hash_bytes, name_of};
+
+/// A list could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SplitError {
+    #[error("the lists of {dataset} are read from disk: name the folder that holds split/ with --data DIR (or SDCLR_DATA)")]
+    NoFolder { dataset: String },
+    #[error("{dataset} has splits 1 to {last}, not {found}")]
+    Number { dataset: String, found: usize, last: usize },
+    #[error("{source}; the published lists are expected under split/ of the data folder")]
+    File { source: FsError },
+    #[error("{list} is not a one-dimensional .npy list of int64: {reason}; download it again")]
+    Malformed { list: String, reason: String },
+    #[error("{list}: entry {entry} is {found}, outside the {images} images of {dataset}; is the list of this data set?")]
+    OutOfRange { list: String, entry: usize, found: i64, images: usize, dataset: String },
+    #[error("{list}: entry {entry} repeats image {found}; a list names every image once: download it again")]
+    Repeated { list: String, entry: usize, found: i64 },
+    #[error("{list} is empty")]
+    Empty { list: String },
+}
+
+/// One list of one data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListName {
+    /// `D_i` or `D_b` of a split.
+    Pretrain(PretrainSplit, usize),
+    /// `S_b` of a split.
+    FewShot(usize),
+    /// Images of the full-shot probe.
+    Train,
+    Validation,
+    /// All images of the test file, or the embedded test list of the digits.
+    Test,
+}
+
+/// A list as read: positions in the official order, unsorted as published.
+#[derive(Debug, Clone)]
+pub struct IndexList {
+    /// Published relative path, e.g. `cifar10_imbSub_with_subsets/split1_D_i.npy`.
+    pub name: String,
+    pub indices: Vec<i64>,
+    /// sha256 of the file.
+    pub sha256: String,
+}
+
+macro_rules! digits_lists {
+    ($($name:literal),* $(,)?) => {
+        &[$((
+            $name,
+            include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/digits/split/", $name)).as_slice(),
+        )),*]
+    };
+}
+const DIGITS_LISTS: &[(&str, &[u8])] = digits_lists!(
+    "trainIdxList.npy",
+    "valIdxList.npy",
+    "testIdxList.npy",
+    "split1_D_i.npy",
+    "split1_D_b.npy",
+    "split1_S_b.npy",
+    "split2_D_i.npy",
+    "split2_D_b.npy",
+    "split2_S_b.npy",
+    "split3_D_i.npy",
+    "split3_D_b.npy",
+    "split3_S_b.npy",
+);
+
+/// How many splits of `dataset` are published.
+pub fn published_splits(dataset: DatasetName) -> usize {
+    if dataset == DatasetName::Digits { 3 } else { 5 }
+}
+
+/// The published relative path of a list; `None` where the list is the whole test file.
+fn relative_path(dataset: DatasetName, list: ListName) -> Option<String> {
+    let (subsets, whole, prefix) = match dataset {
+        DatasetName::Digits => ("", "", ""),
+        DatasetName::Cifar10 => ("cifar10_imbSub_with_subsets/", "cifar10/", ""),
+        DatasetName::Cifar100 => ("cifar100_imbSub_with_subsets/", "cifar100/", "cifar100_"),
+    };
+    Some(match list {
+        ListName::Pretrain(kind, split) => format!("{subsets}{prefix}split{split}_{}.npy", name_of(&kind)),
+        ListName::FewShot(split) => format!("{subsets}{prefix}split{split}_S_b.npy"),
+        ListName::Train => format!("{whole}{prefix}trainIdxList.npy"),
+        ListName::Validation => format!("{whole}{prefix}valIdxList.npy"),
+        ListName::Test if dataset == DatasetName::Digits => "testIdxList.npy".to_owned(),
+        ListName::Test => return None,
+    })
+}
+
+/// Reads `list` of `dataset` from `data`/split and checks every entry.
+///
+/// # Errors
+/// The file is missing or not a list of int64, an entry is out of range or repeated, or the split does not exist.
+pub fn read(dataset: &Dataset, data: Option<&Path>, list: ListName) -> Result<IndexList, SplitError> {
+    if let ListName::Pretrain(_, split) | ListName::FewShot(split) = list {
+        let last = published_splits(dataset.name);
+        if !(1..=last).contains(&split) {
+            return Err(SplitError::Number { dataset: name_of(&dataset.name), found: split, last });
+        }
+    }
+    let Some(name) = relative_path(dataset.name, list) else {
+        let indices: Vec<i64> = (0..dataset.test.labels.len() as i64).collect();
+        return Ok(IndexList { name: "test".to_owned(), indices, sha256: dataset.sha256.clone() });
+    };
+    let from_disk;
+    let bytes = match DIGITS_LISTS.iter().find(|(known, _)| *known == name) {
+        Some((_, bytes)) if dataset.name == DatasetName::Digits => *bytes,
+        _ => {
+            let folder = data.ok_or_else(|| SplitError::NoFolder { dataset: name_of(&dataset.name) })?;
+            let path: PathBuf = folder.join("split").join(&name);
+            from_disk = fs::read(&path).map_err(|source| SplitError::File { source })?;
+            &from_disk
+        }
+    };
+    let images = if list == ListName::Test { &dataset.test } else { &dataset.train };
+    parse(name, bytes, images.labels.len(), &name_of(&dataset.name))
+}
+
+/// A list from the bytes of its `.npy` file, checked against `images`.
+pub fn parse(name: String, bytes: &[u8], images: usize, dataset: &str) -> Result<IndexList, SplitError> {
+    let list = match Array1::<i64>::read_npy(bytes) {
+        Ok(array) => array.to_vec(),
+        Err(error) => return Err(SplitError::Malformed { list: name, reason: error.to_string() }),
+    };
+    if list.is_empty() {
+        return Err(SplitError::Empty { list: name });
+    }
+    let mut seen = HashSet::new();
+    for (entry, &found) in list.iter().enumerate() {
+        if !usize::try_from(found).is_ok_and(|index| index < images) {
+            return Err(SplitError::OutOfRange { list: name, entry, found, images, dataset: dataset.to_owned() });
+        }
+        if !seen.insert(found) {
+            return Err(SplitError::Repeated { list: name, entry, found });
+        }
+    }
+    Ok(IndexList { name, indices: list, sha256: hash_bytes(bytes) })
+}
+
+impl IndexList {
+    /// The list's first `limit` entries.
+    pub fn limited(mut self, limit: Option<usize>) -> Self {
+        self.indices.truncate(limit.unwrap_or(usize::MAX));
+        self
+    }
+
+    /// Images of each class.
+    pub fn class_counts(&self, set: &ImageSet, classes: usize) -> Vec<u64> {
+        let mut counts = vec![0; classes];
+        for &index in &self.indices {
+            counts[set.labels[index as usize] as usize] += 1;
+        }
+        counts
+    }
+}

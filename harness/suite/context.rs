@@ -1,0 +1,207 @@
+//! What the jobs of one command share: the data set, the device, the limits; and how one job is put together.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use tch::{Device, Kind};
+
+use super::SuiteError;
+use super::environment;
+use crate::checkpoint;
+use crate::dataset::Dataset;
+use crate::network::{Network, NetworkSpec, StateDict};
+use crate::pretrain::run::{self, PretrainJob};
+use crate::probe::{self, ProbeData, ProbeJob};
+use crate::progress::Progress;
+use crate::recipe::{PretrainSplit, Protocol, Recipe, hash_json, name_of};
+use crate::record::{Environment, JobHeader, JobResult, SMOKE_STAMP};
+use crate::split::{self, IndexList, ListName};
+
+/// What a command line says about where and how much to run.
+#[derive(Debug, Clone, Default)]
+pub struct Scale {
+    /// The folder of the data, in the layout that users have.
+    pub data: Option<PathBuf>,
+    /// `cpu`, `cuda:N`; by default CUDA where it is.
+    pub device: Option<String>,
+    /// First entries of every list.
+    pub limit_images: Option<usize>,
+    /// Epochs of pre-training and of each probe.
+    pub limit_epochs: Option<usize>,
+}
+
+/// Loaded data and the device to work on.
+#[derive(Debug)]
+pub struct Context {
+    pub dataset: Dataset,
+    pub device: Device,
+    scale: Scale,
+    environment: Environment,
+}
+
+/// Which job this is.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    pub suite: String,
+    /// Folder of the job inside the suite's.
+    pub job: String,
+    /// `simclr`, `sdclr`, `random`, or `checkpoint` for a file from elsewhere.
+    pub method: String,
+    pub pretrain_split: Option<PretrainSplit>,
+    pub split: usize,
+}
+
+impl Identity {
+    /// The identity of a job that a command names by its recipe alone.
+    pub fn of_command(name: &str, recipe: &Recipe, pretrain_split: Option<PretrainSplit>, split: usize) -> Self {
+        let suite = name.rsplit_once('/').map_or(name, |(suite, _)| suite).to_owned();
+        let method = name_of(&recipe.method);
+        let job = match &pretrain_split {
+            Some(list) => format!("{method}-{}-split{split}", name_of(list)),
+            None => format!("{method}-split{split}"),
+        };
+        Self { suite, job, method, pretrain_split, split }
+    }
+}
+
+impl Context {
+    /// Loads the data set that `recipe` names.
+    pub fn open(recipe: &Recipe, scale: Scale) -> Result<Self, SuiteError> {
+        let device = environment::device(scale.device.as_deref())?;
+        let dataset = Dataset::load(recipe.dataset, scale.data.as_deref(), device)?;
+        if !dataset.official {
+            eprintln!("warning: the {} data differ from the official download", name_of(&recipe.dataset));
+        }
+        Ok(Self { dataset, device, scale, environment: environment::describe(device) })
+    }
+
+    /// A whole list, whatever the limits.
+    fn whole_list(&self, name: ListName) -> Result<IndexList, SuiteError> {
+        Ok(split::read(&self.dataset, self.scale.data.as_deref(), name)?)
+    }
+
+    /// A list, cut to its first entries where images are limited.
+    pub fn list(&self, name: ListName) -> Result<IndexList, SuiteError> {
+        Ok(self.whole_list(name)?.limited(self.scale.limit_images))
+    }
+
+    /// The head of a job's records. The hash covers what the job's outcome depends on.
+    fn header(
+        &self,
+        identity: &Identity,
+        recipe: &Recipe,
+        protocol: Option<Protocol>,
+        lists: &[&IndexList],
+        encoder: Option<&str>,
+    ) -> JobHeader {
+        let Scale { limit_images, limit_epochs, .. } = self.scale;
+        let splits: BTreeMap<String, String> =
+            lists.iter().map(|list| (list.name.clone(), list.sha256.clone())).collect();
+        let mut hashed = recipe.to_json();
+        if protocol.is_none()
+            && let Some(keys) = hashed.as_object_mut()
+        {
+            // Pre-training does not depend on how it is probed.
+            keys.remove("probe");
+        }
+        let recipe_hash = hash_json(&json!({
+            "recipe": hashed,
+            "data": self.dataset.sha256,
+            "splits": splits,
+            "protocol": protocol,
+            "encoder": encoder,
+            "limit_images": limit_images,
+            "limit_epochs": limit_epochs,
+        }));
+        let smoke = limit_images.is_some() || limit_epochs.is_some();
+        JobHeader {
+            suite: identity.suite.clone(),
+            job: identity.job.clone(),
+            method: identity.method.clone(),
+            pretrain_split: identity.pretrain_split,
+            split: identity.split,
+            protocol,
+            recipe: recipe.to_json(),
+            recipe_hash,
+            data_sha256: self.dataset.sha256.clone(),
+            splits_sha256: splits,
+            seed: protocol.map_or(recipe.seed, |protocol| recipe.probe(protocol).seed),
+            environment: self.environment.clone(),
+            smoke,
+            stamp: smoke.then(|| SMOKE_STAMP.to_owned()),
+            limit_images,
+            limit_epochs,
+        }
+    }
+
+    /// Pre-trains into `folder`, resumes there, or reads back what is finished.
+    pub fn pretrain(
+        &self,
+        identity: &Identity,
+        recipe: &Recipe,
+        pretrain_split: PretrainSplit,
+        folder: &Path,
+        progress: &Progress,
+    ) -> Result<JobResult, SuiteError> {
+        let list = self.list(ListName::Pretrain(pretrain_split, identity.split))?;
+        let header = self.header(identity, recipe, None, &[&list], None);
+        let job = PretrainJob { header: &header, recipe, dataset: &self.dataset, list: &list, device: self.device };
+        Ok(run::run(&job, folder, progress)?)
+    }
+
+    /// The untrained probe network of a recipe: the baseline that every encoder has to beat.
+    pub fn random_encoder(&self, recipe: &Recipe) -> Result<Network, SuiteError> {
+        let spec = NetworkSpec::of_recipe(recipe).probe(self.dataset.classes.len() as i64);
+        Ok(Network::new(spec, recipe.seed, Kind::Float, self.device)?)
+    }
+
+    /// The probe network with the dense backbone of the pre-training checkpoint at `path` and a fresh classifier; with
+    /// `test_only` the checkpoint's own classifier.
+    pub fn encoder(&self, recipe: &Recipe, path: &Path, test_only: bool) -> Result<Network, SuiteError> {
+        let weights = checkpoint::read_weights(path)?.state;
+        let weights = weights.without_prefix(weights.ddp_prefix());
+        let network = self.random_encoder(recipe)?;
+        let own = |name: &str| name.starts_with("fc.");
+        let state: StateDict = match test_only {
+            true => weights,
+            false => {
+                let classifier = network.state().into_iter().filter(|(name, _)| own(name));
+                weights.dense_backbone().into_iter().chain(classifier).collect()
+            }
+        };
+        network.load(&state)?;
+        Ok(network)
+    }
+
+    /// Probes `network`; records go to `folder` where one is given.
+    #[allow(clippy::too_many_arguments)]
+    pub fn probe(
+        &self,
+        identity: &Identity,
+        recipe: &Recipe,
+        protocol: Protocol,
+        network: &Network,
+        test_only: bool,
+        folder: Option<&Path>,
+        progress: &Progress,
+    ) -> Result<JobResult, SuiteError> {
+        let train = match protocol {
+            Protocol::Full => ListName::Train,
+            Protocol::Few => ListName::FewShot(identity.split),
+        };
+        let [train, validation, test] = [train, ListName::Validation, ListName::Test].map(|name| self.list(name));
+        let [train, validation, test] = [train?, validation?, test?];
+        // Groups always come from the whole long-tailed list of the same number, also for models trained on D_b.
+        let tail = self.whole_list(ListName::Pretrain(PretrainSplit::D_i, identity.split))?;
+        let class_counts = tail.class_counts(&self.dataset.train, self.dataset.classes.len());
+        let encoder = checkpoint::state_sha256(&network.state())?;
+        let lists = [&train, &validation, &test, &tail];
+        let header = self.header(identity, recipe, Some(protocol), &lists, Some(&encoder));
+        let [train, validation, test] = [&train, &validation, &test];
+        let data = ProbeData { dataset: &self.dataset, train, validation, test, class_counts: &class_counts };
+        let recipe = recipe.probe(protocol);
+        let job = ProbeJob { header: &header, recipe, network, data: &data, test_only };
+        Ok(probe::run(&job, folder, progress)?)
+    }
+}

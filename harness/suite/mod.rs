@@ -1,0 +1,211 @@
+//! A suite: the plan of jobs, run, resumed, and summed up. In: a suite's name and what to leave out or override.
+//! Out: every job's records and the report's input.
+
+pub mod context;
+pub mod environment;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use crate::checkpoint::CheckpointError;
+use crate::dataset::DatasetError;
+use crate::network::NetworkError;
+use crate::pretrain::PretrainError;
+use crate::pretrain::run::ENCODER;
+use crate::probe::ProbeError;
+use crate::progress::Progress;
+use crate::recipe::{EMBEDDED, PretrainSplit, Protocol, Recipe, RecipeError, name_of};
+use crate::record::{Failure, JobResult, SuiteRecord};
+use crate::split::{SplitError, published_splits};
+use context::{Context, Identity, Scale};
+
+/// A suite or one of its jobs could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum SuiteError {
+    #[error("no suite is called '{found}'; known are {known}")]
+    Unknown { found: String, known: String },
+    #[error("no method is called '{found}'; known are simclr, sdclr, random")]
+    UnknownMethod { found: String },
+    #[error("'{found}' names no device; use cpu, cuda or cuda:N")]
+    DeviceName { found: String },
+    #[error("device {found} is not there: {reason}; use --device cpu, or see sdclr doctor")]
+    NoDevice { found: String, reason: String },
+    #[error("not run: {job} failed")]
+    NoEncoder { job: String },
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    #[error(transparent)]
+    Split(#[from] SplitError),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
+    Pretrain(#[from] PretrainError),
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+}
+
+/// What to run of a suite; empty lists mean the suite's own choice.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    /// `simclr`, `sdclr`, `random`.
+    pub methods: Vec<String>,
+    pub splits: Vec<usize>,
+    pub pretrain_splits: Vec<PretrainSplit>,
+    /// `key=value`, for every recipe.
+    pub overrides: Vec<String>,
+}
+
+/// An encoder to make (or, for `random`, to leave as it starts) and to probe both ways.
+#[derive(Debug, Clone)]
+pub struct PlannedEncoder {
+    pub identity: Identity,
+    pub recipe: Recipe,
+}
+
+/// The probes of every encoder, in order.
+pub const PROTOCOLS: [Protocol; 2] = [Protocol::Full, Protocol::Few];
+
+/// The names of all suites.
+pub fn suites() -> Vec<&'static str> {
+    let mut names: Vec<&str> = EMBEDDED.iter().filter_map(|(name, _)| Some(name.split_once('/')?.0)).collect();
+    names.dedup();
+    names
+}
+
+/// The encoders of `suite` in the order in which they run: split by split, so that an interrupted suite has whole splits.
+///
+/// # Errors
+/// The suite, a method or a split does not exist, or a recipe refuses an override.
+pub fn plan(suite: &str, selection: &Selection) -> Result<Vec<PlannedEncoder>, SuiteError> {
+    if !suites().contains(&suite) {
+        return Err(SuiteError::Unknown { found: suite.to_owned(), known: suites().join(", ") });
+    }
+    let digits = suite == "digits-lt";
+    let methods: Vec<&str> = match selection.methods.as_slice() {
+        [] if digits => vec!["random", "simclr", "sdclr"],
+        [] => vec!["simclr", "sdclr"],
+        chosen => chosen.iter().map(String::as_str).collect(),
+    };
+    let pretrain_splits = match selection.pretrain_splits.as_slice() {
+        [] => vec![PretrainSplit::D_b, PretrainSplit::D_i],
+        chosen => chosen.to_vec(),
+    };
+    let mut recipes = Vec::new();
+    for method in &methods {
+        let name = match *method {
+            // Its backbone and probe are those of SimCLR.
+            "simclr" | "random" => format!("{suite}/simclr"),
+            "sdclr" => format!("{suite}/sdclr"),
+            other => return Err(SuiteError::UnknownMethod { found: other.to_owned() }),
+        };
+        recipes.push((*method, Recipe::resolve(&name, &selection.overrides)?));
+    }
+    let splits = match (selection.splits.as_slice(), recipes.first()) {
+        ([], Some((_, recipe))) => (1..=published_splits(recipe.dataset)).collect(),
+        (chosen, _) => chosen.to_vec(),
+    };
+    let mut encoders = Vec::new();
+    for split in splits {
+        for (method, recipe) in &recipes {
+            let mut add = |pretrain_split: Option<PretrainSplit>| {
+                let job = match &pretrain_split {
+                    Some(list) => format!("{method}-{}-split{split}", name_of(list)),
+                    None => format!("{method}-split{split}"),
+                };
+                let (suite, method) = (suite.to_owned(), (*method).to_owned());
+                let identity = Identity { suite, job, method, pretrain_split, split };
+                encoders.push(PlannedEncoder { identity, recipe: recipe.clone() });
+            };
+            if *method == "random" {
+                add(None);
+                continue;
+            }
+            for &list in &pretrain_splits {
+                // The small default suite compares SDCLR where it matters, on the long tail.
+                let left_out = digits && *method == "sdclr" && list == PretrainSplit::D_b;
+                if !left_out || !selection.pretrain_splits.is_empty() {
+                    add(Some(list));
+                }
+            }
+        }
+    }
+    Ok(encoders)
+}
+
+/// Runs every job of `plan` under `folder` (one sub-folder a job). A job that fails does not stop the others; a job
+/// that is finished there already is read back.
+///
+/// # Errors
+/// The data cannot be loaded or the device is not there: then no job could run.
+pub fn run(
+    suite: &str,
+    plan: &[PlannedEncoder],
+    scale: Scale,
+    folder: &Path,
+    progress: &Progress,
+) -> Result<SuiteRecord, SuiteError> {
+    let start = Instant::now();
+    let smoke = scale.limit_images.is_some() || scale.limit_epochs.is_some();
+    let mut record =
+        SuiteRecord { suite: suite.to_owned(), smoke, results: Vec::new(), failures: Vec::new(), seconds: 0.0 };
+    let Some(first) = plan.first() else {
+        return Ok(record);
+    };
+    let context = Context::open(&first.recipe, scale)?;
+    let jobs = plan.iter().map(|encoder| PROTOCOLS.len() + usize::from(encoder.identity.pretrain_split.is_some())).sum();
+    let bar = progress.bar(suite, "jobs", jobs, 0);
+    for encoder in plan {
+        for (job, outcome) in run_encoder(&context, encoder, folder, progress) {
+            bar.inc(1);
+            match outcome {
+                Ok(result) => record.results.push(result),
+                Err(error) => {
+                    progress.line(&format!("{job}: {error}"));
+                    record.failures.push(Failure { job, error: error.to_string() });
+                }
+            }
+        }
+    }
+    bar.finish_and_clear();
+    record.seconds = start.elapsed().as_secs_f64();
+    Ok(record)
+}
+
+/// The pre-training of one encoder and its probes: each job's name and what came of it.
+fn run_encoder(
+    context: &Context,
+    planned: &PlannedEncoder,
+    folder: &Path,
+    progress: &Progress,
+) -> Vec<(String, Result<JobResult, SuiteError>)> {
+    let PlannedEncoder { identity, recipe } = planned;
+    let folder: PathBuf = folder.join(&identity.job);
+    let mut outcomes = Vec::new();
+    let mut trained = true;
+    if let Some(list) = identity.pretrain_split {
+        let outcome = context.pretrain(identity, recipe, list, &folder, progress);
+        trained = outcome.is_ok();
+        outcomes.push((identity.job.clone(), outcome));
+    }
+    for protocol in PROTOCOLS {
+        let job = format!("{}/{}", identity.job, name_of(&protocol));
+        let outcome = (|| {
+            if !trained {
+                return Err(SuiteError::NoEncoder { job: identity.job.clone() });
+            }
+            let network = match identity.pretrain_split {
+                Some(_) => context.encoder(recipe, &folder.join(ENCODER), false)?,
+                None => context.random_encoder(recipe)?,
+            };
+            let identity = Identity { job: job.clone(), ..identity.clone() };
+            let folder = folder.join(name_of(&protocol));
+            context.probe(&identity, recipe, protocol, &network, false, Some(&folder), progress)
+        })();
+        outcomes.push((job, outcome));
+    }
+    outcomes
+}

@@ -1,0 +1,201 @@
+"""The other side of `sdclr bench`: the published algorithms, and the best eager PyTorch, timed on request.
+
+    python reference/torch/peer.py step|augment|mask|probe [options]
+
+Prints one JSON line {"ready", "torch", "threads", "variants"}, then answers each line `run VARIANT COUNT` on its input
+with {"seconds", "peak_rss_bytes"}, until the input ends. What a variant needs is made at its first run, outside
+the time. One iteration is: step - one optimiser step; augment - one image, both views; mask - the masks of one epoch;
+probe - one training epoch. The peak is the process's: for a variant's own, run it alone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+
+import sdclr_torch as st
+
+# What runs `count` iterations.
+Work = Callable[[int], None]
+
+
+def make_network(options: argparse.Namespace, **kwargs: object) -> st.ResNet:
+    return st.ResNet(options.network, options.stem, options.width, **kwargs).to(options.device)
+
+
+def to_pil(images: Tensor) -> list:
+    return [torchvision.transforms.functional.to_pil_image(image) for image in images]
+
+
+def step_work(options: argparse.Namespace, variant: str) -> Work:
+    """An SDCLR step at the published settings; views lie on the device already."""
+    model = make_network(options, dual_bn=True)
+    views = torch.rand(options.batch, 2, 3, options.size, options.size, device=options.device)
+    if variant == "joint-channels-last":
+        model.to(memory_format=torch.channels_last)
+    st.prune(model, 0.9)
+    optimizer = st.make_optimizer("sgd", model.parameters(), 0.5, 0.9, 1e-4)
+
+    def joint_step() -> None:
+        optimizer.zero_grad()
+        loss = st.sdclr_joint_loss(model, views, 0.2)
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    def joint_step_channels_last() -> None:
+        optimizer.zero_grad()
+        halves = (views[:, branch].contiguous(memory_format=torch.channels_last) for branch in (st.DENSE, st.PRUNED))
+        dense, pruned = (model(half, branch) for branch, half in enumerate(halves))
+        loss = st.nt_xent(dense, pruned, 0.2)
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    one = {
+        "published": lambda: st.sdclr_step(model, views, 0.2, optimizer),
+        "joint": joint_step,
+        "joint-channels-last": joint_step_channels_last,
+    }[variant]
+
+    def run(count: int) -> None:
+        for step in range(count):
+            # A rate this small keeps the made-up task finite; it costs what any rate costs.
+            st.set_rate(optimizer, 1e-3 * st.cosine_factor(step + 1, 1000, 10, 1e-3))
+            one()
+
+    return run
+
+
+def augment_work(options: argparse.Namespace, variant: str) -> Work:
+    """The published CIFAR augmentation on PIL images, one process, as a data loader's worker runs it."""
+    transforms = torchvision.transforms
+    transform = transforms.Compose([
+        transforms.RandomResizedCrop(options.size, scale=(0.1, 1.0), interpolation=InterpolationMode.BICUBIC),
+        transforms.RandomHorizontalFlip(),
+        transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+        transforms.RandomGrayscale(p=0.2),
+        transforms.ToTensor(),
+    ])
+    images = torch.randint(0, 256, (256, options.size, options.size, 3), dtype=torch.uint8).numpy()
+
+    def run(count: int) -> None:
+        views = []
+        for i in range(count):
+            image = torchvision.transforms.functional.to_pil_image(images[i % len(images)])
+            views.append(torch.stack([transform(image), transform(image)]))
+            if len(views) == options.batch:
+                torch.stack(views)
+                views.clear()
+
+    return run
+
+
+def mask_work(options: argparse.Namespace, variant: str) -> Work:
+    """All weights sorted on the host, masks moved back: the published way."""
+    model = make_network(options, dual_bn=True)
+    convolutions = list(st.prunable(model).values())
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            masks = st.magnitude_masks([convolution.weight.detach().cpu() for convolution in convolutions], 0.9)
+            for convolution, mask in zip(convolutions, masks):
+                convolution.mask = mask.to(options.device)
+
+    return run
+
+
+def probe_work(options: argparse.Namespace, variant: str) -> Work:
+    """An epoch of the linear probe: random crop with padding and flip on PIL, frozen encoder, SGD on the classifier."""
+    model = make_network(options, classes=10).eval()
+    transforms = torchvision.transforms
+    transform = transforms.Compose([
+        transforms.RandomCrop(options.size, padding=options.size // 8),
+        transforms.RandomHorizontalFlip(),
+        transforms.ToTensor(),
+    ])
+    images = to_pil(torch.randint(0, 256, (options.images, 3, options.size, options.size), dtype=torch.uint8))
+    labels = torch.randint(0, 10, (options.images,), device=options.device)
+    optimizer = torch.optim.SGD(model.fc.parameters(), 30.0, momentum=0.9)
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            order = torch.randperm(options.images)
+            for chosen in order.split(options.batch):
+                batch = torch.stack([transform(images[i]) for i in chosen.tolist()]).to(options.device)
+                with torch.no_grad():
+                    features = model.backbone(batch)
+                optimizer.zero_grad()
+                loss = nn.functional.cross_entropy(model.fc(features), labels[chosen.to(options.device)])
+                loss.backward()
+                optimizer.step()
+                loss.item()
+
+    return run
+
+
+KINDS: dict[str, tuple[Callable[[argparse.Namespace, str], Work], list[str]]] = {
+    "step": (step_work, ["published", "joint", "joint-channels-last"]),
+    "augment": (augment_work, ["torchvision"]),
+    "mask": (mask_work, ["published"]),
+    "probe": (probe_work, ["published"]),
+}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("--network", choices=st.DEPTHS, default="resnet18")
+    parser.add_argument("--stem", choices=["cifar", "imagenet"], default="cifar")
+    parser.add_argument("--width", type=int, default=64, help="channels of the first stage")
+    parser.add_argument("--batch", type=int, default=64, help="images per step")
+    parser.add_argument("--size", type=int, default=32, help="side of an image in pixels")
+    parser.add_argument("--images", type=int, default=512, help="images of the probe's epoch")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    return parser.parse_args()
+
+
+def say(message: dict[str, object]) -> None:
+    print(json.dumps(message), flush=True)
+
+
+def main() -> None:
+    options = parse()
+    make, variants = KINDS[options.kind]
+    torch.manual_seed(0)
+    torch.set_num_threads(options.threads)
+    # As on the paper's GPUs: true float32.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True
+    cuda = options.device.startswith("cuda")
+    synchronize = torch.cuda.synchronize if cuda else lambda: None
+    works: dict[str, Work] = {}
+    say({"ready": True, "torch": torch.__version__, "threads": torch.get_num_threads(), "variants": variants})
+    for line in sys.stdin:
+        match line.split():
+            case ["run", variant, count] if variant in variants and count.isdigit():
+                if variant not in works:
+                    works[variant] = make(options, variant)
+                synchronize()
+                start = time.perf_counter()
+                works[variant](int(count))
+                synchronize()
+                seconds = time.perf_counter() - start
+                peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB.
+                say({"seconds": seconds, "peak_rss_bytes": peak})
+            case _:
+                sys.exit(f"peer.py: expected 'run VARIANT COUNT' with a variant of {variants}, got {line.strip()!r}")
+
+
+if __name__ == "__main__":
+    main()

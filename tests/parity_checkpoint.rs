@@ -1,0 +1,235 @@
+//! Checkpoints that PyTorch wrote give PyTorch's tensors, to the bit; our own formats give back what was put in.
+//! The goldens are those of `reference/torch/checkpoint_goldens.py`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+use sdclr::checkpoint::{
+    CheckpointError, FORMAT, StateDict, Training, TrainingMeta, read_training, read_weights, state_sha256,
+    write_training, write_weights,
+};
+use sdclr::record::EpochRecord;
+use tch::{Kind, Tensor};
+
+fn golden(name: &str) -> PathBuf {
+    // Cargo and nextest set the variable at run time too, wherever the tests were built.
+    let root = std::env::var("CARGO_MANIFEST_DIR").unwrap();
+    Path::new(&root).join("fixtures/golden/checkpoint").join(name)
+}
+
+fn bytes(tensor: &Tensor) -> Vec<u8> {
+    let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
+    tensor.copy_data_u8(&mut bytes, tensor.numel());
+    bytes
+}
+
+/// Names, types, shapes and bits agree; the order of the names is not looked at.
+fn assert_same(found: &StateDict, expected: &StateDict) {
+    let sorted = |state: &StateDict| {
+        let mut names: Vec<_> = state.names().map(str::to_owned).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(sorted(found), sorted(expected));
+    for (name, tensor) in found.iter() {
+        let other = expected.get(name).unwrap();
+        assert_eq!((tensor.kind(), tensor.size()), (other.kind(), other.size()), "{name}");
+        assert!(tensor.is_contiguous() && tensor.device() == tch::Device::Cpu, "{name}");
+        assert_eq!(bytes(tensor), bytes(&other.contiguous()), "{name}");
+    }
+    assert_eq!(state_sha256(found).unwrap(), state_sha256(expected).unwrap());
+}
+
+#[derive(serde::Deserialize)]
+struct Expected {
+    epoch: Option<i64>,
+    names: Vec<String>,
+}
+
+fn check_golden(name: &str) {
+    let text = sdclr::fs::read_to_string(&golden("expected.json")).unwrap();
+    let expected = &serde_json::from_str::<BTreeMap<String, Expected>>(&text).unwrap()[name];
+    let weights = read_weights(&golden(&format!("{name}.pt"))).unwrap();
+    assert_eq!(weights.epoch, expected.epoch);
+    assert_eq!(weights.state.names().collect::<Vec<_>>(), expected.names, "names in the order of the file");
+    assert_same(&weights.state, &read_weights(&golden(&format!("{name}.safetensors"))).unwrap().state);
+}
+
+macro_rules! goldens {
+    ($($test:ident),* $(,)?) => {
+        $(#[test] fn $test() { check_golden(stringify!($test)); })*
+        #[test]
+        fn every_golden_has_a_test() {
+            let text = sdclr::fs::read_to_string(&golden("expected.json")).unwrap();
+            let all = serde_json::from_str::<BTreeMap<String, Expected>>(&text).unwrap();
+            let mut tested = vec![$(stringify!($test)),*];
+            tested.sort_unstable();
+            assert_eq!(all.keys().map(String::as_str).collect::<Vec<_>>(), tested);
+        }
+    };
+}
+goldens!(pretrain, pretrain_protocol4, pretrain_legacy, pretrain_numpy1, probe, mask_3, views, dtypes, bare);
+
+#[test]
+fn prefix_and_integer_buffers_are_kept() {
+    let state = read_weights(&golden("pretrain.pt")).unwrap().state;
+    assert_eq!(state.get("module.bn1.bn_list.0.num_batches_tracked").unwrap().kind(), Kind::Int64);
+    assert_eq!(state.get("module.bn1.bn_list.0.num_batches_tracked").unwrap().int64_value(&[]), 2);
+    assert!(state.get("bn1.bn_list.0.weight").is_none());
+}
+
+#[test]
+fn the_hash_sees_values_names_shapes_and_types_but_not_order_or_layout() {
+    let tensor = Tensor::arange(12, (Kind::Float, tch::Device::Cpu)).view([3, 4]);
+    let of = |entries: Vec<(&str, Tensor)>| {
+        state_sha256(&entries.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect()).unwrap()
+    };
+    let base = of(vec![("a", tensor.shallow_clone()), ("b", tensor.shallow_clone())]);
+    let strided = tensor.transpose(0, 1).contiguous().transpose(0, 1);
+    assert!(!strided.is_contiguous());
+    assert_eq!(base, of(vec![("b", tensor.shallow_clone()), ("a", strided)]));
+    assert_ne!(base, of(vec![("a", tensor.shallow_clone()), ("c", tensor.shallow_clone())]));
+    assert_ne!(base, of(vec![("a", tensor.shallow_clone()), ("b", tensor.view([4, 3]))]));
+    assert_ne!(base, of(vec![("a", tensor.shallow_clone()), ("b", tensor.view_dtype(Kind::Int))]));
+    assert_ne!(base, of(vec![("a", tensor.shallow_clone()), ("b", &tensor + 1e-6)]));
+}
+
+fn meta() -> TrainingMeta {
+    let epoch = EpochRecord {
+        epoch: 1,
+        loss: 0.1 + 0.2,
+        lr: 1.0 / 3.0,
+        density: Some(0.1),
+        validation_accuracy: None,
+        images_per_second: 1234.5,
+        seconds: 1e-3,
+    };
+    TrainingMeta {
+        format: FORMAT,
+        recipe_hash: "ab\"\u{1f4a5}".into(),
+        epoch: 1,
+        step: u64::MAX,
+        seed: u64::MAX - 1,
+        epochs: vec![epoch],
+        seconds: std::f64::consts::PI,
+    }
+}
+
+fn small_state() -> StateDict {
+    [("w".to_owned(), Tensor::from_slice(&[1.0f32, 2.0]))].into_iter().collect()
+}
+
+#[test]
+fn weights_come_out_of_a_training_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("training.safetensors");
+    let training = Training { state: small_state(), optimizer: small_state(), meta: meta() };
+    write_training(&path, &training).unwrap();
+    let weights = read_weights(&path).unwrap();
+    assert_eq!((weights.epoch, weights.state.names().collect::<Vec<_>>()), (Some(1), vec!["w"]));
+}
+
+#[test]
+fn training_of_another_format_or_kind_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("training.safetensors");
+    let meta = TrainingMeta { format: FORMAT + 1, ..meta() };
+    write_training(&path, &Training { state: small_state(), optimizer: StateDict::new(), meta }).unwrap();
+    assert!(matches!(read_training(&path), Err(CheckpointError::FormatVersion { found: 2, expected: 1, .. })));
+    assert!(matches!(read_weights(&path), Err(CheckpointError::FormatVersion { .. })));
+    write_weights(&path, &small_state()).unwrap();
+    assert!(matches!(read_training(&path), Err(CheckpointError::NotTraining { .. })));
+    assert!(matches!(read_training(&golden("pretrain.pt")), Err(CheckpointError::NotTraining { .. })));
+}
+
+#[test]
+fn a_training_checkpoint_that_could_not_be_read_back_is_not_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("training.safetensors");
+    write_training(&path, &Training { state: small_state(), optimizer: StateDict::new(), meta: meta() }).unwrap();
+    let broken = TrainingMeta { seconds: f64::NAN, epoch: 2, ..meta() };
+    assert!(
+        write_training(&path, &Training { state: small_state(), optimizer: StateDict::new(), meta: broken }).is_err()
+    );
+    assert_eq!(read_training(&path).unwrap().meta, meta(), "the last good one stays");
+}
+
+#[test]
+fn names_and_types_that_the_format_lacks_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights.safetensors");
+    let one = |name: &str, tensor| [(name.to_owned(), tensor)].into_iter().collect::<StateDict>();
+    let complex = write_weights(&path, &one("w", Tensor::zeros([2], (Kind::ComplexFloat, tch::Device::Cpu))));
+    assert!(matches!(complex, Err(CheckpointError::Kind { .. })), "{complex:?}");
+    let reserved = write_weights(&path, &one("__metadata__", Tensor::from(1.0)));
+    assert!(matches!(reserved, Err(CheckpointError::Malformed { .. })), "{reserved:?}");
+    assert!(!path.exists());
+}
+
+const KINDS: [Kind; 10] = [
+    Kind::Double,
+    Kind::Float,
+    Kind::Half,
+    Kind::BFloat16,
+    Kind::Int64,
+    Kind::Int,
+    Kind::Int16,
+    Kind::Int8,
+    Kind::Uint8,
+    Kind::Bool,
+];
+
+/// A tensor of any type and small shape with any bits (0 or 1 for bool), contiguous or not.
+fn tensors() -> impl Strategy<Value = Tensor> {
+    (prop::sample::select(&KINDS[..]), prop::collection::vec(0..4usize, 0..5), any::<u64>(), any::<bool>()).prop_map(
+        |(kind, shape, seed, flip)| {
+            let count = shape.iter().product::<usize>() * kind.elt_size_in_bytes();
+            let noise =
+                (0..count as u64).map(|i| (seed.wrapping_add(i).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 37) as u8);
+            let noise: Vec<u8> = noise.map(|byte| if kind == Kind::Bool { byte & 1 } else { byte }).collect();
+            let shape: Vec<i64> = shape.iter().map(|&extent| extent as i64).collect();
+            let tensor = Tensor::from_data_size(&noise, &shape, kind);
+            if flip && shape.len() >= 2 { tensor.transpose(0, -1) } else { tensor }
+        },
+    )
+}
+
+fn states() -> impl Strategy<Value = StateDict> {
+    let name = prop_oneof![
+        "[a-z0-9.]{1,12}",
+        "\\PC{0,6}",
+        Just("state/state/x".to_owned()),
+        Just("optimizer/".to_owned()),
+        Just("\u{0}\"\\\n".to_owned()),
+    ];
+    prop::collection::vec((name, tensors()), 1..8).prop_map(|entries| entries.into_iter().collect())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn weights_round_trip(state in states()) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights.safetensors");
+        write_weights(&path, &state).unwrap();
+        let first = sdclr::fs::read(&path).unwrap();
+        assert_same(&read_weights(&path).unwrap().state, &state);
+        write_weights(&path, &state).unwrap();
+        prop_assert_eq!(sdclr::fs::read(&path).unwrap(), first, "the same state gives the same bytes");
+    }
+
+    #[test]
+    fn training_round_trips(state in states(), optimizer in states()) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("training.safetensors");
+        let training = Training { state, optimizer, meta: meta() };
+        write_training(&path, &training).unwrap();
+        let found = read_training(&path).unwrap();
+        assert_same(&found.state, &training.state);
+        assert_same(&found.optimizer, &training.optimizer);
+        prop_assert_eq!(found.meta, training.meta);
+        assert_same(&read_weights(&path).unwrap().state, &training.state);
+    }
+}
