@@ -147,9 +147,9 @@ attacks! {
     legacy_tar: "legacy_tar.pt", "NotACheckpoint", ["80 02 8a"];
     legacy_short: "legacy_short.pt", "Malformed", ["beyond the end of the file"];
     header_length: "header_length.safetensors", "Bound", ["header", "found 9223372036854775808"];
-    header_beyond: "header_beyond.safetensors", "Truncated", ["invalid header length"];
+    header_beyond: "header_beyond.safetensors", "Truncated", ["header alone has 4096 bytes"];
     overlap: "overlap.safetensors", "Malformed", ["invalid offset"];
-    out_of_range: "out_of_range.safetensors", "Truncated", ["not fully covered"];
+    out_of_range: "out_of_range.safetensors", "Truncated", ["there are"];
     hole: "hole.safetensors", "Malformed", ["invalid offset"];
     negative: "negative.safetensors", "Malformed", ["`-16`"];
     reversed: "reversed.safetensors", "Malformed", ["invalid offset"];
@@ -158,8 +158,8 @@ attacks! {
     empty_huge: "empty_huge.safetensors", "Bound", ["bytes of tensor 'w'"];
     rank_safetensors: "rank.safetensors", "Bound", ["dimensions of tensor 'w'"];
     dtype: "dtype.safetensors", "Kind", ["'w' has the type U64"];
-    trailing: "trailing.safetensors", "Truncated", ["not fully covered"];
-    not_json: "not_json.safetensors", "Malformed", ["invalid JSON"];
+    trailing: "trailing.safetensors", "Truncated", ["there are"];
+    not_json: "not_json.safetensors", "Malformed", ["not safetensors' JSON"];
     deep_json: "deep_json.safetensors", "Malformed", ["recursion limit"];
     no_tensors_safetensors: "no_tensors.safetensors", "NoTensors", ["header is empty"];
     training_version: "training_version.safetensors", "FormatVersion", ["format 999", "writes 1"];

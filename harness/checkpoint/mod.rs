@@ -95,7 +95,7 @@ pub fn read_weights(path: &Path) -> Result<Weights, CheckpointError> {
     } else if torch_pt::is_legacy(&head) {
         torch_pt::read_legacy(path, &file, length)
     } else if head.get(8) == Some(&b'{') {
-        let contents = safetensors_file::read(path)?;
+        let contents = safetensors_file::read(path, &file, length)?;
         match training::meta_of(path, &contents)? {
             Some(meta) => {
                 let epoch = i64::try_from(meta.epoch).ok();

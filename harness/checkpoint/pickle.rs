@@ -75,7 +75,8 @@ enum Operand {
 fn operand(opcode: u8) -> Operand {
     use Operand::{Blob, Bytes, Forbidden, Global, Line, Text};
     match opcode {
-        // MARK STOP POP POP_MARK DUP NONE REDUCE BUILD DICT LIST TUPLE SETITEM APPEND EMPTY_* APPENDS SETITEMS BINPERSID
+        // MARK STOP POP POP_MARK DUP NONE REDUCE BUILD DICT LIST TUPLE SETITEM APPEND EMPTY_TUPLE EMPTY_LIST
+        // EMPTY_DICT APPENDS SETITEMS BINPERSID
         b'(' | b'.' | b'0' | b'1' | b'2' | b'N' | b'R' | b'b' | b'd' | b'l' | b't' | b's' | b'a' | b')' | b']'
         | b'}' | b'e' | b'u' | b'Q' => Bytes(0),
         // NEWOBJ TUPLE1 TUPLE2 TUPLE3 NEWTRUE NEWFALSE EMPTY_SET ADDITEMS FROZENSET NEWOBJ_EX STACK_GLOBAL MEMOIZE

@@ -1,13 +1,14 @@
-//! Safetensors files: a length, a JSON header, the bytes. The header is checked by the `safetensors` crate (offsets
-//! without holes or overlaps, sizes that fit the shapes, the end at the end of the file) and against our bounds.
+//! Safetensors files: a length, a JSON header, the bytes. The `safetensors` crate checks the header (offsets
+//! without holes or overlaps, sizes that fit the shapes); the file's length and our bounds are checked here.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
+use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
-use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use tch::{Kind, Tensor};
 
 use super::{CheckpointError, StateDict, bounds};
@@ -38,33 +39,43 @@ pub(super) struct Contents {
     pub metadata: HashMap<String, String>,
 }
 
-pub(super) fn read(path: &Path) -> Result<Contents, CheckpointError> {
-    let bytes = crate::fs::read(path)?;
-    let malformed = |error: SafeTensorError| match error {
-        SafeTensorError::HeaderTooSmall
-        | SafeTensorError::InvalidHeaderLength
-        | SafeTensorError::MetadataIncompleteBuffer => CheckpointError::Truncated {
-            path: path.into(),
-            found: format!("its header and its {} bytes do not agree ({error})", bytes.len()),
-        },
-        other => CheckpointError::Malformed { path: path.into(), reason: super::printable(&other.to_string()) },
-    };
-    if let Some(length) = bytes.first_chunk::<LENGTH_BYTES>() {
-        bounds::check(path, "bytes of its header", u64::from_le_bytes(*length), bounds::HEADER_BYTES)?;
+/// Reads the file, whose length in bytes is `length`, from its start.
+pub(super) fn read(path: &Path, mut file: &File, length: u64) -> Result<Contents, CheckpointError> {
+    let unreadable = |source| CheckpointError::Unreadable { path: path.into(), source };
+    let truncated = |found: String| CheckpointError::Truncated { path: path.into(), found };
+    file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
+    let mut header_bytes = [0; LENGTH_BYTES];
+    file.read_exact(&mut header_bytes).map_err(unreadable)?;
+    let header_bytes = u64::from_le_bytes(header_bytes);
+    bounds::check(path, "bytes of its header", header_bytes, bounds::HEADER_BYTES)?;
+    let data_start = header_bytes + LENGTH_BYTES as u64;
+    if data_start > length {
+        return Err(truncated(format!("its header alone has {header_bytes} bytes, the file {length}")));
     }
-    let (header_bytes, header) = SafeTensors::read_metadata(&bytes).map_err(malformed)?;
+    let mut bytes = vec![0; header_bytes as usize];
+    file.read_exact(&mut bytes).map_err(unreadable)?;
+    let header: Metadata = serde_json::from_slice(&bytes).map_err(|error| {
+        let reason = format!("its header is not safetensors' JSON ({error})");
+        CheckpointError::Malformed { path: path.into(), reason: super::printable(&reason) }
+    })?;
+    let data_bytes = header.data_len() as u64;
+    if data_bytes != length - data_start {
+        let found = length - data_start;
+        return Err(truncated(format!("its header speaks of {data_bytes} bytes of tensors, there are {found}")));
+    }
     let infos = header.tensors();
     let mut entries: Vec<_> = infos.iter().map(|(name, info)| (info.data_offsets, name.as_str(), *info)).collect();
     entries.sort_by_key(|(offsets, name, _)| (*offsets, *name));
     let shapes = entries.iter().map(|(_, name, info)| (*name, info.shape.as_slice(), info.dtype.bitsize() / 8));
-    bounds::check_tensors(path, bytes.len() as u64, shapes)?;
-    let data = &bytes[LENGTH_BYTES + header_bytes..];
+    bounds::check_tensors(path, length, shapes)?;
     let mut state = StateDict::new();
+    // The offsets have no holes, so the tensors follow each other; one buffer serves them all.
     for ((start, end), name, info) in entries {
         let kind = KINDS.iter().find(|(_, dtype)| *dtype == info.dtype).map(|(kind, _)| *kind);
-        let unknown = || kind_error(path, name, format!("{:?}", info.dtype));
-        let tensor = super::tensor_of(path, name, &data[start..end], &info.shape, kind.ok_or_else(unknown)?)?;
-        state.insert(name.to_owned(), tensor);
+        let kind = kind.ok_or_else(|| kind_error(path, name, format!("{:?}", info.dtype)))?;
+        bytes.resize(end - start, 0);
+        file.read_exact(&mut bytes).map_err(unreadable)?;
+        state.insert(name.to_owned(), super::tensor_of(path, name, &bytes, &info.shape, kind)?);
     }
     Ok(Contents { state, metadata: header.metadata().clone().unwrap_or_default() })
 }

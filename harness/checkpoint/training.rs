@@ -68,13 +68,13 @@ pub fn write_training(path: &Path, training: &Training) -> Result<(), Checkpoint
 /// # Errors
 /// A file of another kind or of another format version, and every damage that [`super::read_weights`] knows.
 pub fn read_training(path: &Path) -> Result<Training, CheckpointError> {
-    let (file, _) = super::open(path)?;
+    let (file, length) = super::open(path)?;
     let head = super::head(&file, path)?;
-    if head.is_empty() || head.starts_with(b"PK") {
+    if head.get(8) != Some(&b'{') {
         let found = format!("it {}", super::describe(&head));
         return Err(CheckpointError::NotTraining { path: path.into(), found });
     }
-    let contents = safetensors_file::read(path)?;
+    let contents = safetensors_file::read(path, &file, length)?;
     let Some(meta) = meta_of(path, &contents)? else {
         let found = format!("its safetensors header has no '{META}'");
         return Err(CheckpointError::NotTraining { path: path.into(), found });

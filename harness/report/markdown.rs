@@ -33,10 +33,10 @@ impl Exporter for Markdown {
 
 /// A table under its caption, which carries the smoke stamp.
 fn captioned(summary: &Summary, caption: &str, table: &Table) -> String {
-    format!("*{caption}{}.*\n\n{}\n", capital_stamp(summary), table.to_markdown())
+    format!("*{caption}{}.*\n\n{}", bold_stamp(summary), table.to_markdown())
 }
 
-fn capital_stamp(summary: &Summary) -> String {
+fn bold_stamp(summary: &Summary) -> String {
     if summary.suite.smoke { format!(" (**{SMOKE_STAMP}**)") } else { String::new() }
 }
 
@@ -50,7 +50,7 @@ fn title(summary: &Summary) -> String {
             &SMOKE_STAMP[1..]
         );
     }
-    let methods: Vec<String> = run::recipes(suite).keys().map(|method| method_label(method)).collect();
+    let methods: Vec<String> = run::recipes(suite).iter().map(|(method, _)| method_label(method)).collect();
     text += &format!(
         "{} pre-trained without labels and judged by a linear probe: {} of {} jobs finished, on {} ({} in this sitting).\n",
         if methods.is_empty() { "No method".to_owned() } else { methods.join(" and ") },
@@ -87,8 +87,8 @@ fn results(summary: &Summary) -> String {
 - **All** is the mean over the classes; **Many**, **Medium** and **Few** are means over the classes that are frequent, middling \
 and rare in `D_i` of the same split, also for encoders trained on `D_b`. **Std** is the population standard deviation of the \
 three: lower is better balanced.
-- **Gain in All** is against the same probe on a random, untrained encoder of the same split, in points: what pre-training \
-is worth.
+- **Gain in All** is against the same probe on a random, untrained encoder, paired by split, in points: what pre-training is worth. \
+The probe sees the backbone alone, the dense branch of SDCLR, so the random one serves for both methods.
 ";
     if let Some(classes) =
         summary.cells.iter().flat_map(|cell| cell.runs.values()).map(|run| run.outcome.per_class.len()).next()
@@ -125,6 +125,7 @@ fn differences(summary: &Summary) -> String {
     let mut text = "## Differences, paired by split\n\n".to_owned();
     let caption = "Differences in points, mean ± population standard deviation over n splits; for Std, negative is better balanced";
     text += &captioned(summary, caption, &means);
+    text.push('\n');
     for comparison in &summary.comparisons {
         text += &agreement(comparison);
     }
@@ -197,18 +198,15 @@ fn against_the_paper(summary: &Summary) -> Result<String, ReportError> {
     let caption = "Test accuracy in per cent, mean ± standard deviation over splits";
     let text = captioned(summary, caption, &table);
     Ok(format!(
-        "## Against the published numbers\n\n{text}\n`primary` sources could not be reached for all of the paper's numbers: the \
-last column says of each how it came here. Nothing was tuned toward them. The comparison is distributional: two means over \
-few splits, on other hardware and with another order of random draws, agree only within their deviations.\n"
+        "## Against the published numbers\n\n{text}\nNot all of the paper's numbers could be checked against its text; the last column says of each how it came here. \
+Nothing was tuned toward them. The comparison is distributional: two means over few splits, on other hardware and with another order of random draws, agree only within their deviations.\n"
     ))
 }
 
 fn figures(summary: &Summary) -> String {
     let figures: Vec<String> = plots::figures(summary)
         .iter()
-        .map(|figure| {
-            format!("![{}]({})\n\n*{}{}.*", figure.title, figure.path, figure.caption, capital_stamp(summary))
-        })
+        .map(|figure| format!("![{}]({})\n\n*{}{}.*", figure.title, figure.path, figure.caption, bold_stamp(summary)))
         .collect();
     if figures.is_empty() {
         return String::new();
@@ -225,9 +223,9 @@ fn trust(_: &Summary) -> String {
 Three claims are kept apart:
 
 - **Bitwise.** On one machine, with the same build and number of threads, on the CPU, the same command gives the same weights to the bit, \
-also when it was interrupted and resumed. `state_sha256` in each result.json is what to compare. `cargo test --test resume` checks it.
+also when it was interrupted and resumed. `state_sha256` in each result.json is what to compare. `cargo test --release --test resume` checks it.
 - **Step tolerance.** Given the same weights and inputs, loss, gradients, mask and updates agree with PyTorch within stated \
-tolerances. `cargo test` holds every part against golden files made by PyTorch (`tests/parity_*.rs`).
+tolerances. `cargo test --release` holds every part against golden files made by PyTorch (`tests/parity_*.rs`).
 - **Distributional.** The accuracies above are samples: over splits, one seed each. Only their distribution can be compared \
 with other people's.
 
@@ -277,13 +275,13 @@ fn recipes(summary: &Summary) -> String {
     if recipes.is_empty() {
         return String::new();
     }
-    let keys: BTreeSet<&String> = recipes.values().flat_map(|recipe| recipe.keys()).collect();
+    let keys: BTreeSet<&String> = recipes.iter().flat_map(|(_, recipe)| recipe.keys()).collect();
     let mut header = vec!["key"];
-    header.extend(recipes.keys());
+    header.extend(recipes.iter().map(|(method, _)| method));
     let (mut differing, mut shared) = (Table::new(&header), Table::new(&["key", "value"]));
     for key in keys {
-        let values: Vec<String> =
-            recipes.values().map(|recipe| recipe.get(key).cloned().unwrap_or_else(|| "–".to_owned())).collect();
+        let value = |recipe: &run::FlatRecipe| recipe.get(key).cloned().unwrap_or_else(|| "–".to_owned());
+        let values: Vec<String> = recipes.iter().map(|(_, recipe)| value(recipe)).collect();
         match values.iter().all(|value| *value == values[0]) {
             true => shared.row(vec![key.clone(), values[0].clone()]),
             false => differing.row(std::iter::once(key.clone()).chain(values).collect()),
@@ -294,7 +292,8 @@ fn recipes(summary: &Summary) -> String {
         text += &captioned(summary, "Where the methods differ", &differing);
         text.push('\n');
     }
-    if run::has_dual_bn(&recipes) && recipes.len() > 1 {
+    let dual_bn = |(_, recipe): &(&str, run::FlatRecipe)| recipe.get("dual_bn").is_some_and(|value| value == "true");
+    if recipes.iter().any(dual_bn) && !recipes.iter().all(dual_bn) {
         text += CONFOUNDS;
     }
     let folded = captioned(summary, "What the recipes share", &shared);
@@ -303,8 +302,8 @@ fn recipes(summary: &Summary) -> String {
 
 /// REFERENCE.md "Networks" and "Steps".
 const CONFOUNDS: &str = "\
-**Confounds.** With these recipes, as published, SDCLR differs from SimCLR in more than pruning; a difference between them cannot be \
-put down to the pruned branch alone:
+**Confounds.** As in the published runs, SDCLR differs from SimCLR in more than pruning; a difference between them cannot be put \
+down to the pruned branch alone:
 
 - *Head*: three linear layers with two sets of batch norm, where SimCLR has two layers and one set.
 - *Batch norm*: SDCLR normalises each view with the statistics of its own N images, in its own branch; SimCLR normalises \

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use plotters::coord::combinators::BindKeyPoints;
 use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
 
@@ -107,7 +108,7 @@ fn loss(summary: &Summary) -> Figure {
     }
     let series = jobs.into_iter().map(|(setting, splits)| Series::over_splits(&setting, splits)).collect();
     let caption = "Mean loss of each pre-training epoch; thin: single splits, thick: their mean. \
-                   The losses of SimCLR and SDCLR contrast views of different branches and are not comparable";
+                   SDCLR's loss contrasts a dense with a pruned branch and cannot be compared with SimCLR's";
     figure("pretrain_loss", "pre-training loss".into(), caption, Axes::Epochs { y: "NT-Xent loss" }, series)
 }
 
@@ -173,7 +174,7 @@ fn curve(epochs: &[EpochRecord], value: impl Fn(&EpochRecord) -> Option<f64>) ->
     let points: Vec<(f64, f64)> = points.filter(|(_, y)| y.is_finite()).collect();
     let step = points.len().div_ceil(POINTS).max(1);
     let last = points.len().saturating_sub(1);
-    points.into_iter().enumerate().filter(|(i, _)| (last - i) % step == 0).map(|(_, point)| point).collect()
+    points.into_iter().enumerate().filter(|(i, _)| (last - i).is_multiple_of(step)).map(|(_, point)| point).collect()
 }
 
 impl Series {
@@ -210,10 +211,22 @@ fn draw(figure: &Figure) -> Result<String, ReportError> {
             let margin = ((high - low) * 0.05).max(0.5 * f64::from(low == high)).max(1e-6);
             paint(&mut svg, figure, 0.0..last.max(2.0), (low - margin).max(0.0)..high + margin)
         }
-        Axes::ClassCount { .. } => paint(&mut svg, figure, (first * 0.8..last * 1.25).log_scale(), 0.0..100.0),
+        Axes::ClassCount { .. } => {
+            let axis = (first * 0.8..last * 1.25).log_scale().with_key_points(ticks(first, last));
+            paint(&mut svg, figure, axis, 0.0..100.0)
+        }
     }
     .map_err(|error| ReportError::Plot { file: figure.path.clone(), reason: error.to_string() })?;
     Ok(svg)
+}
+
+/// 1, 2, 5, 10, 20, 50, ... between `first` and `last`.
+fn ticks(first: f64, last: f64) -> Vec<f64> {
+    let decades = (0..10).map(|power| 10_f64.powi(power));
+    decades
+        .flat_map(|decade| [1.0, 2.0, 5.0].map(|digit| digit * decade))
+        .filter(|x| (first..=last).contains(x))
+        .collect()
 }
 
 fn paint<X>(svg: &mut String, figure: &Figure, x: X, y: std::ops::Range<f64>) -> Result<(), String>

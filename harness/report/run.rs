@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::summary::RANDOM;
-use crate::recipe::{PretrainSplit, Recipe, name_of};
+use super::summary::{RANDOM, Setting};
+use crate::recipe::{PretrainSplit, Protocol, Recipe, name_of};
 use crate::record::{Environment, JobResult, SuiteRecord};
 
 /// Path of the job's record, relative to the report.
@@ -16,19 +16,18 @@ pub(super) fn source(job: &JobResult) -> String {
 /// Dotted key to value, of one recipe.
 pub(super) type FlatRecipe = BTreeMap<String, String>;
 
-/// The recipe of each method but the random encoder's, which is that of the encoder left untrained.
-/// Within one suite a method has one recipe.
-pub(super) fn recipes(suite: &SuiteRecord) -> BTreeMap<&str, FlatRecipe> {
-    let mut recipes = BTreeMap::new();
-    for job in suite.results.iter().filter(|job| job.header.method != RANDOM) {
-        recipes.entry(job.header.method.as_str()).or_insert_with(|| flatten(&job.header.recipe));
+/// The recipe of each method, in the tables' order. Within one suite a method has one recipe; the random encoder has that
+/// of the encoder left untrained.
+pub(super) fn recipes(suite: &SuiteRecord) -> Vec<(&str, FlatRecipe)> {
+    let trained = suite.results.iter().filter(|job| job.header.method != RANDOM);
+    let mut recipes: Vec<(&str, FlatRecipe)> = Vec::new();
+    for job in trained {
+        if recipes.iter().all(|(method, _)| *method != job.header.method) {
+            recipes.push((&job.header.method, flatten(&job.header.recipe)));
+        }
     }
+    recipes.sort_by_key(|(method, _)| Setting::new(method, None, Protocol::Full));
     recipes
-}
-
-/// Whether one of the methods has two sets of batch norm.
-pub(super) fn has_dual_bn(recipes: &BTreeMap<&str, FlatRecipe>) -> bool {
-    recipes.values().any(|recipe| recipe.get("dual_bn").is_some_and(|value| value == "true"))
 }
 
 fn flatten(recipe: &Value) -> FlatRecipe {
@@ -74,23 +73,23 @@ pub(super) fn splits(suite: &SuiteRecord) -> BTreeSet<usize> {
 
 /// The command that makes this report again, from the root of a checkout.
 pub(super) fn command(suite: &SuiteRecord) -> String {
-    let mut words = vec!["cargo run --release -- repro".to_owned(), suite.suite.clone()];
+    let mut words = vec![format!("ci/repro {}", suite.suite)];
     if suite.suite != "digits-lt" {
         words.push("--data DIR".to_owned());
     }
-    let methods: Vec<&str> = recipes(suite).into_keys().collect();
+    let recipes = recipes(suite);
+    let methods: Vec<&str> = recipes.iter().map(|(method, _)| *method).collect();
     words.push(format!("--methods {}", methods.join(",")));
     words.push(format!("--splits {}", ranges(&splits(suite))));
     let lists: BTreeSet<PretrainSplit> = suite.results.iter().filter_map(|job| job.header.pretrain_split).collect();
-    if lists.len() == 1 {
-        words.extend(lists.iter().map(|list| format!("--pretrain-splits {}", name_of(list))));
-    }
+    let lists: Vec<String> = lists.iter().map(name_of).collect();
+    words.push(format!("--pretrain-splits {}", lists.join(",")));
     let limit = |name: &str, of: fn(&JobResult) -> Option<usize>| {
         suite.results.iter().find_map(of).map(|limit| format!("--limit-{name} {limit}"))
     };
     words.extend(limit("images", |job| job.header.limit_images));
     words.extend(limit("epochs", |job| job.header.limit_epochs));
-    words.extend(overrides(suite));
+    words.extend(overrides(&suite.suite, &recipes));
     words.join(" ")
 }
 
@@ -108,11 +107,11 @@ fn ranges(splits: &BTreeSet<usize>) -> String {
     words.join(",")
 }
 
-/// `--set key=value` for every key in which a recipe of the suite differs from the embedded one of its name.
-fn overrides(suite: &SuiteRecord) -> BTreeSet<String> {
+/// `--set key=value` for every key in which a recipe differs from the embedded one of its name.
+fn overrides(suite: &str, recipes: &[(&str, FlatRecipe)]) -> BTreeSet<String> {
     let mut overrides = BTreeSet::new();
-    for (method, recipe) in recipes(suite) {
-        let Ok(embedded) = Recipe::resolve(&format!("{}/{method}", suite.suite), &[]) else { continue };
+    for (method, recipe) in recipes {
+        let Ok(embedded) = Recipe::resolve(&format!("{suite}/{method}"), &[]) else { continue };
         let embedded = flatten(&embedded.to_json());
         let changed = recipe.iter().filter(|(key, value)| embedded.get(*key) != Some(value));
         overrides.extend(changed.map(|(key, value)| format!("--set {key}={value}")));

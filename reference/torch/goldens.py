@@ -105,6 +105,7 @@ def write_network(out: Path) -> None:
 
 # ---- mask: thresholds, ties, edges of ceil ---------------------------------------------------------------------------
 
+# In the order of their names.
 MASK_SHAPES = {"conv1": (8, 3, 3, 3), "layer1.0.conv1": (8, 8, 3, 3), "layer2.0.downsample.conv": (16, 8, 1, 1)}
 # Convolution weights of ResNet-10 and ResNet-18 (CIFAR stem) and ResNet-50 (ImageNet stem) at width 64.
 TOTALS = {"resnet10": 4_892_352, "resnet18": 11_159_232, "resnet50": 23_454_912}
@@ -154,7 +155,8 @@ def write_loss(out: Path) -> None:
     write_json(out / "pretrain/loss.json", cases)
 
 
-OPTIMIZER_SHAPES = {"conv": (4, 3, 3, 3), "linear": (5, 4), "bias": (5,), "zero": (3,), "still": (2, 2)}
+# Tensors are joined in the order of their names.
+OPTIMIZER_SHAPES = {"bias": (5,), "conv": (4, 3, 3, 3), "linear": (5, 4), "still": (2, 2), "zero": (3,)}
 
 
 def optimizer_run(kind: str, weight_decay: float, lr: float, factor: Callable[[int], float]) -> Tensor:
@@ -222,7 +224,7 @@ def write_order(out: Path) -> None:
 
 STEPS = {
     "network": "resnet10", "width": 8, "output_dim": 16, "batch": 16, "side": 16, "temperature": 0.5, "lr": 5e-4,
-    "momentum": 0.9, "weight_decay": 0.3, "steps": 10, "warmup": 3, "steps_per_epoch": 5, "prune_ratio": 0.7,
+    "momentum": 0.9, "weight_decay": 0.3, "steps": 10, "warmup": 5, "steps_per_epoch": 5, "prune_ratio": 0.7,
 }
 
 
@@ -326,7 +328,7 @@ def write_probe_training(out: Path) -> None:
     write_tensors(out / "probe/training.safetensors", tensors)
 
 
-# Class counts of D_i, split 1, as published; ImageNet-like ones around the group bounds.
+# Class counts of D_i, split 1, as published.
 CIFAR10_COUNTS = [348, 969, 125, 208, 1617, 75, 4500, 581, 2697, 45]
 CIFAR100_COUNTS = [
     4, 5, 9, 234, 25, 257, 106, 450, 140, 340, 55, 5, 282, 24, 429, 194, 15, 22, 6, 50, 223, 269, 48, 58, 134, 16, 111,
@@ -334,17 +336,12 @@ CIFAR100_COUNTS = [
     128, 204, 410, 84, 19, 324, 14, 31, 5, 245, 13, 9, 11, 13, 147, 4, 30, 356, 18, 6, 12, 5, 63, 4, 46, 10, 96, 373,
     122, 17, 26, 27, 161, 92, 60, 154, 10, 52, 6, 7, 38, 70, 20, 76, 296,
 ]
-IMAGENET_COUNTS = [1280, 101, 100, 99, 21, 20, 19, 6, 500, 50, 5, 240]
 
 
 def write_metrics(out: Path) -> None:
     cases = []
-    for name, counts, grouping in (
-        ("cifar10", CIFAR10_COUNTS, st.groups_by_rank),
-        ("cifar100", CIFAR100_COUNTS, st.groups_by_rank),
-        ("imagenet", IMAGENET_COUNTS, st.groups_by_count),
-    ):
-        groups = grouping(counts)
+    for name, counts in (("cifar10", CIFAR10_COUNTS), ("cifar100", CIFAR100_COUNTS)):
+        groups = st.groups_by_rank(counts)
         per_class = ((uniform(f"accuracy.{name}", len(counts)) + 1) * 500).round().div(10).tolist()
         case = {"name": name, "counts": counts, "per_class": per_class}
         case["groups"] = {group: sorted(members) for group, members in groups.items()}

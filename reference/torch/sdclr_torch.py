@@ -407,14 +407,6 @@ def groups_by_rank(counts: Sequence[int]) -> dict[str, list[int]]:
     return {"few": ascending[:third], "medium": ascending[third : 2 * third], "many": ascending[2 * third :]}
 
 
-def groups_by_count(counts: Sequence[int]) -> dict[str, list[int]]:
-    """ImageNet: Many > 100 images, Medium 20..100, Few < 20."""
-    groups: dict[str, list[int]] = {"few": [], "medium": [], "many": []}
-    for c, count in enumerate(counts):
-        groups["many" if count > 100 else "medium" if count >= 20 else "few"].append(c)
-    return groups
-
-
 def population_std(values: Sequence[float]) -> float:
     mean = math.fsum(values) / len(values)
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))

@@ -1,0 +1,207 @@
+//! A run that was killed and restarted ends bitwise equal to one that was not (CPU, fixed threads).
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use sdclr::checkpoint::{self, FORMAT, Training, TrainingMeta, state_sha256};
+use sdclr::native;
+use sdclr::network::{Network, NetworkSpec};
+use sdclr::pretrain::Trainer;
+use sdclr::recipe::Recipe;
+use tch::{Device, Kind, Tensor};
+
+const EPOCHS: &str = "epochs=14";
+
+fn command(out: &Path, method: &str) -> Command {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("sdclr"));
+    command.args(["pretrain", "--recipe", &format!("digits-lt/{method}"), "--split", "1", "--pretrain-split", "D_i"]);
+    command.args(["--device", "cpu", "--set", EPOCHS, "warmup_epochs=3", "--out"]).arg(out);
+    command.env("OMP_NUM_THREADS", "1").stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+fn finish(child: Child) {
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The encoder's bytes, and every epoch's loss, rate and density as `run.jsonl` has them.
+fn outcome(out: &Path) -> (Vec<u8>, Vec<String>) {
+    let encoder = std::fs::read(out.join("encoder.safetensors")).unwrap();
+    let log = std::fs::read_to_string(out.join("run.jsonl")).unwrap();
+    let epochs = log
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .filter(|event| event["event"] == "epoch")
+        .map(|event| format!("{} {} {} {}", event["epoch"], event["loss"], event["lr"], event["density"]))
+        .collect();
+    (encoder, epochs)
+}
+
+/// Moments to kill at, from a fixed generator, so that a failure can be had again.
+fn delays(seed: u64, count: usize) -> Vec<Duration> {
+    let order = native::randperm(900, seed).unwrap();
+    order.into_iter().take(count).map(|extra| Duration::from_millis(300 + extra as u64)).collect()
+}
+
+fn killed_run_equals_whole_run(method: &str, seed: u64) {
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, killed] = ["whole", "killed"].map(|name| folder.path().join(name));
+    finish(command(&whole, method).spawn().unwrap());
+    let mut kills = 0;
+    for delay in delays(seed, 6) {
+        let mut child = command(&killed, method).spawn().unwrap();
+        std::thread::sleep(delay);
+        if child.try_wait().unwrap().is_none() {
+            // SIGKILL: nothing of ours gets to run.
+            child.kill().unwrap();
+            kills += 1;
+        }
+        child.wait().unwrap();
+    }
+    assert!(kills > 0, "every run was over before it was killed");
+    finish(command(&killed, method).spawn().unwrap());
+    let (whole, killed) = (outcome(&whole), outcome(&killed));
+    assert_eq!(whole.1.len(), 14);
+    assert_eq!(whole.1, killed.1, "losses, rates or densities differ");
+    assert!(whole.0 == killed.0, "the encoders differ");
+}
+
+#[test]
+fn killed_sdclr_equals_whole() {
+    killed_run_equals_whole_run("sdclr", 1);
+}
+
+#[test]
+fn killed_simclr_equals_whole() {
+    killed_run_equals_whole_run("simclr", 2);
+}
+
+/// Runs `shell` (which ends in the command `"$@"`) around the job and gives what it said; it must fail.
+fn fails_under(shell: &str, out: &Path) -> String {
+    let inner = command(out, "sdclr");
+    let mut wrapped = Command::new("sh");
+    wrapped.args(["-c", shell, "sh"]).arg(inner.get_program()).args(inner.get_args()).env("OMP_NUM_THREADS", "1");
+    let output = wrapped.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    said
+}
+
+#[test]
+fn a_disk_that_fills_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, full] = ["whole", "full"].map(|name| folder.path().join(name));
+    finish(command(&whole, "sdclr").spawn().unwrap());
+
+    // Some epochs first.
+    let mut child = command(&full, "sdclr").spawn().unwrap();
+    let checkpoint = full.join("checkpoint.safetensors");
+    while !checkpoint.exists() && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let before = std::fs::read(&checkpoint).unwrap();
+
+    // No file may grow past 64 KiB: the log can, a checkpoint cannot.
+    let said = fails_under("trap '' XFSZ; ulimit -f 128; exec \"$@\"", &full);
+    assert!(said.contains("cannot write") && said.contains("checkpoint.safetensors"), "{said}");
+    assert!(std::fs::read(&checkpoint).unwrap() == before, "the last good checkpoint changed");
+    let leftovers = std::fs::read_dir(&full).unwrap().filter(|entry| {
+        entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(".part")
+    });
+    assert_eq!(leftovers.count(), 0, "a temporary file was left behind");
+
+    finish(command(&full, "sdclr").spawn().unwrap());
+    assert!(outcome(&whole) == outcome(&full), "the runs differ");
+}
+
+#[test]
+fn a_full_file_system_is_named_with_its_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let mount = folder.path().join("small");
+    std::fs::create_dir(&mount).unwrap();
+    let inside = |body: &str| format!("mount -t tmpfs -o size=256k tmpfs '{}' && {body}", mount.display());
+    let possible = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", &inside("true")])
+        .output()
+        .is_ok_and(|output| output.status.success());
+    if !possible {
+        eprintln!("skipped: this machine lets nobody mount a small file system");
+        return;
+    }
+    let inner = command(&mount.join("run"), "sdclr");
+    let output = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", &inside("exec \"$@\""), "sh"])
+        .arg(inner.get_program())
+        .args(inner.get_args())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("No space left on device") && said.contains("free some space"), "{said}");
+}
+
+fn trainer(recipe: &Recipe) -> Trainer {
+    let network = Network::new(NetworkSpec::of_recipe(recipe), recipe.seed, Kind::Float, Device::Cpu).unwrap();
+    Trainer::new(recipe, network, 2)
+}
+
+/// Steps `from` to `to` (counted from 0) of two a epoch, on views addressed by the step.
+fn advance(trainer: &mut Trainer, from: u64, to: u64) {
+    for step in from..to {
+        if step % 2 == 0 {
+            trainer.method.begin_epoch(&trainer.network, 1 + step as usize / 2).unwrap();
+        }
+        let views: Tensor = native::uniform(4 * 2 * 3 * 8 * 8, step).unwrap().view([4, 2, 3, 8, 8]);
+        trainer.step(&views).unwrap();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    /// Saved at any epoch's end and restored into a fresh trainer, training goes on as if nothing had been.
+    #[test]
+    fn training_state_is_whole(
+        saved in 0u64..4,
+        optimizer in prop::sample::select(vec!["sgd", "lars", "adam"]),
+        method in prop::sample::select(vec!["simclr", "sdclr"]),
+    ) {
+        let set = [format!("optimizer={optimizer}"), "width=2".into(), "epochs=4".into(), "output_dim=4".into()];
+        let mut set = set.to_vec();
+        if method == "sdclr" {
+            set.push("random_prune_ratio=0.2".into());
+        }
+        let recipe = Recipe::resolve(&format!("digits-lt/{method}"), &set).unwrap();
+        let mut whole = trainer(&recipe);
+        advance(&mut whole, 0, 8);
+
+        let mut first = trainer(&recipe);
+        advance(&mut first, 0, 2 * saved);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checkpoint.safetensors");
+        let meta = TrainingMeta {
+            format: FORMAT,
+            recipe_hash: String::new(),
+            epoch: saved as usize,
+            step: first.steps,
+            seed: recipe.seed,
+            epochs: Vec::new(),
+            seconds: 0.0,
+        };
+        let training = Training { state: first.network.state(), optimizer: first.optimizer.state(), meta };
+        checkpoint::write_training(&path, &training).unwrap();
+        let Training { state, optimizer, meta } = checkpoint::read_training(&path).unwrap();
+        let mut second = trainer(&recipe);
+        second.network.load(&state).unwrap();
+        second.optimizer.load(&optimizer).unwrap();
+        second.steps = meta.step;
+        advance(&mut second, 2 * saved, 8);
+        prop_assert_eq!(state_sha256(&whole.network.state()).unwrap(), state_sha256(&second.network.state()).unwrap());
+        prop_assert_eq!(state_sha256(&whole.optimizer.state()).unwrap(), state_sha256(&second.optimizer.state()).unwrap());
+    }
+}

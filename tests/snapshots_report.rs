@@ -1,0 +1,310 @@
+//! The report of made-up records: Markdown, JSON, CSV and terminal table against snapshots; plots by what they must hold.
+//! After an intended change: `INSTA_UPDATE=always cargo test --release --test snapshots_report`, then read the diff.
+
+use std::collections::BTreeMap;
+
+use sdclr::recipe::{PretrainSplit, Protocol, Recipe, hash_bytes};
+use sdclr::record::{Environment, EpochRecord, Failure, JobHeader, JobResult, ProbeOutcome, SMOKE_STAMP, SuiteRecord};
+use sdclr::report::{self, OutputFile};
+use sdclr::verdict::{groups_by_thirds, scores};
+
+const IMAGINARY: &str = "imaginary-lt";
+const COUNTS: [u64; 10] = [65, 42, 4, 2, 2, 7, 12, 100, 28, 18];
+
+/// That of an embedded suite; of the imaginary one a few keys, so that tuning a suite changes no snapshot.
+fn recipe(suite: &str, method: &str) -> serde_json::Value {
+    if suite != IMAGINARY {
+        return Recipe::resolve(&format!("{suite}/{method}"), &[]).unwrap().to_json();
+    }
+    let sdclr = method == "sdclr";
+    serde_json::json!({
+        "method": method, "dual_bn": sdclr, "prune_ratio": if sdclr { 0.9 } else { 0.0 },
+        "lr": 0.5, "epochs": 40, "augment": { "scale": [0.4, 1.0] }, "probe": { "few": { "epochs": 100 } },
+    })
+}
+
+fn header(
+    suite: &str,
+    method: &str,
+    list: Option<PretrainSplit>,
+    split: usize,
+    protocol: Option<Protocol>,
+) -> JobHeader {
+    let recipe = recipe(suite, if method == "random" { "simclr" } else { method });
+    let list_name = list.map(|list| format!("split{split}_{list:?}"));
+    let pretraining = match &list_name {
+        Some(_) => format!("{method}-{:?}-split{split}", list.unwrap()),
+        None => format!("{method}-split{split}"),
+    };
+    let job = match protocol {
+        Some(protocol) => format!("{pretraining}/{}", sdclr::recipe::name_of(&protocol)),
+        None => pretraining,
+    };
+    JobHeader {
+        suite: suite.to_owned(),
+        recipe_hash: hash_bytes(job.as_bytes()),
+        job,
+        method: method.to_owned(),
+        pretrain_split: list,
+        split,
+        protocol,
+        recipe,
+        data_sha256: hash_bytes(b"images"),
+        splits_sha256: list_name.into_iter().map(|name| (name.clone(), hash_bytes(name.as_bytes()))).collect(),
+        seed: 10,
+        environment: Environment {
+            device: "Imaginary CPU @ 2.00GHz".to_owned(),
+            threads: 2,
+            libtorch: "2.11.0".to_owned(),
+            git_commit: Some("0123456789abcdef".to_owned()),
+            sdclr: "0.1.0".to_owned(),
+        },
+        smoke: false,
+        stamp: None,
+        limit_images: None,
+        limit_epochs: None,
+    }
+}
+
+fn pretraining(suite: &str, method: &str, list: PretrainSplit, split: usize, epochs: usize) -> JobResult {
+    let epoch = |epoch: usize| EpochRecord {
+        epoch,
+        loss: 2.5 + 2.0 / epoch as f64 + 0.05 * split as f64 + if method == "sdclr" { 0.25 } else { 0.0 },
+        lr: 0.5,
+        density: (method == "sdclr").then_some(0.1),
+        validation_accuracy: None,
+        images_per_second: 512.0,
+        seconds: 0.25,
+    };
+    let header = header(suite, method, Some(list), split, None);
+    let state_sha256 = hash_bytes(format!("state {}", header.job).as_bytes());
+    JobResult { header, epochs: (1..=epochs).map(epoch).collect(), seconds: 12.5, state_sha256, probe: None }
+}
+
+/// A probe whose accuracy falls from `frequent` to `rare` per cent along the classes, most frequent first.
+fn probe(header: JobHeader, epochs: usize, validate_every: usize, frequent: f64, rare: f64) -> JobResult {
+    let groups = groups_by_thirds(&COUNTS);
+    let mut per_class = vec![0.0; COUNTS.len()];
+    let order = groups.many.iter().chain(&groups.medium).chain(&groups.few);
+    for (place, &class) in order.enumerate() {
+        // Multiples of 0.25 are exact, so that no last digit depends on the machine.
+        per_class[class] = ((frequent + (rare - frequent) * place as f64 / 9.0) * 4.0).round() / 4.0;
+    }
+    let found = scores(&per_class, &groups).unwrap();
+    let epoch = |epoch: usize| EpochRecord {
+        epoch,
+        loss: 1.0 / epoch as f64,
+        lr: 30.0,
+        density: None,
+        validation_accuracy: epoch.is_multiple_of(validate_every).then(|| found.all - 8.0 / epoch as f64),
+        images_per_second: 4096.0,
+        seconds: 0.125,
+    };
+    let state_sha256 = hash_bytes(format!("classifier {}", header.job).as_bytes());
+    let outcome = ProbeOutcome {
+        best_epoch: Some(epochs),
+        best_validation_accuracy: Some(90.0),
+        per_class,
+        class_counts: COUNTS.to_vec(),
+        all: found.all,
+        many: found.many,
+        medium: found.medium,
+        few: found.few,
+        std: found.std,
+        class_std: found.class_std,
+    };
+    JobResult { header, epochs: (1..=epochs).map(epoch).collect(), seconds: 1.5, state_sha256, probe: Some(outcome) }
+}
+
+/// Random encoder, SimCLR on both lists and SDCLR on the long tail, on `splits`, both probes.
+fn suite(name: &str, splits: &[usize]) -> SuiteRecord {
+    use PretrainSplit::{D_b, D_i};
+    let settings = [
+        ("sdclr", Some(D_i), 96.0, 83.0),
+        ("simclr", Some(D_b), 96.0, 90.0),
+        ("simclr", Some(D_i), 95.0, 80.0),
+        ("random", None, 75.0, 65.0),
+    ];
+    let mut results = Vec::new();
+    for &split in splits {
+        for (method, list, frequent, rare) in settings {
+            results.extend(list.map(|list| pretraining(name, method, list, split, 40)));
+            let wobble = if method == "sdclr" { 2.0 * split as f64 - 4.0 } else { 0.5 * split as f64 };
+            for (protocol, epochs, every, cost) in [(Protocol::Full, 30, 1, 0.0), (Protocol::Few, 100, 5, 8.0)] {
+                let header = header(name, method, list, split, Some(protocol));
+                results.push(probe(header, epochs, every, frequent - cost, rare - cost + wobble));
+            }
+        }
+    }
+    SuiteRecord { suite: name.to_owned(), smoke: false, results, failures: Vec::new(), seconds: 221.7 }
+}
+
+/// One split scaled down to an epoch.
+fn smoke() -> SuiteRecord {
+    let mut record = suite("cifar10-lt", &[1]);
+    record.results.retain(|job| job.header.method != "simclr" && job.header.protocol != Some(Protocol::Few));
+    record.smoke = true;
+    for job in &mut record.results {
+        job.epochs.truncate(1);
+        job.header.smoke = true;
+        job.header.stamp = Some(SMOKE_STAMP.to_owned());
+        job.header.limit_images = Some(512);
+        job.header.limit_epochs = Some(1);
+    }
+    record
+}
+
+/// The second split's SDCLR failed; the error has what Markdown could trip over.
+fn failed() -> SuiteRecord {
+    let mut record = suite(IMAGINARY, &[1, 2, 3]);
+    record.results.retain(|job| job.header.method != "sdclr" || job.header.split != 2);
+    record.failures = vec![Failure {
+        job: "sdclr-D_i-split2".to_owned(),
+        error: "the loss is NaN in epoch 7, step 3 (lr 0.35)\nlast good checkpoint: a|b".to_owned(),
+    }];
+    record
+}
+
+fn files(record: &SuiteRecord) -> BTreeMap<String, String> {
+    let files = report::render(record).unwrap();
+    files.into_iter().map(|OutputFile { path, text }| (path, text)).collect()
+}
+
+#[test]
+fn whole_suite() {
+    let record = suite(IMAGINARY, &[1, 2, 3]);
+    let files = files(&record);
+    insta::assert_snapshot!("imaginary_report_md", files["report.md"]);
+    insta::assert_snapshot!("imaginary_report_csv", files["report.csv"]);
+    insta::assert_snapshot!(
+        "imaginary_per_class_csv_head",
+        files["per_class.csv"].lines().take(12).collect::<Vec<_>>().join("\n")
+    );
+    insta::assert_snapshot!(
+        "imaginary_curves_csv_head",
+        files["curves.csv"].lines().take(4).collect::<Vec<_>>().join("\n")
+    );
+    insta::assert_snapshot!("imaginary_summary_table", report::summary_table(&record));
+}
+
+#[test]
+fn smoke_run_is_stamped_everywhere() {
+    let record = smoke();
+    let files = files(&record);
+    insta::assert_snapshot!("smoke_report_md", files["report.md"]);
+    insta::assert_snapshot!("smoke_report_json", files["report.json"]);
+    insta::assert_snapshot!("smoke_summary_table", report::summary_table(&record));
+    for (path, text) in &files {
+        assert!(text.contains(SMOKE_STAMP), "{path} lacks the stamp");
+        if path.ends_with(".csv") {
+            assert!(text.lines().skip(1).all(|row| row.contains(SMOKE_STAMP)), "a row of {path} lacks the stamp");
+        }
+    }
+    let markdown = &files["report.md"];
+    assert!(!markdown.contains("Against the published numbers"));
+    for table in markdown.split("\n\n").filter(|block| block.starts_with('|')) {
+        let caption = markdown[..markdown.find(table).unwrap()].trim_end().lines().last().unwrap();
+        assert!(caption.contains(SMOKE_STAMP), "the table under '{caption}' lacks the stamp");
+    }
+}
+
+#[test]
+fn failed_job_is_named_and_missing_results_are_listed() {
+    let record = failed();
+    let files = files(&record);
+    insta::assert_snapshot!("failed_report_md", files["report.md"]);
+    insta::assert_snapshot!("failed_summary_table", report::summary_table(&record));
+    let json: serde_json::Value = serde_json::from_str(&files["report.json"]).unwrap();
+    assert_eq!(json["failures"][0]["job"], "sdclr-D_i-split2");
+}
+
+#[test]
+fn published_numbers_stand_beside_ours_with_their_confidence() {
+    let markdown = files(&suite("cifar10-lt", &[1, 2, 3, 4, 5])).remove("report.md").unwrap();
+    let section = markdown.split("\n## ").find(|section| section.starts_with("Against the published")).unwrap();
+    insta::assert_snapshot!("cifar10_published", section);
+    assert!(section.contains("recalled, to be confirmed against the paper"));
+}
+
+#[test]
+fn the_command_says_what_was_overridden() {
+    let mut record = suite("digits-lt", &[1, 3]);
+    for job in &mut record.results {
+        job.header.recipe["lr"] = serde_json::json!(0.125);
+        job.header.recipe["probe"]["few"]["epochs"] = serde_json::json!(7);
+    }
+    let markdown = files(&record).remove("report.md").unwrap();
+    let expected = "`ci/repro digits-lt --methods simclr,sdclr --splits 1,3 --pretrain-splits D_i,D_b \
+                    --set lr=0.125 --set probe.few.epochs=7`";
+    assert!(markdown.contains(expected), "{}", markdown.lines().find(|line| line.contains("ci/repro")).unwrap());
+}
+
+#[test]
+fn an_empty_suite_still_has_a_report() {
+    let record = SuiteRecord {
+        suite: "digits-lt".to_owned(),
+        smoke: false,
+        results: Vec::new(),
+        failures: vec![Failure { job: "simclr-D_i-split1".to_owned(), error: "no space left".to_owned() }],
+        seconds: 0.5,
+    };
+    let files = files(&record);
+    assert!(files["report.md"].contains("No probe has finished"));
+    assert!(files.keys().all(|path| !path.starts_with("plots/")));
+    insta::assert_snapshot!("empty_summary_table", report::summary_table(&record));
+}
+
+#[test]
+fn numbers_are_the_records_own() {
+    let record = suite(IMAGINARY, &[1, 2, 3]);
+    let json: serde_json::Value = serde_json::from_str(&files(&record)["report.json"]).unwrap();
+    let of = |method: &str, list: &str| {
+        let settings = json["settings"].as_array().unwrap();
+        settings
+            .iter()
+            .find(|row| row["method"] == method && row["pretrain_split"] == list && row["protocol"] == "few")
+            .unwrap()
+    };
+    let (sdclr, simclr) = (of("sdclr", "D_i"), of("simclr", "D_i"));
+    let difference = json["differences"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|row| row["name"] == "SDCLR on D_i − SimCLR on D_i" && row["protocol"] == "few");
+    let mean = |row: &serde_json::Value| row["scores"]["all"]["mean"].as_f64().unwrap();
+    let expected = mean(sdclr) - mean(simclr);
+    assert!((mean(difference.unwrap()) - expected).abs() < 1e-9, "paired mean is the difference of means");
+    assert_eq!(json["results"].as_array().unwrap().len(), record.results.len());
+    let back: Vec<JobResult> = serde_json::from_value(json["results"].clone()).unwrap();
+    assert_eq!(back, record.results);
+}
+
+#[test]
+fn plots_are_whole_linked_and_the_same_every_time() {
+    let record = suite(IMAGINARY, &[1, 2, 3]);
+    let first = files(&record);
+    let plots: Vec<&String> = first.keys().filter(|path| path.ends_with(".svg")).collect();
+    assert_eq!(plots.len(), 5, "{plots:?}");
+    for path in &plots {
+        let svg = &first[*path];
+        assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{path}");
+        assert!(svg.contains("SDCLR on D_i") && svg.contains("SimCLR on D_b"), "{path} lacks its legend");
+        assert!(first["report.md"].contains(&format!("]({path})")), "report.md does not show {path}");
+    }
+    assert_eq!(first, files(&record));
+    let mut shuffled = record.clone();
+    shuffled.results.reverse();
+    for path in plots.iter().map(|path| path.as_str()).chain(["report.md", "report.csv"]) {
+        assert_eq!(first[path], files(&shuffled)[path], "{path} depends on the order in which jobs finished");
+    }
+}
+
+#[test]
+fn report_is_written_where_it_was_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = report::write(folder.path(), &suite(IMAGINARY, &[1])).unwrap();
+    assert_eq!(path, folder.path().join("report.md"));
+    for name in ["report.json", "report.csv", "per_class.csv", "curves.csv", "plots/pretrain_loss.svg"] {
+        assert!(folder.path().join(name).is_file(), "{name}");
+    }
+}
