@@ -31,7 +31,9 @@ fn error(folder: &Path, arguments: &[&str]) -> String {
 
 fn write_npy<T: ndarray_npy::WritableElement>(path: &Path, values: Vec<T>) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    Array1::from(values).write_npy(std::fs::File::options().create(true).truncate(true).write(true).open(path).unwrap()).unwrap();
+    Array1::from(values)
+        .write_npy(std::fs::File::options().create(true).truncate(true).write(true).open(path).unwrap())
+        .unwrap();
 }
 
 fn write(path: &Path, bytes: &[u8]) {
@@ -52,7 +54,8 @@ fn made_up_cifar10() -> TempDir {
     folder
 }
 
-const PRETRAIN: &[&str] = &["pretrain", "--recipe", "cifar10-lt/sdclr", "--split", "1", "--pretrain-split", "D_i", "--out"];
+const PRETRAIN: &[&str] =
+    &["pretrain", "--recipe", "cifar10-lt/sdclr", "--split", "1", "--pretrain-split", "D_i", "--out"];
 
 fn pretrain_error(data: &Path) -> String {
     let out = data.join("run");
@@ -78,8 +81,18 @@ fn completions_name_the_commands() {
 
 #[test]
 fn dry_run_prints_the_plan_and_the_resolved_recipes() {
-    let arguments =
-        ["repro", "cifar10-lt", "--splits", "1-2", "--methods", "simclr,sdclr", "--set", "epochs=500", "lr=1", "--dry-run"];
+    let arguments = [
+        "repro",
+        "cifar10-lt",
+        "--splits",
+        "1-2",
+        "--methods",
+        "simclr,sdclr",
+        "--set",
+        "epochs=500",
+        "lr=1",
+        "--dry-run",
+    ];
     insta::assert_snapshot!("dry_run_cifar10", text(&sdclr(&arguments).stdout));
     insta::assert_snapshot!("dry_run_digits", text(&sdclr(&["repro", "digits-lt", "--dry-run"]).stdout));
 }
@@ -99,7 +112,10 @@ fn recipe_errors() {
         error(none, &["repro", "cifar10-lt", "--dry-run", "--methods", "sdclr", "--set", "prune_ratio=1.5"]),
         error(none, &["repro", "cifar10", "--dry-run"]),
         error(none, &["repro", "cifar10-lt", "--dry-run", "--methods", "simsiam"]),
-        error(none, &["pretrain", "--recipe", "cifar10-lt/sdcrl", "--split", "1", "--pretrain-split", "D_i", "--out", "x"]),
+        error(
+            none,
+            &["pretrain", "--recipe", "cifar10-lt/sdcrl", "--split", "1", "--pretrain-split", "D_i", "--out", "x"],
+        ),
     ];
     insta::assert_snapshot!("recipe_errors", errors.join("\n"));
 }
@@ -108,9 +124,9 @@ fn recipe_errors() {
 fn device_errors() {
     let out = tempfile::tempdir().unwrap();
     let run = |device: &str| {
-        let out = out.path().to_str().unwrap();
-        let arguments = ["--split", "1", "--pretrain-split", "D_i", "--out", out, "--device", device];
-        error(Path::new("-"), &[&["pretrain", "--recipe", "digits-lt/sdclr"], arguments.as_slice()].concat())
+        let folder = out.path().to_str().unwrap();
+        let arguments = ["--split", "1", "--pretrain-split", "D_i", "--out", folder, "--device", device];
+        error(out.path(), &[&["pretrain", "--recipe", "digits-lt/sdclr"], arguments.as_slice()].concat())
     };
     assert!(run("gpu").contains("'gpu' names no device; use cpu, cuda or cuda:N"));
     let missing = run("cuda:99");
@@ -152,7 +168,18 @@ fn data_errors() {
     let missing = pretrain_error(data.path());
 
     let errors = [
-        unnamed, empty, no_list, foreign, floats, out_of_range, negative, repeated, empty_list, bad_label, truncated, missing,
+        unnamed,
+        empty,
+        no_list,
+        foreign,
+        floats,
+        out_of_range,
+        negative,
+        repeated,
+        empty_list,
+        bad_label,
+        truncated,
+        missing,
     ];
     let mut settings = insta::Settings::clone_current();
     settings.add_filter("warning: .*\n", "");
@@ -175,7 +202,8 @@ fn checkpoint_errors() {
     let folder = tempfile::tempdir().unwrap();
     let encoder = short_encoder(folder.path());
     let probe = |checkpoint: &str, recipe: &str| {
-        let arguments = ["probe", checkpoint, "--recipe", recipe, "--split", "1", "--protocol", "few", "--device", "cpu"];
+        let arguments =
+            ["probe", checkpoint, "--recipe", recipe, "--split", "1", "--protocol", "few", "--device", "cpu"];
         let set = ["--set", if recipe.ends_with("sdclr") { "network=resnet18" } else { "width=16" }];
         error(folder.path(), &[arguments.as_slice(), set.as_slice()].concat())
     };
@@ -229,11 +257,15 @@ fn a_failed_job_does_not_stop_the_suite() {
     let out = folder.path().join("suite");
     // A folder that holds another run makes one job fail.
     write(&out.join("simclr-D_i-split1/result.json"), b"{}");
-    let arguments = ["repro", "digits-lt", "--splits", "1", "--limit-images", "32", "--limit-epochs", "1", "--device", "cpu"];
+    let arguments =
+        ["repro", "digits-lt", "--splits", "1", "--limit-images", "32", "--limit-epochs", "1", "--device", "cpu"];
     let output = sdclr(&[arguments.as_slice(), &["--out", out.to_str().unwrap()]].concat());
     assert_eq!(output.status.code(), Some(1));
     let said = text(&output.stderr);
-    assert!(said.contains("failed: simclr-D_i-split1:") && said.contains("delete it to have the job run again"), "{said}");
+    assert!(
+        said.contains("failed: simclr-D_i-split1:") && said.contains("delete it to have the job run again"),
+        "{said}"
+    );
     let report = std::fs::read_to_string(out.join("report.md")).unwrap();
     assert!(report.contains("smoke run, not a result") && report.contains("simclr-D_i-split1/few"));
     for finished in ["random-split1/full", "simclr-D_b-split1/few", "sdclr-D_i-split1/full"] {
@@ -255,7 +287,8 @@ fn features_of_given_images() {
     Array4::<u8>::from_elem((3, 3, 16, 16), 7).write_npy(file(&images)).unwrap();
     let run = |layer: &str, images: &Path| {
         let [encoder, images, out] = [&encoder, images, &out].map(|path| path.to_str().unwrap());
-        let arguments = ["features", encoder, "--network", "resnet10", "--layer", layer, "--images", images, "--out", out];
+        let arguments =
+            ["features", encoder, "--network", "resnet10", "--layer", layer, "--images", images, "--out", out];
         sdclr(&[arguments.as_slice(), &["--device", "cpu"]].concat())
     };
     assert!(text(&run("backbone", &images).stdout).contains("float32 [3, 64]"));

@@ -59,7 +59,9 @@ fn python_batch(binary: &[u8]) -> Vec<u8> {
     for record in binary.chunks(3073) {
         pickle.extend([b'K', record[0]]);
     }
-    pickle.extend(b"eU\x04datacnumpy.core.multiarray\n_reconstruct\nq\x05cnumpy\nndarray\nq\x06K\x00\x85U\x01b\x87Rq\x07(K\x01");
+    pickle.extend(
+        b"eU\x04datacnumpy.core.multiarray\n_reconstruct\nq\x05cnumpy\nndarray\nq\x06K\x00\x85U\x01b\x87Rq\x07(K\x01",
+    );
     pickle.extend(b"M\x10'M\x00\x0c\x86cnumpy\ndtype\nq\x08U\x02u1K\x00K\x01\x87Rq\x09(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T");
     pickle.extend(((binary.len() / 3073 * 3072) as u32).to_le_bytes());
     for record in binary.chunks(3073) {

@@ -200,7 +200,9 @@ fn counts_follow_the_published_ceil() {
 #[test]
 fn prunable_weights_number_as_published() {
     let MaskGoldens { totals, .. } = golden::json("mask/cases.json");
-    for (depth, stem) in [(Depth::Resnet10, Stem::Cifar), (Depth::Resnet18, Stem::Cifar), (Depth::Resnet50, Stem::Imagenet)] {
+    for (depth, stem) in
+        [(Depth::Resnet10, Stem::Cifar), (Depth::Resnet18, Stem::Cifar), (Depth::Resnet50, Stem::Imagenet)]
+    {
         let spec = NetworkSpec { depth, stem, width: 64, dual_bn: true, head: Head::Projection { output_dim: 128 } };
         let network = Network::new(spec, 1, Kind::Float, Device::Cpu).unwrap();
         let found: usize = network.prunable().iter().map(|weight| weight.numel()).sum();

@@ -32,7 +32,8 @@ fn loss_and_its_gradients() {
     for case in golden::json::<Vec<LossCase>>("pretrain/loss.json") {
         let what = format!("{} x {} at temperature {}", case.count, case.columns, case.temperature);
         let shape = [case.count, case.columns];
-        let views = [0, 1].map(|view| (uniform(&format!("features.{view}"), &shape) * case.scale).set_requires_grad(true));
+        let views =
+            [0, 1].map(|view| (uniform(&format!("features.{view}"), &shape) * case.scale).set_requires_grad(true));
         let loss = nt_xent(&views[0], &views[1], case.temperature);
         let found = loss.double_value(&[]);
         // A single image has no negatives: its loss is 0, and so is every gradient.

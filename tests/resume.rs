@@ -110,9 +110,9 @@ fn a_disk_that_fills_loses_nothing() {
     let said = fails_under("trap '' XFSZ; ulimit -f 128; exec \"$@\"", &full);
     assert!(said.contains("cannot write") && said.contains("checkpoint.safetensors"), "{said}");
     assert!(std::fs::read(&checkpoint).unwrap() == before, "the last good checkpoint changed");
-    let leftovers = std::fs::read_dir(&full).unwrap().filter(|entry| {
-        entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(".part")
-    });
+    let leftovers = std::fs::read_dir(&full)
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(".part"));
     assert_eq!(leftovers.count(), 0, "a temporary file was left behind");
 
     finish(command(&full, "sdclr").spawn().unwrap());

@@ -234,7 +234,7 @@ fn the_command_says_what_was_overridden() {
         job.header.recipe["probe"]["few"]["epochs"] = serde_json::json!(7);
     }
     let markdown = files(&record).remove("report.md").unwrap();
-    let expected = "`ci/repro digits-lt --methods simclr,sdclr --splits 1,3 --pretrain-splits D_i,D_b \
+    let expected = "`ci/repro digits-lt --methods random,simclr,sdclr --splits 1,3 \
                     --set lr=0.125 --set probe.few.epochs=7`";
     assert!(markdown.contains(expected), "{}", markdown.lines().find(|line| line.contains("ci/repro")).unwrap());
 }

@@ -27,7 +27,10 @@ pub enum AugmentError {
     Crop { index: usize, crop: Crop, height: i64, width: i64 },
     #[error("the shift of image {index}, {shift:?}, leaves the padded image; offsets from 0 to {} are needed", 2 * padding)]
     Shift { index: usize, shift: Shift, padding: i64 },
-    #[error("view {index} asks for a blur of sigma {sigma}; a standard deviation from 0 to {} pixels is needed", blur::MAX_SIGMA)]
+    #[error(
+        "view {index} asks for a blur of sigma {sigma}; a standard deviation from 0 to {} pixels is needed",
+        blur::MAX_SIGMA
+    )]
     Sigma { index: usize, sigma: f64 },
     #[error("images of side {size} were asked for; a side of at least 1 pixel is needed")]
     Size { size: i64 },
@@ -126,8 +129,7 @@ pub fn pad_crop_flip(images: &Tensor, shifts: &[Shift], padding: i64) -> Result<
     }
     // Where each pixel of the result lies in the padded image: row offset [N, H, 1] plus column [N, 1, W].
     let padded_width = width + 2 * padding;
-    let rows: Vec<i64> =
-        shifts.iter().flat_map(|shift| (0..height).map(|y| (shift.top + y) * padded_width)).collect();
+    let rows: Vec<i64> = shifts.iter().flat_map(|shift| (0..height).map(|y| (shift.top + y) * padded_width)).collect();
     let columns: Vec<i64> = shifts
         .iter()
         .flat_map(|shift| (0..width).map(|x| shift.left + if shift.flip { width - 1 - x } else { x }))

@@ -52,9 +52,8 @@ impl Filter {
                 // Truncation toward zero, as C casts.
                 let first = ((centre - support + 0.5) as i64).max(0);
                 let end = ((centre + support + 0.5) as i64).min(length);
-                let raw: Vec<f64> = (first..end)
-                    .map(|pixel| self.at((pixel as f64 - centre + 0.5) * (1.0 / widening)))
-                    .collect();
+                let raw: Vec<f64> =
+                    (first..end).map(|pixel| self.at((pixel as f64 - centre + 0.5) * (1.0 / widening))).collect();
                 let sum: f64 = raw.iter().sum();
                 // Rounded half away from zero to fixed point, then scaled back, which is exact.
                 let fixed = |weight: f64| (weight / sum * FIXED_POINT + 0.5f64.copysign(weight)).trunc() / FIXED_POINT;
@@ -109,11 +108,8 @@ impl Resizer {
             reversed: row.flip,
         });
         let columns = self.matrices(columns, area.width, size);
-        let rows = params.iter().map(|row| Line {
-            start: row.crop.top - area.top,
-            length: row.crop.height,
-            reversed: false,
-        });
+        let rows =
+            params.iter().map(|row| Line { start: row.crop.top - area.top, length: row.crop.height, reversed: false });
         let rows = self.matrices(rows, area.height, size);
         separable(&images, &columns, &rows)
     }

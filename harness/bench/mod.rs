@@ -16,12 +16,15 @@ use crate::recipe::{Depth, RecipeError};
 use crate::record::Environment;
 use crate::suite::environment;
 use peer::Peer;
-pub use workload::{Kind, Workload};
+pub use workload::Kind;
+use workload::Workload;
 
 /// A race could not be held.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
-    #[error("the PyTorch peer {command} failed: {reason}; make its environment with ci/oracle --env, or race alone with --no-peer")]
+    #[error(
+        "the PyTorch peer {command} failed: {reason}; make its environment with ci/oracle --env, or race alone with --no-peer"
+    )]
     Peer { command: String, reason: String },
     #[error(transparent)]
     Recipe(#[from] RecipeError),
@@ -87,52 +90,59 @@ pub struct BenchReport {
     pub contestants: Vec<Contestant>,
 }
 
-/// Holds the race: after a round that warms up, all contestants in turn, round by round, so that a machine whose speed
-/// drifts slows all of them.
+/// Whoever takes part.
+pub trait Racer {
+    fn name(&self) -> &str;
+
+    /// Seconds of `iterations`, and the peak memory of its process so far in bytes.
+    fn run(&mut self, iterations: usize) -> Result<(f64, u64), BenchError>;
+}
+
+/// Everybody who takes part, ours first; a process for each variant of the peer, so that its peak memory is its own.
+///
+/// # Errors
+/// The peer does not start, or our own network cannot be made.
+pub fn racers(options: &BenchOptions) -> Result<Vec<Box<dyn Racer>>, BenchError> {
+    let mut racers: Vec<Box<dyn Racer>> = vec![Box::new(Workload::new(options)?)];
+    if let Some(program) = &options.peer {
+        for variant in Peer::variants(program, options)? {
+            racers.push(Box::new(Peer::start(program, options, &variant)?));
+        }
+    }
+    Ok(racers)
+}
+
+/// Holds the race: after a round that warms up, everybody in turn, round by round, so that a machine whose speed drifts
+/// slows all of them.
 ///
 /// # Errors
 /// The peer does not start or dies, or our own work fails.
 pub fn race(options: &BenchOptions) -> Result<BenchReport, BenchError> {
-    let mut ours = Workload::new(options)?;
-    let mut peers = Vec::new();
-    if let Some(program) = &options.peer {
-        for variant in Peer::variants(program, options)? {
-            // A process each, so that its peak memory is its own.
-            peers.push((variant.clone(), Peer::start(program, options, &variant)?));
-        }
-    }
-    let mut rounds: Vec<Vec<f64>> = vec![Vec::new(); 1 + peers.len()];
-    let mut peaks = vec![0; 1 + peers.len()];
+    let mut racers = racers(options)?;
+    let mut rounds: Vec<Vec<f64>> = vec![Vec::new(); racers.len()];
+    let mut peaks = vec![0; racers.len()];
     for round in 0..=options.rounds {
-        let iterations = options.iterations;
-        let mut measured = vec![(ours.run(iterations)?, peak_rss())];
-        for (_, peer) in &mut peers {
-            measured.push(peer.run(ours.peer_count(iterations))?);
-        }
-        for (i, (seconds, peak)) in measured.into_iter().enumerate() {
+        for (i, racer) in racers.iter_mut().enumerate() {
+            let (seconds, peak) = racer.run(options.iterations)?;
             peaks[i] = peak;
             if round > 0 {
-                rounds[i].push(seconds / iterations as f64);
+                rounds[i].push(seconds / options.iterations as f64);
             }
         }
     }
-    let names = std::iter::once("sdclr".to_owned()).chain(peers.into_iter().map(|(name, _)| format!("PyTorch {name}")));
-    let contestants = names
-        .zip(&rounds)
-        .zip(peaks)
-        .map(|((name, seconds), peak_rss_bytes)| {
-            let median_seconds = median(seconds.clone());
-            let ratios = seconds.iter().zip(&rounds[0]).map(|(theirs, ours)| theirs / ours).collect();
-            Contestant {
-                name,
-                median_seconds,
-                ratio_to_ours: median(ratios),
-                images_per_second: ours.images().map(|images| images as f64 / median_seconds),
-                peak_rss_bytes,
-                seconds: seconds.clone(),
-            }
-        })
-        .collect();
+    let images = options.images_per_iteration();
+    let contestant = |i: usize| {
+        let seconds = rounds[i].clone();
+        let median_seconds = median(seconds.clone());
+        Contestant {
+            name: racers[i].name().to_owned(),
+            median_seconds,
+            ratio_to_ours: median(seconds.iter().zip(&rounds[0]).map(|(theirs, ours)| theirs / ours).collect()),
+            images_per_second: images.map(|images| images as f64 / median_seconds),
+            peak_rss_bytes: peaks[i],
+            seconds,
+        }
+    };
     Ok(BenchReport {
         kind: options.kind,
         network: options.network,
@@ -141,8 +151,19 @@ pub fn race(options: &BenchOptions) -> Result<BenchReport, BenchError> {
         rounds: options.rounds,
         iterations: options.iterations,
         environment: environment::describe(options.device),
-        contestants,
+        contestants: (0..racers.len()).map(contestant).collect(),
     })
+}
+
+impl BenchOptions {
+    /// Images that an iteration works on; the mask sees none.
+    fn images_per_iteration(&self) -> Option<usize> {
+        match self.kind {
+            Kind::Step => Some(self.batch),
+            Kind::Augment | Kind::Probe => Some(self.images),
+            Kind::Mask => None,
+        }
+    }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

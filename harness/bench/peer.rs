@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tch::Device;
 
-use super::{BenchError, BenchOptions, PeerProgram};
+use super::{BenchError, BenchOptions, Kind, PeerProgram, Racer};
 use crate::recipe::name_of;
 
 #[derive(Debug, Deserialize)]
@@ -29,6 +29,9 @@ pub(super) struct Peer {
     input: ChildStdin,
     output: BufReader<ChildStdout>,
     variant: String,
+    name: String,
+    /// The peer counts the augmentation's iterations in images.
+    count: usize,
     command: String,
 }
 
@@ -55,26 +58,17 @@ impl Peer {
         command.args(["--threads".into(), tch::get_num_threads().to_string()]);
         let text = format!("{} {}", program.python.display(), program.script.display());
         let failed = |reason: String| BenchError::Peer { command: text.clone(), reason };
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|error| failed(error.to_string()))?;
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(|error| failed(error.to_string()))?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(failed("it has no standard input and output".to_owned()));
         };
         let (output, variant) = (BufReader::new(output), variant.to_owned());
-        let mut peer = Self { child, input, output, variant, command: text };
+        let name = format!("PyTorch {variant}");
+        let count = if options.kind == Kind::Augment { options.images } else { 1 };
+        let mut peer = Self { child, input, output, variant, name, count, command: text };
         let ready = peer.answer()?;
         Ok((peer, ready))
-    }
-
-    /// Seconds of `count` iterations, and the peak memory so far in bytes.
-    pub fn run(&mut self, count: usize) -> Result<(f64, u64), BenchError> {
-        let order = format!("run {} {count}\n", self.variant);
-        self.input.write_all(order.as_bytes()).map_err(|error| self.failed(&error.to_string()))?;
-        let measured: Measured = self.answer()?;
-        Ok((measured.seconds, measured.peak_rss_bytes))
     }
 
     fn answer<T: DeserializeOwned>(&mut self) -> Result<T, BenchError> {
@@ -88,6 +82,19 @@ impl Peer {
 
     fn failed(&self, reason: &str) -> BenchError {
         BenchError::Peer { command: self.command.clone(), reason: reason.to_owned() }
+    }
+}
+
+impl Racer for Peer {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn run(&mut self, iterations: usize) -> Result<(f64, u64), BenchError> {
+        let order = format!("run {} {}\n", self.variant, iterations * self.count);
+        self.input.write_all(order.as_bytes()).map_err(|error| self.failed(&error.to_string()))?;
+        let measured: Measured = self.answer()?;
+        Ok((measured.seconds, measured.peak_rss_bytes))
     }
 }
 

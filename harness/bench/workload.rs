@@ -1,11 +1,11 @@
-//! Our side of the races, on made-up data of the real shapes. The criterion benches run the same workloads.
+//! Our side of the races, on made-up data of the real shapes.
 
 use std::time::Instant;
 
 use serde::Serialize;
 use tch::Device;
 
-use super::{BenchError, BenchOptions};
+use super::{BenchError, BenchOptions, Racer, peak_rss};
 use crate::dataset::ImageSet;
 use crate::native;
 use crate::network::{Mask, Network, NetworkSpec};
@@ -30,11 +30,9 @@ pub enum Kind {
     Probe,
 }
 
-/// Something to run again and again.
-pub struct Workload {
+/// Our own work.
+pub(super) struct Workload {
     device: Device,
-    images: Option<usize>,
-    peer_factor: usize,
     body: Box<dyn FnMut() -> Result<(), BenchError>>,
 }
 
@@ -51,20 +49,20 @@ impl Workload {
         let recipe = Recipe { network, ..Recipe::resolve("cifar10-lt/sdclr", &[])? };
         let spec = NetworkSpec::of_recipe(&recipe);
         let make = |spec| Network::new(spec, recipe.seed, tch::Kind::Float, device);
-        let (count, peer_factor, body): (_, _, Box<dyn FnMut() -> Result<(), BenchError>>) = match kind {
+        let body: Box<dyn FnMut() -> Result<(), BenchError>> = match kind {
             Kind::Step => {
                 // Steps of warm-up, whose small rates keep the made-up task finite; they cost what all steps cost.
                 let mut trainer = Trainer::new(&recipe, make(spec)?, 1000);
                 trainer.method.begin_epoch(&trainer.network, 1)?;
                 let views = noise(2 * batch, device)?.images.to_kind(tch::Kind::Float) / 255.0;
                 let views = views.view([-1, 2, 3, 32, 32]);
-                (Some(batch), 1, Box::new(move || trainer.step(&views).map(drop).map_err(BenchError::from)))
+                Box::new(move || trainer.step(&views).map(drop).map_err(BenchError::from))
             }
             Kind::Augment => {
                 let set = noise(images, device)?;
                 let indices: Vec<i64> = (0..images as i64).collect();
                 let mut epoch = 0;
-                let body = move || {
+                Box::new(move || {
                     epoch += 1;
                     // As training takes them: batch by batch, as floats.
                     for batch in indices.chunks(batch) {
@@ -72,16 +70,13 @@ impl Workload {
                         drop(views.to_kind(tch::Kind::Float) / 255.0);
                     }
                     Ok(())
-                };
-                // The peer counts images.
-                (Some(images), images, Box::new(body))
+                })
             }
             Kind::Mask => {
                 let network = make(spec)?;
-                let body = move || {
+                Box::new(move || {
                     Mask::magnitude(&network.prunable(), recipe.prune_ratio, 0.0, 0).map(drop).map_err(BenchError::from)
-                };
-                (None, 1, Box::new(body))
+                })
             }
             Kind::Probe => {
                 let network = make(spec.probe(10))?;
@@ -91,40 +86,34 @@ impl Workload {
                 let classifier = Classifier::of(&network);
                 let mut optimizer = Optimizer::new(OptimizerName::Sgd, 0.9, 0.0, classifier.parameters());
                 let probe = recipe.probe.full;
-                let body = move || {
+                Box::new(move || {
                     train_epoch(&network, &set, &list, &probe, &mut optimizer, 1, 30.0)?;
                     Ok(())
-                };
-                (Some(images), 1, Box::new(body))
+                })
             }
         };
-        Ok(Self { device, images: count, peer_factor, body })
-    }
-
-    /// Seconds of `iterations`.
-    pub fn run(&mut self, iterations: usize) -> Result<f64, BenchError> {
-        self.synchronize();
-        let start = Instant::now();
-        for _ in 0..iterations {
-            (self.body)()?;
-        }
-        self.synchronize();
-        Ok(start.elapsed().as_secs_f64())
-    }
-
-    /// What the peer is told to count for as much work.
-    pub(super) fn peer_count(&self, iterations: usize) -> usize {
-        iterations * self.peer_factor
-    }
-
-    /// Images of an iteration.
-    pub(super) fn images(&self) -> Option<usize> {
-        self.images
+        Ok(Self { device, body })
     }
 
     fn synchronize(&self) {
         if let Device::Cuda(index) = self.device {
             tch::Cuda::synchronize(index as i64);
         }
+    }
+}
+
+impl Racer for Workload {
+    fn name(&self) -> &str {
+        "sdclr"
+    }
+
+    fn run(&mut self, iterations: usize) -> Result<(f64, u64), BenchError> {
+        self.synchronize();
+        let start = Instant::now();
+        for _ in 0..iterations {
+            (self.body)()?;
+        }
+        self.synchronize();
+        Ok((start.elapsed().as_secs_f64(), peak_rss()))
     }
 }

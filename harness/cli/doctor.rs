@@ -38,7 +38,9 @@ impl DoctorArgs {
                 }
             }
             CudaState::NotInstalled { .. } => println!("CUDA       not installed (this libtorch has no CUDA part)"),
-            CudaState::Failed { reason } => println!("CUDA       not loaded: {reason} (the CPU set of ci/setup lacks it)"),
+            CudaState::Failed { reason } => {
+                println!("CUDA       not loaded: {reason} (the CPU set of ci/setup lacks it)")
+            }
         }
         let mut healthy = true;
         for device in devices {
@@ -55,7 +57,11 @@ impl DoctorArgs {
                 for name in [DatasetName::Cifar10, DatasetName::Cifar100] {
                     match Dataset::load(name, Some(folder), Device::Cpu) {
                         Ok(set) if set.official => println!("data       {}: the official download", name_of(&name)),
-                        Ok(set) => println!("data       {}: differs from the official download ({})", name_of(&name), set.sha256),
+                        Ok(set) => println!(
+                            "data       {}: differs from the official download ({})",
+                            name_of(&name),
+                            set.sha256
+                        ),
                         Err(error) => println!("data       {error}"),
                     }
                 }

@@ -38,7 +38,9 @@ enum Command {
     /// Print a shell completion script
     ///
     /// Example: sdclr completions bash > ~/.local/share/bash-completion/completions/sdclr
-    Completions { shell: clap_complete::Shell },
+    Completions {
+        shell: clap_complete::Shell,
+    },
 }
 
 /// Where the data lie and how much of it to run.
@@ -91,22 +93,29 @@ impl std::str::FromStr for Numbers {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     crate::native::prepare();
-    let outcome = match cli.command {
-        Command::Repro(args) => args.run(),
-        Command::Pretrain(args) => args.run(),
-        Command::Probe(args) => args.run(),
-        Command::Features(args) => args.run(),
-        Command::Views(args) => args.run(),
-        Command::Replay(args) => args.run(),
-        Command::Bench(args) => args.run(),
-        Command::Doctor(args) => args.run(),
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "sdclr", &mut std::io::stdout());
-            Ok(ExitCode::SUCCESS)
-        }
-    };
+    let outcome = crate::native::guarded(|| cli.command.run()).unwrap_or_else(|crash| Err(crash.into()));
     outcome.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        // Our messages carry their causes.
+        eprintln!("error: {error}");
         ExitCode::FAILURE
     })
+}
+
+impl Command {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Command::Repro(args) => args.run(),
+            Command::Pretrain(args) => args.run(),
+            Command::Probe(args) => args.run(),
+            Command::Features(args) => args.run(),
+            Command::Views(args) => args.run(),
+            Command::Replay(args) => args.run(),
+            Command::Bench(args) => args.run(),
+            Command::Doctor(args) => args.run(),
+            Command::Completions { shell } => {
+                clap_complete::generate(shell, &mut Cli::command(), "sdclr", &mut std::io::stdout());
+                Ok(ExitCode::SUCCESS)
+            }
+        }
+    }
 }

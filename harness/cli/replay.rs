@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::anyhow;
 use clap::Args;
 
 use crate::checkpoint;
@@ -51,7 +51,7 @@ impl ReplayArgs {
             return Ok(ExitCode::SUCCESS);
         }
         let expected: ReplayReport = serde_json::from_str(&fs::read_to_string(&path)?)
-            .with_context(|| format!("{} has not the keys of a replay report", path.display()))?;
+            .map_err(|error| anyhow!("{} has not the keys of a replay report: {error}", path.display()))?;
         let rows = replay::compare(&report, &expected, &self.tolerance);
         let differing = rows.iter().filter(|row| row.differs()).count();
         eprint!("{}", table(&rows));
@@ -86,7 +86,8 @@ fn table(rows: &[Comparison]) -> String {
             (false, None) => "worst of its kind, not judged",
         };
         let Comparison { what, found, expected, difference, .. } = row;
-        text += &format!("{what:width$}  {found:>16.9e} {expected:>16.9e} {difference:>11.3e} {allowed:>9}  {verdict}\n");
+        text +=
+            &format!("{what:width$}  {found:>16.9e} {expected:>16.9e} {difference:>11.3e} {allowed:>9}  {verdict}\n");
     }
     text
 }

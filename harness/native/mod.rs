@@ -110,16 +110,7 @@ pub fn fused_sgd(
     let mut b = pointers(buffers);
     // SAFETY: three lists of `params.len()` addresses of at::Tensors that outlive the call.
     check(unsafe {
-        sdclr_fused_sgd(
-            p.as_mut_ptr(),
-            g.as_mut_ptr(),
-            b.as_mut_ptr(),
-            params.len(),
-            weight_decay,
-            momentum,
-            lr,
-            first,
-        )
+        sdclr_fused_sgd(p.as_mut_ptr(), g.as_mut_ptr(), b.as_mut_ptr(), params.len(), weight_decay, momentum, lr, first)
     })
 }
 
@@ -140,7 +131,7 @@ pub fn tf32() -> bool {
     unsafe { sdclr_tf32() }
 }
 
-/// Sets up the process: true float32 on CUDA (the paper's GPUs had no TF32), and freed tensor memory kept for the next
+/// Sets up the process: panics kept for [`guarded`], true float32 on CUDA (the paper's GPUs had no TF32), and freed tensor memory kept for the next
 /// step. By default glibc gives every large block back to the kernel, which then zeroes it page by page, again and again.
 pub fn prepare() {
     // SAFETY: plain settings of the allocator, made before libtorch's threads start.
@@ -148,9 +139,28 @@ pub fn prepare() {
         libc::mallopt(libc::M_MMAP_THRESHOLD, i32::MAX);
         libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
     }
+    std::panic::set_hook(Box::new(|panic| {
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
+        // libtorch's own message is the first line; its C++ stack follows.
+        let line = text.unwrap_or("no reason given").lines().next().unwrap_or_default();
+        let place = panic.location().map(|place| format!(" ({}:{})", place.file(), place.line())).unwrap_or_default();
+        LAST_PANIC.set(format!("{line}{place}"));
+    }));
     load_cuda();
     // Without CUDA there is nothing to set.
     let _ = set_tf32(false);
+}
+
+thread_local! {
+    /// What the last panic of this thread said, and where.
+    static LAST_PANIC: std::cell::RefCell<String> = const { std::cell::RefCell::new(String::new()) };
+}
+
+/// Runs `body` and turns a panic into an error: tch panics where libtorch throws, out of memory above all.
+pub fn guarded<T>(body: impl FnOnce() -> T) -> Result<T, NativeError> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(body))
+        .map_err(|_| NativeError(LAST_PANIC.with_borrow(|text| format!("stopped unexpectedly: {text}"))))
 }
 
 /// What came of looking for CUDA at start.

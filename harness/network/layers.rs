@@ -42,7 +42,10 @@ impl Init {
 
     /// Uniform in `[-bound, bound)`.
     fn uniform(&self, name: &str, shape: &[i64], bound: f64) -> Result<Tensor, NetworkError> {
-        Ok(self.place((native::uniform(shape.iter().product(), native::addressed_seed(self.seed, name))? * 2.0 - 1.0) * bound, shape))
+        Ok(self.place(
+            (native::uniform(shape.iter().product(), native::addressed_seed(self.seed, name))? * 2.0 - 1.0) * bound,
+            shape,
+        ))
     }
 
     fn full(&self, shape: &[i64], value: f64) -> Tensor {
@@ -82,9 +85,8 @@ impl Conv {
     }
 
     pub fn forward(&self, x: &Tensor, mask: Option<&Mask>) -> Tensor {
-        let convolve = |weight: &Tensor| {
-            x.conv2d(weight, None::<&Tensor>, [self.stride; 2], [self.padding; 2], [1, 1], 1)
-        };
+        let convolve =
+            |weight: &Tensor| x.conv2d(weight, None::<&Tensor>, [self.stride; 2], [self.padding; 2], [1, 1], 1);
         match mask {
             None => convolve(&self.weight),
             Some(mask) => convolve(&(&self.weight * mask.of(self.index))),

@@ -247,7 +247,11 @@ impl Network {
         }
         if !differences.is_empty() {
             let first = differences[..differences.len().min(8)].join("\n");
-            return Err(NetworkError::Mismatch { network: self.spec.to_string(), differences: differences.len(), first });
+            return Err(NetworkError::Mismatch {
+                network: self.spec.to_string(),
+                differences: differences.len(),
+                first,
+            });
         }
         tch::no_grad(|| {
             self.visit(&mut |name, item| match (state.get(&name), item) {

@@ -222,8 +222,12 @@ impl Comparison {
 /// Every number of `found` beside the one of `expected`, those that only one side has included.
 pub fn compare(found: &ReplayReport, expected: &ReplayReport, tolerance: &Tolerance) -> Vec<Comparison> {
     let relative = |a: f64, b: f64| if a == b { 0.0 } else { (a - b).abs() / b.abs().max(1e-12) };
-    let row = |what: String, found: f64, expected: f64, allowed: Option<f64>| {
-        Comparison { what, found, expected, difference: relative(found, expected), allowed }
+    let row = |what: String, found: f64, expected: f64, allowed: Option<f64>| Comparison {
+        what,
+        found,
+        expected,
+        difference: relative(found, expected),
+        allowed,
     };
     let at = |values: &[f64], i: usize| values.get(i).copied().unwrap_or(f64::NAN);
     let mut rows = Vec::new();

@@ -56,7 +56,8 @@ pub fn two_views(
 /// The folder holds another run or is in use; the loss is not finite; a file cannot be written. What was finished
 /// before stays in the checkpoint.
 pub fn run(job: &PretrainJob, folder: &Path, progress: &Progress) -> Result<JobResult, PretrainError> {
-    let _lock = FolderLock::take(folder)?.ok_or_else(|| PretrainError::InUse { folder: folder.display().to_string() })?;
+    let _lock =
+        FolderLock::take(folder)?.ok_or_else(|| PretrainError::InUse { folder: folder.display().to_string() })?;
     if let Some(done) = record::read_result(&folder.join("result.json"))? {
         refuse_other(folder, &done.header.recipe_hash, &job.header.recipe_hash)?;
         if folder.join(ENCODER).exists() {

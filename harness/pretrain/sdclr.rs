@@ -55,11 +55,8 @@ impl Method for SdClr {
     fn loss(&self, network: &Network, views: &Tensor) -> Tensor {
         // Published order of updates at momentum 0.1: pruned, dense, pruned. Dual BN: the pruned statistics keep
         // 0.9 * 0.9 of the old. Shared BN: 0.729 old + 0.181 pruned + 0.09 dense, reached by the dense pass first.
-        let (dense, pruned) = if network.spec().dual_bn {
-            ((0.1, 1), (1.0 - 0.9 * 0.9, 2))
-        } else {
-            ((0.09 / 0.819, 1), (0.181, 2))
-        };
+        let (dense, pruned) =
+            if network.spec().dual_bn { ((0.1, 1), (1.0 - 0.9 * 0.9, 2)) } else { ((0.09 / 0.819, 1), (0.181, 2)) };
         let pass = |branch, mask, (momentum, updates)| Pass { branch, mask, bn: BnMode::Train { momentum, updates } };
         let dense = network.forward(&views.select(1, 0), &pass(Branch::Dense, None, dense));
         let pruned = network.forward(&views.select(1, 1), &pass(Branch::Pruned, self.mask.as_ref(), pruned));

@@ -99,7 +99,12 @@ fn labels_of(set: &ImageSet, indices: &[i64]) -> Vec<i64> {
 }
 
 /// How many images of each class there are and how many the classifier gets right.
-fn count_correct(network: &Network, features: &Tensor, labels: &[i64], classes: usize) -> Result<Vec<[u64; 2]>, ProbeError> {
+fn count_correct(
+    network: &Network,
+    features: &Tensor,
+    labels: &[i64],
+    classes: usize,
+) -> Result<Vec<[u64; 2]>, ProbeError> {
     let predicted = tch::no_grad(|| network.head(features, &Pass::EVAL).argmax(1, false));
     let predicted = Vec::<i64>::try_from(predicted.f_to_device(tch::Device::Cpu)?)?;
     let mut counts = vec![[0; 2]; classes];
@@ -123,9 +128,8 @@ pub fn run(job: &ProbeJob, folder: Option<&Path>, progress: &Progress) -> Result
     let mut log = None;
     let mut _lock = None;
     if let Some(folder) = folder {
-        _lock = Some(
-            FolderLock::take(folder)?.ok_or_else(|| ProbeError::InUse { folder: folder.display().to_string() })?,
-        );
+        _lock =
+            Some(FolderLock::take(folder)?.ok_or_else(|| ProbeError::InUse { folder: folder.display().to_string() })?);
         match record::read_result(&folder.join("result.json"))? {
             // A probe is cheap beside its encoder: one of another recipe is simply run anew.
             Some(done) if done.header.recipe_hash == job.header.recipe_hash => return Ok(done),

@@ -261,7 +261,9 @@ impl Recipe {
         count("epochs", self.epochs)?;
         let expected = "at least 2 images are needed: the loss contrasts them";
         check("batch_size", self.batch_size.to_string(), self.batch_size >= 2, expected)?;
-        for (key, value) in [("width", self.width), ("output_dim", self.output_dim), ("augment.size", self.augment.size)] {
+        for (key, value) in
+            [("width", self.width), ("output_dim", self.output_dim), ("augment.size", self.augment.size)]
+        {
             check(key, value.to_string(), (1..=8192).contains(&value), "a number between 1 and 8192 is needed")?;
         }
         share("prune_ratio", self.prune_ratio)?;
@@ -277,7 +279,12 @@ impl Recipe {
         positive("temperature", self.temperature)?;
         positive("lr", self.lr)?;
         not_negative("weight_decay", self.weight_decay)?;
-        check("momentum", self.momentum.to_string(), (0.0..1.0).contains(&self.momentum), "0 <= momentum < 1 is needed")?;
+        check(
+            "momentum",
+            self.momentum.to_string(),
+            (0.0..1.0).contains(&self.momentum),
+            "0 <= momentum < 1 is needed",
+        )?;
         let a = &self.augment;
         range("augment.scale", a.scale)?;
         check("augment.scale", a.scale[1].to_string(), a.scale[1] <= 1.0, "a crop is at most the whole image, 1.0")?;
@@ -303,7 +310,12 @@ impl Recipe {
             not_negative(&format!("probe.{name}.weight_decay"), probe.weight_decay)?;
             share(&format!("probe.{name}.flip_probability"), probe.flip_probability)?;
             let key = format!("probe.{name}.momentum");
-            check(&key, probe.momentum.to_string(), (0.0..1.0).contains(&probe.momentum), "0 <= momentum < 1 is needed")?;
+            check(
+                &key,
+                probe.momentum.to_string(),
+                (0.0..1.0).contains(&probe.momentum),
+                "0 <= momentum < 1 is needed",
+            )?;
             let key = format!("probe.{name}.padding");
             check(&key, probe.padding.to_string(), (0..=64).contains(&probe.padding), "0 to 64 pixels are needed")?;
         }

@@ -75,7 +75,7 @@ pub(super) fn apply(table: &mut Table, text: &str) -> Result<(), RecipeError> {
         // `lr=1` means 1.0.
         (Some(Value::Float(_)), Value::Integer(whole)) => Value::Float(whole as f64),
         (Some(old), new) if old.type_str() != new.type_str() => {
-            let expected = format!("a {} is needed", old.type_str());
+            let expected = format!("its type is {}", old.type_str());
             return Err(RecipeError::Value { key: key.to_owned(), found: value.to_owned(), expected });
         }
         (_, new) => new,

@@ -151,8 +151,13 @@ pub enum Event {
     },
     Epoch(EpochRecord),
     Probe(ProbeOutcome),
-    Result { state_sha256: String, seconds: f64 },
-    Failure { error: String },
+    Result {
+        state_sha256: String,
+        seconds: f64,
+    },
+    Failure {
+        error: String,
+    },
 }
 
 /// The growing `run.jsonl` of one job.

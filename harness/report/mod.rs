@@ -79,10 +79,7 @@ pub fn summary_table(suite: &SuiteRecord) -> String {
         true => text += "no probe has finished\n",
         false => text += &main_table(&summary).to_text(),
     }
-    for failure in &suite.failures {
-        text += &format!("\nfailed: {}: {}", failure.job, failure.error.trim());
-    }
-    text.trim_end().to_owned() + "\n"
+    text
 }
 
 /// What the numbers of the main table are.

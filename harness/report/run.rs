@@ -78,12 +78,13 @@ pub(super) fn command(suite: &SuiteRecord) -> String {
         words.push("--data DIR".to_owned());
     }
     let recipes = recipes(suite);
-    let methods: Vec<&str> = recipes.iter().map(|(method, _)| *method).collect();
+    let mut methods: Vec<&str> = recipes.iter().map(|(method, _)| *method).collect();
+    if suite.results.iter().any(|job| job.header.method == RANDOM) {
+        methods.insert(0, RANDOM);
+    }
     words.push(format!("--methods {}", methods.join(",")));
     words.push(format!("--splits {}", ranges(&splits(suite))));
-    let lists: BTreeSet<PretrainSplit> = suite.results.iter().filter_map(|job| job.header.pretrain_split).collect();
-    let lists: Vec<String> = lists.iter().map(name_of).collect();
-    words.push(format!("--pretrain-splits {}", lists.join(",")));
+    words.extend(pretrain_splits(suite));
     let limit = |name: &str, of: fn(&JobResult) -> Option<usize>| {
         suite.results.iter().find_map(of).map(|limit| format!("--limit-{name} {limit}"))
     };
@@ -91,6 +92,16 @@ pub(super) fn command(suite: &SuiteRecord) -> String {
     words.extend(limit("epochs", |job| job.header.limit_epochs));
     words.extend(overrides(&suite.suite, &recipes));
     words.join(" ")
+}
+
+/// `--pretrain-splits ...` where it is not the suite's own choice: both lists, of which digits-lt leaves SDCLR on `D_b` out.
+fn pretrain_splits(suite: &SuiteRecord) -> Option<String> {
+    let headers = || suite.results.iter().map(|job| &job.header);
+    let lists: BTreeSet<PretrainSplit> = headers().filter_map(|header| header.pretrain_split).collect();
+    let beyond = headers().any(|header| header.method == "sdclr" && header.pretrain_split == Some(PretrainSplit::D_b));
+    let chosen = lists.len() == 1 || (suite.suite == "digits-lt" && beyond);
+    let names: Vec<String> = lists.iter().map(name_of).collect();
+    chosen.then(|| format!("--pretrain-splits {}", names.join(",")))
 }
 
 /// `1-3`, `2`, or `1,4-5`.

@@ -14,7 +14,9 @@ use crate::recipe::{DatasetName, PretrainSplit, hash_bytes, name_of};
 /// A list could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SplitError {
-    #[error("the lists of {dataset} are read from disk: name the folder that holds split/ with --data DIR (or SDCLR_DATA)")]
+    #[error(
+        "the lists of {dataset} are read from disk: name the folder that holds split/ with --data DIR (or SDCLR_DATA)"
+    )]
     NoFolder { dataset: String },
     #[error("{dataset} has splits 1 to {last}, not {found}")]
     Number { dataset: String, found: usize, last: usize },
@@ -22,7 +24,9 @@ pub enum SplitError {
     File { source: FsError },
     #[error("{list} is not a one-dimensional .npy list of int64: {reason}; download it again")]
     Malformed { list: String, reason: String },
-    #[error("{list}: entry {entry} is {found}, outside the {images} images of {dataset}; is the list of this data set?")]
+    #[error(
+        "{list}: entry {entry} is {found}, outside the {images} images of {dataset}; is the list of this data set?"
+    )]
     OutOfRange { list: String, entry: usize, found: i64, images: usize, dataset: String },
     #[error("{list}: entry {entry} repeats image {found}; a list names every image once: download it again")]
     Repeated { list: String, entry: usize, found: i64 },

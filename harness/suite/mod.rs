@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use crate::checkpoint::CheckpointError;
 use crate::dataset::DatasetError;
+use crate::native::{self, NativeError};
 use crate::network::NetworkError;
 use crate::pretrain::PretrainError;
 use crate::pretrain::run::ENCODER;
@@ -32,6 +33,8 @@ pub enum SuiteError {
     NoDevice { found: String, reason: String },
     #[error("not run: {job} failed")]
     NoEncoder { job: String },
+    #[error(transparent)]
+    Native(#[from] NativeError),
     #[error(transparent)]
     Recipe(#[from] RecipeError),
     #[error(transparent)]
@@ -156,7 +159,8 @@ pub fn run(
         return Ok(record);
     };
     let context = Context::open(&first.recipe, scale)?;
-    let jobs = plan.iter().map(|encoder| PROTOCOLS.len() + usize::from(encoder.identity.pretrain_split.is_some())).sum();
+    let jobs =
+        plan.iter().map(|encoder| PROTOCOLS.len() + usize::from(encoder.identity.pretrain_split.is_some())).sum();
     let bar = progress.bar(suite, "jobs", jobs, 0);
     for encoder in plan {
         for (job, outcome) in run_encoder(&context, encoder, folder, progress) {
@@ -175,6 +179,11 @@ pub fn run(
     Ok(record)
 }
 
+/// A job's outcome, also where libtorch stops it from inside.
+fn guarded<T>(job: impl FnOnce() -> Result<T, SuiteError>) -> Result<T, SuiteError> {
+    native::guarded(job)?
+}
+
 /// The pre-training of one encoder and its probes: each job's name and what came of it.
 fn run_encoder(
     context: &Context,
@@ -187,13 +196,13 @@ fn run_encoder(
     let mut outcomes = Vec::new();
     let mut trained = true;
     if let Some(list) = identity.pretrain_split {
-        let outcome = context.pretrain(identity, recipe, list, &folder, progress);
+        let outcome = guarded(|| context.pretrain(identity, recipe, list, &folder, progress));
         trained = outcome.is_ok();
         outcomes.push((identity.job.clone(), outcome));
     }
     for protocol in PROTOCOLS {
         let job = format!("{}/{}", identity.job, name_of(&protocol));
-        let outcome = (|| {
+        let outcome = guarded(|| {
             if !trained {
                 return Err(SuiteError::NoEncoder { job: identity.job.clone() });
             }
@@ -204,7 +213,7 @@ fn run_encoder(
             let identity = Identity { job: job.clone(), ..identity.clone() };
             let folder = folder.join(name_of(&protocol));
             context.probe(&identity, recipe, protocol, &network, false, Some(&folder), progress)
-        })();
+        });
         outcomes.push((job, outcome));
     }
     outcomes

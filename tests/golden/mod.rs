@@ -26,9 +26,9 @@ pub fn tensors(name: &str) -> HashMap<String, Tensor> {
 }
 
 fn bits(name: &str, count: i64) -> impl Iterator<Item = u64> {
-    let seed = name.bytes().fold(0xCBF2_9CE4_8422_2325, |hash: u64, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3)
-    });
+    let seed = name
+        .bytes()
+        .fold(0xCBF2_9CE4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3));
     (1..=count as u64).map(move |i| {
         let x = seed.wrapping_add(i.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
