@@ -12,9 +12,10 @@ mod resize;
 
 use tch::{Device, Kind, Tensor};
 
+use crate::native::parallel_map;
 use groups::by_group;
 pub use params::{Crop, Jitter, JitterOp, Shift, ViewKey, ViewParams, draw, draw_shift};
-use resize::{Filter, Fit, Resizer};
+use resize::{Filter, Resizer};
 
 /// Images and parameters that do not go together.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -61,17 +62,23 @@ pub fn views(images: &Tensor, params: &[ViewParams], size: i64) -> Result<Tensor
     }
     let largest = (height * width).max(size * size) * 3;
     let chunk = (chunk_elements(images.device()) / largest).max(1);
-    let mut resizer = Resizer::new(Filter::Bicubic);
-    let chunks: Vec<Tensor> = params
+    let lengths = params.iter().flat_map(|row| [row.crop.height, row.crop.width]);
+    let resizer = Resizer::new(Filter::Bicubic, lengths, size);
+    let chunks: Vec<(Tensor, &[ViewParams])> = params
         .chunks(chunk as usize)
         .zip((0..).step_by(chunk as usize))
-        .map(|(rows, first)| chunk_views(&images.narrow(0, first, rows.len() as i64), rows, size, &mut resizer))
+        .map(|(rows, first)| (images.narrow(0, first, rows.len() as i64), rows))
         .collect();
-    Ok(Tensor::cat(&chunks, 0))
+    let work = |(images, rows): (Tensor, &[ViewParams])| chunk_views(&images, rows, &resizer);
+    let results = match images.device() {
+        Device::Cpu => parallel_map(chunks, work),
+        _ => chunks.into_iter().map(work).collect(),
+    };
+    Ok(Tensor::cat(&results, 0))
 }
 
-fn chunk_views(images: &Tensor, params: &[ViewParams], size: i64, resizer: &mut Resizer) -> Tensor {
-    let mut pixels = resizer.crops(images, params, size);
+fn chunk_views(images: &Tensor, params: &[ViewParams], resizer: &Resizer) -> Tensor {
+    let mut pixels = resizer.crops(images, params);
     for position in 0..4 {
         pixels = by_group(
             &pixels,
@@ -107,7 +114,7 @@ pub fn adjust(images: &Tensor, operation: JitterOp, factors: &[f64]) -> Result<T
 /// fills it without taking memory from the network.
 fn chunk_elements(device: Device) -> i64 {
     match device {
-        Device::Cpu => 1 << 19,
+        Device::Cpu => 1 << 18,
         _ => 1 << 24,
     }
 }
@@ -158,11 +165,11 @@ pub fn resize_centre_crop(images: &Tensor, short: i64, size: i64) -> Result<Tens
         return Err(AugmentError::Centre { size, short });
     }
     let shortest = height.min(width);
-    let fit = |length: i64| {
+    let axis = |length: i64| {
         let resized = short * length / shortest;
-        Fit { length, resized, first: centre_offset(resized, size), size }
+        resize::Window { length, resized, first: centre_offset(resized, size), size }
     };
-    Ok(Resizer::new(Filter::Bilinear).window(images, fit(height), fit(width)))
+    Ok(resize::window(images, Filter::Bilinear, axis(height), axis(width)))
 }
 
 /// `round((side - size) / 2)`, halves to the even neighbour.

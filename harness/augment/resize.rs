@@ -69,15 +69,6 @@ struct Taps {
     weights: Vec<f64>,
 }
 
-/// One axis of a resize that keeps a window of the result: `length` pixels to `resized`, of which `size` from `first`.
-#[derive(Debug, Clone, Copy)]
-pub struct Fit {
-    pub length: i64,
-    pub resized: i64,
-    pub first: i64,
-    pub size: i64,
-}
-
 /// A part of one axis of an image that becomes the whole axis of a view.
 struct Line {
     start: i64,
@@ -85,20 +76,25 @@ struct Line {
     reversed: bool,
 }
 
-/// Resizes with one filter; remembers the taps of the lengths it has met.
+/// Cuts, resizes to one size, and flips.
 pub struct Resizer {
-    filter: Filter,
-    taps: HashMap<(i64, i64), Vec<Taps>>,
+    size: i64,
+    taps: HashMap<i64, Vec<Taps>>,
 }
 
 impl Resizer {
-    pub fn new(filter: Filter) -> Self {
-        Self { filter, taps: HashMap::new() }
+    /// Ready for lines of any of `lengths` pixels, to be resized to `size`.
+    pub fn new(filter: Filter, lengths: impl Iterator<Item = i64>, size: i64) -> Self {
+        let mut taps = HashMap::new();
+        for length in lengths {
+            taps.entry(length).or_insert_with(|| filter.taps(length, size));
+        }
+        Self { size, taps }
     }
 
     /// The crop of each image, resized to `size` x `size` and flipped where asked: uint8 `[N, 3, H, W]` to
-    /// uint8 `[N, 3, size, size]`. Crops lie within the images.
-    pub fn crops(&mut self, images: &Tensor, params: &[ViewParams], size: i64) -> Tensor {
+    /// uint8 `[N, 3, size, size]`. Crops lie within the images, and their sides are among the lengths known.
+    pub fn crops(&self, images: &Tensor, params: &[ViewParams]) -> Tensor {
         let area = union(params.iter().map(|row| row.crop));
         let images = images.narrow(2, area.top, area.height).narrow(3, area.left, area.width);
         // Flipping after the resize is the same as writing the columns in reverse.
@@ -107,39 +103,46 @@ impl Resizer {
             length: row.crop.width,
             reversed: row.flip,
         });
-        let columns = self.matrices(columns, area.width, size);
         let rows =
             params.iter().map(|row| Line { start: row.crop.top - area.top, length: row.crop.height, reversed: false });
-        let rows = self.matrices(rows, area.height, size);
-        separable(&images, &columns, &rows)
+        separable(&images, &self.matrices(columns, area.width), &self.matrices(rows, area.height))
     }
 
-    /// The same window of every image: uint8 `[N, 3, H, W]` to uint8 `[N, 3, rows.size, columns.size]`.
-    pub fn window(&mut self, images: &Tensor, rows: Fit, columns: Fit) -> Tensor {
-        let count = images.size()[0];
-        let mut matrix = |fit: Fit| {
-            let line = Line { start: 0, length: fit.length, reversed: false };
-            let whole = self.matrices(std::iter::once(line), fit.length, fit.resized);
-            whole.narrow(1, fit.first, fit.size).expand([count, fit.size, fit.length], false)
-        };
-        separable(images, &matrix(columns), &matrix(rows))
-    }
-
-    /// float64 `[N, size, extent]`: row by row the weights that make each line of `extent` pixels into `size`.
-    fn matrices(&mut self, lines: impl ExactSizeIterator<Item = Line>, extent: i64, size: i64) -> Tensor {
-        let shape = [lines.len() as i64, size, extent];
-        let mut weights = vec![0.0; lines.len() * (size * extent) as usize];
-        for (line, matrix) in lines.zip(weights.chunks_exact_mut((size * extent) as usize)) {
-            let filter = self.filter;
-            let taps = self.taps.entry((line.length, size)).or_insert_with(|| filter.taps(line.length, size));
-            for (position, taps) in taps.iter().enumerate() {
-                let position = if line.reversed { size as usize - 1 - position } else { position };
-                let from = position * extent as usize + line.start as usize + taps.first;
-                matrix[from..from + taps.weights.len()].copy_from_slice(&taps.weights);
+    /// float64 `[N, size, extent]`: row by row the weights that make each line within `extent` pixels into `size`.
+    fn matrices(&self, lines: impl ExactSizeIterator<Item = Line>, extent: i64) -> Tensor {
+        let shape = [lines.len() as i64, self.size, extent];
+        let (size, extent) = (self.size as usize, extent as usize);
+        let mut weights = vec![0.0; lines.len() * size * extent];
+        for (line, matrix) in lines.zip(weights.chunks_exact_mut(size * extent)) {
+            let taps = self.taps.get(&line.length).into_iter().flatten();
+            let from = |taps: &Taps| line.start as usize + taps.first;
+            for (position, taps) in taps.enumerate() {
+                let row = if line.reversed { size - 1 - position } else { position };
+                matrix[row * extent + from(taps)..][..taps.weights.len()].copy_from_slice(&taps.weights);
             }
         }
         Tensor::from_slice(&weights).view(shape)
     }
+}
+
+/// One axis of a resize that keeps a part of the result: `length` pixels to `resized`, of which `size` from `first`.
+#[derive(Debug, Clone, Copy)]
+pub struct Window {
+    pub length: i64,
+    pub resized: i64,
+    pub first: i64,
+    pub size: i64,
+}
+
+/// The same window of every image: uint8 `[N, 3, H, W]` to uint8 `[N, 3, rows.size, columns.size]`.
+pub fn window(images: &Tensor, filter: Filter, rows: Window, columns: Window) -> Tensor {
+    let matrix = |axis: Window| {
+        let resizer = Resizer::new(filter, std::iter::once(axis.length), axis.resized);
+        let line = Line { start: 0, length: axis.length, reversed: false };
+        let whole = resizer.matrices(std::iter::once(line), axis.length);
+        whole.narrow(1, axis.first, axis.size).expand([images.size()[0], axis.size, axis.length], false)
+    };
+    separable(images, &matrix(columns), &matrix(rows))
 }
 
 /// The smallest rectangle that holds all crops.

@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
+#include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
 #include <torch/version.h>
 
@@ -72,6 +73,16 @@ char *sdclr_fused_sgd(void **params, void **grads, void **buffers, size_t count,
     auto p = tensors(params, count), g = tensors(grads, count), b = tensors(buffers, count);
     at::_fused_sgd_(p, g, b, weight_decay, momentum, lr, /*dampening=*/0.0, /*nesterov=*/false,
                     /*maximize=*/false, /*is_first_step=*/first);
+  });
+}
+
+// Calls body(context, i) for every i below count on libtorch's own threads; what body computes stays on its thread.
+char *sdclr_parallel_for(size_t count, void (*body)(void *, size_t), void *context) {
+  return guarded([&] {
+    at::parallel_for(0, static_cast<int64_t>(count), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        body(context, static_cast<size_t>(i));
+    });
   });
 }
 

@@ -85,12 +85,17 @@ impl Conv {
     }
 
     pub fn forward(&self, x: &Tensor, mask: Option<&Mask>) -> Tensor {
+        let masked = mask.map(|mask| &self.weight * mask.of(self.index));
+        let weight = masked.as_ref().unwrap_or(&self.weight);
         let convolve =
-            |weight: &Tensor| x.conv2d(weight, None::<&Tensor>, [self.stride; 2], [self.padding; 2], [1, 1], 1);
-        match mask {
-            None => convolve(&self.weight),
-            Some(mask) => convolve(&(&self.weight * mask.of(self.index))),
+            |x: &Tensor, stride| x.conv2d(weight, None::<&Tensor>, [stride; 2], [self.padding; 2], [1, 1], 1);
+        if self.stride > 1 && weight.size()[2] == 1 {
+            // The pixels that a strided 1x1 convolution looks at, and a plain one over them. oneDNN 3.10 writes past its
+            // buffer in the strided form's weight gradient when channels are few and innermost.
+            let seen = x.slice(2, None, None, self.stride).slice(3, None, None, self.stride);
+            return convolve(&channels_last(&seen), 1);
         }
+        convolve(x, self.stride)
     }
 
     pub fn visit<'a>(&'a self, name: &str, visitor: Visitor<'_, 'a>) {

@@ -283,49 +283,82 @@ def write_steps(out: Path) -> None:
 # ---- probe: one epoch, selection, metrics, names ---------------------------------------------------------------------
 
 PROBE = {
-    "network": "resnet10", "width": 4, "images": 40, "side": 16, "classes": 5, "padding": 2, "batch": 16, "lr": 30.0,
-    "momentum": 0.9, "weight_decay": 0.0, "epochs": 3, "milestones": [2, 3], "validation": 30,
+    "network": "resnet10", "width": 4, "side": 16, "classes": 5, "class_counts": [50, 20, 10, 4, 2], "images": 60,
+    "train": 40, "test": 40, "padding": 2, "batch": 16, "lr": 1.0, "momentum": 0.9, "weight_decay": 0.0, "epochs": 6,
+    "milestones": [3, 5], "validate_every": 2, "flip_probability": 0.5, "seed": 1,
 }
+# Orders and shifts as our addressed generators draw them; tests/parity_probe.rs holds the two together.
+DRAWS = Path(__file__).parents[2] / "fixtures/golden/probe/draws.json"
 
 
-def draw(name: str, count: int, below: int) -> list[int]:
-    """`count` formula integers in [0, below)."""
-    return [int(b % np.uint64(below)) for b in formula.bits(name, count)]
+def probe_images(name: str, count: int) -> tuple[Tensor, Tensor]:
+    """Noise over a pattern of the class: uint8 images [count, 3, side, side] and labels."""
+    side, classes = PROBE["side"], PROBE["classes"]
+    labels = torch.tensor([int(b % np.uint64(classes)) for b in formula.bits(f"{name}.labels", count)])
+    noise = pixels(name, count, 3, side, side).int()
+    patterns = pixels("probe.patterns", classes, 3, side, side).int()
+    return ((3 * noise + 5 * patterns[labels]) // 8).to(torch.uint8), labels
 
 
-def write_probe_training(out: Path) -> None:
-    """A frozen encoder filled by formula; black border, shift, flip; three epochs of three batches, the last short."""
+def run_probe(draws: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The whole probe on made-up images: train, select by validation, test once. In torch's default dtype."""
     s = PROBE
-    side, padding = s["side"], s["padding"]
+    images, labels = probe_images("probe.images", s["images"])
+    test_images, test_labels = probe_images("probe.test", s["test"])
+    ranking = np.argsort(formula.bits("probe.lists", s["images"]), kind="stable").tolist()
+    train, validation = ranking[: s["train"]], ranking[s["train"] :]
     model = st.ResNet(s["network"], width=s["width"], classes=s["classes"])
     formula.fill(model)
     model.eval()
-    images = pixels("probe.images", s["images"], 3, side, side).double() / 255
-    labels = torch.tensor(draw("probe.labels", s["images"], s["classes"]))
+    scaled = [batch.to(torch.get_default_dtype()) / 255 for batch in (images, test_images)]
     optimizer = torch.optim.SGD(model.fc.parameters(), s["lr"], momentum=s["momentum"], weight_decay=s["weight_decay"])
-    epochs, tensors = [], {}
-    for epoch in range(1, s["epochs"] + 1):
-        st.set_rate(optimizer, st.probe_rate(s["lr"], s["milestones"], epoch))
-        keys = formula.bits(f"probe.order.{epoch}", s["images"])
-        order = [int(i) for i in np.argsort(keys, kind="stable")]
-        top, left = (draw(f"probe.{axis}.{epoch}", s["images"], 2 * padding + 1) for axis in ("top", "left"))
-        flip = draw(f"probe.flip.{epoch}", s["images"], 2)
-        shifts = zip(images, top, left, flip)
-        views = torch.stack([st.shifted_crop(image, t, l, bool(f), padding) for image, t, l, f in shifts])
-        losses = st.train_probe_epoch(model.backbone, model.fc, optimizer, views, labels, order, s["batch"])
-        epochs.append({"order": order, "top": top, "left": left, "flip": flip, "losses": losses})
-        tensors[f"views/{epoch}"] = (views * 255).round().to(torch.uint8)[:4]
-        tensors |= {f"{name}/{epoch}": value.detach().clone() for name, value in model.fc.named_parameters()}
-    validation = pixels("probe.validation", s["validation"], 3, side, side).double() / 255
-    truth = torch.tensor(draw("probe.truth", s["validation"], s["classes"]))
+    epochs, validations, states = [], [], {}
+    tensors = {}
+    for epoch, drawn in enumerate(draws, 1):
+        rate = st.probe_rate(s["lr"], s["milestones"], epoch)
+        st.set_rate(optimizer, rate)
+        chosen = zip(train, drawn["shifts"])
+        views = torch.stack([st.shifted_crop(scaled[0][i], t, l, f, s["padding"]) for i, (t, l, f) in chosen])
+        batches = st.train_probe_epoch(
+            model.backbone, model.fc, optimizer, views, labels[train], drawn["order"], s["batch"]
+        )
+        sizes = [min(s["batch"], s["train"] - start) for start in range(0, s["train"], s["batch"])]
+        loss = sum(loss * size for loss, size in zip(batches, sizes)) / s["train"]
+        accuracy = None
+        if epoch % s["validate_every"] == 0 or epoch == s["epochs"]:
+            with torch.no_grad():
+                right = model(scaled[0][validation]).argmax(1) == labels[validation]
+            accuracy = 100.0 * right.sum().item() / len(validation)
+            validations.append((epoch, accuracy))
+            states[epoch] = {name: value.detach().clone() for name, value in model.fc.named_parameters()}
+        epochs.append({"loss": loss, "lr": rate, "validation_accuracy": accuracy})
+        tensors[f"views/{epoch}"] = (views[:4] * 255).round().to(torch.uint8)
+    best_epoch, best_accuracy = st.select_best(validations)
+    model.fc.load_state_dict(states[best_epoch])
     with torch.no_grad():
-        tensors["features"] = model.backbone(validation)
-        predicted = model(validation).argmax(1)
-    write_json(out / "probe/training.json", {
-        "settings": s, "labels": labels.tolist(), "truth": truth.tolist(), "epochs": epochs,
-        "predicted": predicted.tolist(), "per_class": st.per_class_accuracy(predicted, truth, s["classes"]),
-    })
-    write_tensors(out / "probe/training.safetensors", tensors)
+        predicted = model(scaled[1]).argmax(1)
+    per_class = st.per_class_accuracy(predicted, test_labels, s["classes"])
+    tensors |= states[best_epoch]
+    return {
+        "settings": s, "train": train, "validation": validation, "labels": labels.tolist(),
+        "test_labels": test_labels.tolist(), "epochs": epochs, "best_epoch": best_epoch,
+        "best_validation_accuracy": best_accuracy, "per_class": per_class,
+        **st.metrics(per_class, st.groups_by_rank(s["class_counts"])),
+    }, tensors
+
+
+def write_probe(out: Path) -> None:
+    draws = json.loads(DRAWS.read_text())
+    found, tensors = run_probe(draws)
+    # Accuracies must not hang on rounding: float32, in which we train probes, gives the same.
+    torch.set_default_dtype(torch.float32)
+    single, _ = run_probe(draws)
+    torch.set_default_dtype(torch.float64)
+    for key in ("per_class", "best_epoch", "best_validation_accuracy"):
+        assert single[key] == found[key], f"{key} depends on rounding"
+    write_json(out / "probe/run.json", found)
+    write_tensors(out / "probe/run.safetensors", tensors)
+    (out / "probe/draws.json").write_bytes(DRAWS.read_bytes())
 
 
 # Class counts of D_i, split 1, as published.
@@ -346,19 +379,7 @@ def write_metrics(out: Path) -> None:
         case = {"name": name, "counts": counts, "per_class": per_class}
         case["groups"] = {group: sorted(members) for group, members in groups.items()}
         cases.append(case | st.metrics(per_class, groups))
-    selections = [
-        {"validations": validations, "best": st.select_best(validations)}
-        for validations in (
-            [(0, 99.0), (1, 40.0), (2, 41.0), (3, 41.0), (4, 39.9)],
-            [(0, 10.0), (5, 55.5), (10, 55.5)],
-            [(1, 30.0), (2, 29.0), (3, 30.000001)],
-        )
-    ]
-    rates = [
-        {"lr": 30.0, "milestones": m, "rates": [st.probe_rate(30.0, m, epoch) for epoch in range(1, last + 1)]}
-        for m, last in (([10, 20], 30), ([40, 60], 100))
-    ]
-    write_json(out / "probe/metrics.json", {"metrics": cases, "selections": selections, "rates": rates})
+    write_json(out / "probe/metrics.json", cases)
 
 
 def write_probe_names(out: Path) -> None:
@@ -400,7 +421,7 @@ def main() -> None:
     write_mask(out)
     for part in (write_loss, write_optimizers, write_schedule, write_order, write_steps):
         part(out)
-    for part in (write_probe_training, write_metrics, write_probe_names):
+    for part in (write_probe, write_metrics, write_probe_names):
         part(out)
     write_replay(out / "replay")
 
