@@ -20,10 +20,13 @@ fn main() {
         .flag(&include)
         .flag("-isystem")
         .flag(include.join("torch/csrc/api/include"))
+        // ATen/Parallel.h opens its parallel region in the file that includes it, and only under OpenMP.
+        .flag("-fopenmp")
         .warnings(true)
         .file("harness/native/shim.cpp")
         .compile("sdclr_native");
     println!("cargo:rustc-link-lib=torch_cpu");
     println!("cargo:rustc-link-lib=c10");
+    println!("cargo:rustc-link-lib=gomp");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
 }

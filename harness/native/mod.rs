@@ -152,7 +152,7 @@ pub fn prepare() {
         // libtorch's own message is the first line; its C++ stack follows.
         let line = text.unwrap_or("no reason given").lines().next().unwrap_or_default();
         let place = panic.location().map(|place| format!(" ({}:{})", place.file(), place.line())).unwrap_or_default();
-        LAST_PANIC.set(format!("{line}{place}"));
+        *last_panic() = format!("{line}{place}");
     }));
     load_cuda();
     // Without CUDA there is nothing to set.
@@ -195,15 +195,17 @@ pub fn parallel_map<T: Send, R: Send>(jobs: Vec<T>, work: impl Fn(T) -> R + Sync
         .collect()
 }
 
-thread_local! {
-    /// What the last panic of this thread said, and where.
-    static LAST_PANIC: std::cell::RefCell<String> = const { std::cell::RefCell::new(String::new()) };
+/// What the last panic said, and where: of any thread, since libtorch's workers run parts of our work.
+static LAST_PANIC: Mutex<String> = Mutex::new(String::new());
+
+fn last_panic() -> std::sync::MutexGuard<'static, String> {
+    LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs `body` and turns a panic into an error: tch panics where libtorch throws, out of memory above all.
 pub fn guarded<T>(body: impl FnOnce() -> T) -> Result<T, NativeError> {
     std::panic::catch_unwind(AssertUnwindSafe(body))
-        .map_err(|_| NativeError(LAST_PANIC.with_borrow(|text| format!("stopped unexpectedly: {text}"))))
+        .map_err(|_| NativeError(format!("stopped unexpectedly: {}", last_panic())))
 }
 
 /// What came of looking for CUDA at start.
