@@ -24,10 +24,41 @@ pub enum NpyError {
     Torch(#[from] tch::TchError),
 }
 
+/// Refuses a `.npy` file whose header promises other than the bytes that follow it, before memory is taken for them.
+///
+/// # Errors
+/// What the header says, in words.
+pub fn check_length(bytes: &[u8], element_size: usize) -> Result<(), String> {
+    let rest =
+        bytes.strip_prefix(b"\x93NUMPY").filter(|rest| rest.len() >= 6).ok_or("it lacks the header of a .npy file")?;
+    let (start, length) = match rest[0] {
+        1 => (4, usize::from(u16::from_le_bytes([rest[2], rest[3]]))),
+        _ => (6, u32::from_le_bytes([rest[2], rest[3], rest[4], rest[5]]) as usize),
+    };
+    let header = rest.get(start..).and_then(|rest| rest.get(..length)).ok_or("its header is cut short")?;
+    let header = String::from_utf8_lossy(header);
+    let shape = header.split_once("'shape'").and_then(|(_, rest)| rest.split_once('(')?.1.split_once(')'));
+    let (shape, _) = shape.ok_or("its header has no shape")?;
+    let sides = shape.split(',').map(str::trim).filter(|side| !side.is_empty()).map(str::parse::<usize>);
+    let expected = sides
+        .into_iter()
+        .try_fold(element_size, |product, side| product.checked_mul(side.ok()?))
+        .ok_or_else(|| format!("its shape ({shape}) is impossible"))?;
+    let found = rest.len() - start - length;
+    if found != expected {
+        return Err(format!("its shape ({shape}) needs {expected} bytes, {found} follow"));
+    }
+    Ok(())
+}
+
 /// Reads a uint8 array whose shape `fits`; `expected` says in words what does.
 pub fn read_uint8(path: &Path, expected: &'static str, fits: impl Fn(&[i64]) -> bool) -> Result<Tensor, NpyError> {
     let not_bytes = |reason: String| NpyError::NotBytes { path: path.to_path_buf(), reason };
     let bytes = fs::read(path)?;
+    // An array of another type is told by its type, not by its length.
+    if String::from_utf8_lossy(&bytes[..bytes.len().min(128)]).contains("u1") {
+        check_length(&bytes, 1).map_err(not_bytes)?;
+    }
     let array = ArrayD::<u8>::read_npy(Cursor::new(bytes)).map_err(|error| not_bytes(error.to_string()))?;
     let shape: Vec<i64> = array.shape().iter().map(|side| *side as i64).collect();
     if !fits(&shape) {

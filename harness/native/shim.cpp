@@ -66,13 +66,13 @@ char *sdclr_normal(void *out, uint64_t seed) {
 }
 
 // torch._fused_sgd_ without Nesterov and dampening.
-char *sdclr_fused_sgd(void **params, void **grads, void **buffers, size_t count, double weight_decay,
-                      double momentum, double lr, bool first) {
+char *sdclr_fused_sgd(void **params, void **grads, size_t count, void **buffers, size_t buffer_count,
+                      double weight_decay, double momentum, double lr) {
   return guarded([&] {
     c10::NoGradGuard no_grad;
-    auto p = tensors(params, count), g = tensors(grads, count), b = tensors(buffers, count);
+    auto p = tensors(params, count), g = tensors(grads, count), b = tensors(buffers, buffer_count);
     at::_fused_sgd_(p, g, b, weight_decay, momentum, lr, /*dampening=*/0.0, /*nesterov=*/false,
-                    /*maximize=*/false, /*is_first_step=*/first);
+                    /*maximize=*/false, /*is_first_step=*/false);
   });
 }
 

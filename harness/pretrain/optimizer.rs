@@ -50,7 +50,7 @@ impl Optimizer {
         match self.rule {
             OptimizerName::Sgd => {
                 let Self { parameters, first, weight_decay, momentum, .. } = self;
-                native::fused_sgd(parameters, gradients, first, *weight_decay, *momentum, lr, false)?;
+                native::fused_sgd(parameters, gradients, first, *weight_decay, *momentum, lr)?;
             }
             OptimizerName::Lars => tch::no_grad(|| self.lars(gradients, lr)),
             OptimizerName::Adam => tch::no_grad(|| self.adam(gradients, lr)),

@@ -20,6 +20,8 @@ use crate::recipe::{Depth, MethodName, Recipe, RecipeError};
 pub enum ReplayError {
     #[error("{} does not parse: {reason}", path.display())]
     Syntax { path: PathBuf, reason: String },
+    #[error("replay.toml is of method sdclr but has no prune_ratio; add it, 0.9 as published")]
+    NoPruneRatio,
     #[error("init.pt holds {found}, but replay.toml asks for {expected}")]
     OtherNetwork { found: String, expected: String },
     #[error("views.npy has {found} steps, but replay.toml says steps_per_epoch = {expected}")]
@@ -54,8 +56,7 @@ struct ReplayConfig {
     output_dim: i64,
     temperature: f64,
     /// SDCLR only.
-    #[serde(default)]
-    prune_ratio: f64,
+    prune_ratio: Option<f64>,
     lr: f64,
     momentum: f64,
     weight_decay: f64,
@@ -73,7 +74,11 @@ impl ReplayConfig {
         };
         let Self { network, output_dim, temperature, lr, momentum, weight_decay, epochs, warmup_epochs, .. } = *self;
         // A prune ratio in the file of a SimCLR run says nothing.
-        let prune_ratio = if self.method == MethodName::Sdclr { self.prune_ratio } else { 0.0 };
+        let prune_ratio = match (self.method, self.prune_ratio) {
+            (MethodName::Simclr, _) => 0.0,
+            (MethodName::Sdclr, Some(ratio)) => ratio,
+            (MethodName::Sdclr, None) => return Err(ReplayError::NoPruneRatio),
+        };
         let base = Recipe::resolve(base, &[])?;
         let recipe = Recipe {
             network,

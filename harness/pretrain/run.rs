@@ -74,7 +74,8 @@ pub fn run(job: &PretrainJob, folder: &Path, progress: &Progress) -> Result<JobR
     let mut sitting = Sitting::open(job, folder, &mut trainer)?;
     let outcome = train(job, &mut sitting, &mut trainer, steps_per_epoch, progress);
     if let Err(error) = &outcome {
-        sitting.log.event(&Event::Failure { error: error.to_string() })?;
+        // The error itself must come through, also where the disk is full.
+        let _ = sitting.log.event(&Event::Failure { error: error.to_string() });
     }
     outcome?;
 

@@ -139,7 +139,8 @@ pub fn run(job: &ProbeJob, folder: Option<&Path>, progress: &Progress) -> Result
     let start = Instant::now();
     let outcome = evaluate(job, &mut log, progress);
     if let (Err(error), Some(log)) = (&outcome, &mut log) {
-        log.event(&Event::Failure { error: error.to_string() })?;
+        // The error itself must come through, also where the disk is full.
+        let _ = log.event(&Event::Failure { error: error.to_string() });
     }
     let (epochs, probe) = outcome?;
     let state_sha256 = checkpoint::state_sha256(&job.network.state())?;

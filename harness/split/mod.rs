@@ -134,6 +134,11 @@ pub fn read(dataset: &Dataset, data: Option<&Path>, list: ListName) -> Result<In
 
 /// A list from the bytes of its `.npy` file, checked against `images`.
 pub fn parse(name: String, bytes: &[u8], images: usize, dataset: &str) -> Result<IndexList, SplitError> {
+    if String::from_utf8_lossy(&bytes[..bytes.len().min(128)]).contains("<i8")
+        && let Err(reason) = crate::npy::check_length(bytes, 8)
+    {
+        return Err(SplitError::Malformed { list: name, reason });
+    }
     let list = match Array1::<i64>::read_npy(bytes) {
         Ok(array) => array.to_vec(),
         Err(error) => return Err(SplitError::Malformed { list: name, reason: error.to_string() }),

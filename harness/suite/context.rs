@@ -46,7 +46,7 @@ pub struct Identity {
     pub suite: String,
     /// Folder of the job inside the suite's.
     pub job: String,
-    /// `simclr`, `sdclr`, `random`, or `checkpoint` for a file from elsewhere.
+    /// `simclr`, `sdclr`, `random`.
     pub method: String,
     pub pretrain_split: Option<PretrainSplit>,
     pub split: usize,

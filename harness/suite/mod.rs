@@ -16,7 +16,7 @@ use crate::pretrain::run::ENCODER;
 use crate::probe::ProbeError;
 use crate::progress::Progress;
 use crate::recipe::{EMBEDDED, PretrainSplit, Protocol, Recipe, RecipeError, name_of};
-use crate::record::{Failure, JobResult, SuiteRecord};
+use crate::record::{self, Failure, JobResult, SuiteRecord};
 use crate::split::{SplitError, published_splits};
 use context::{Context, Identity, Scale};
 
@@ -31,6 +31,8 @@ pub enum SuiteError {
     DeviceName { found: String },
     #[error("device {found} is not there: {reason}; use --device cpu, or see sdclr doctor")]
     NoDevice { found: String, reason: String },
+    #[error("{folder} holds {job} at another scale (a smoke run beside a whole one); choose another --out")]
+    OtherScale { folder: String, job: String },
     #[error("not run: {job} failed")]
     NoEncoder { job: String },
     #[error(transparent)]
@@ -72,6 +74,9 @@ pub struct PlannedEncoder {
 /// The probes of every encoder, in order.
 pub const PROTOCOLS: [Protocol; 2] = [Protocol::Full, Protocol::Few];
 
+/// Recipe keys that mean something to SDCLR alone.
+const SDCLR_KEYS: [&str; 3] = ["prune_ratio=", "random_prune_ratio=", "dual_bn="];
+
 /// The names of all suites.
 pub fn suites() -> Vec<&'static str> {
     let mut names: Vec<&str> = EMBEDDED.iter().filter_map(|(name, _)| Some(name.split_once('/')?.0)).collect();
@@ -105,12 +110,26 @@ pub fn plan(suite: &str, selection: &Selection) -> Result<Vec<PlannedEncoder>, S
             "sdclr" => format!("{suite}/sdclr"),
             other => return Err(SuiteError::UnknownMethod { found: other.to_owned() }),
         };
-        recipes.push((*method, Recipe::resolve(&name, &selection.overrides)?));
+        // What only SDCLR has is overridden there alone, so that its ablations keep their baseline.
+        let baseline = *method != "sdclr" && methods.contains(&"sdclr");
+        let mut overrides = selection.overrides.clone();
+        overrides.retain(|text| !baseline || !SDCLR_KEYS.iter().any(|key| text.starts_with(key)));
+        if !recipes.iter().any(|(known, _)| known == method) {
+            recipes.push((*method, Recipe::resolve(&name, &overrides)?));
+        }
     }
-    let splits = match (selection.splits.as_slice(), recipes.first()) {
+    let mut splits: Vec<usize> = match (selection.splits.as_slice(), recipes.first()) {
         ([], Some((_, recipe))) => (1..=published_splits(recipe.dataset)).collect(),
         (chosen, _) => chosen.to_vec(),
     };
+    splits.sort_unstable();
+    splits.dedup();
+    for (_, recipe) in &recipes {
+        let last = published_splits(recipe.dataset);
+        if let Some(&found) = splits.iter().find(|split| !(1..=last).contains(*split)) {
+            return Err(SplitError::Number { dataset: name_of(&recipe.dataset), found, last }.into());
+        }
+    }
     let mut encoders = Vec::new();
     for split in splits {
         for (method, recipe) in &recipes {
@@ -158,6 +177,7 @@ pub fn run(
     let Some(first) = plan.first() else {
         return Ok(record);
     };
+    refuse_other_scale(folder, plan, smoke)?;
     let context = Context::open(&first.recipe, scale)?;
     let jobs =
         plan.iter().map(|encoder| PROTOCOLS.len() + usize::from(encoder.identity.pretrain_split.is_some())).sum();
@@ -177,6 +197,22 @@ pub fn run(
     bar.finish_and_clear();
     record.seconds = start.elapsed().as_secs_f64();
     Ok(record)
+}
+
+/// Refuses a folder whose finished jobs are of a smoke run while this is none, or the other way round: its report would
+/// be lost to this one's.
+fn refuse_other_scale(folder: &Path, plan: &[PlannedEncoder], smoke: bool) -> Result<(), SuiteError> {
+    for encoder in plan {
+        for job in [encoder.identity.job.clone(), format!("{}/full", encoder.identity.job)] {
+            // A record that does not read is that job's own failure.
+            if let Ok(Some(done)) = record::read_result(&folder.join(&job).join("result.json"))
+                && done.header.smoke != smoke
+            {
+                return Err(SuiteError::OtherScale { folder: folder.display().to_string(), job });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A job's outcome, also where libtorch stops it from inside.
