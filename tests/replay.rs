@@ -111,3 +111,30 @@ fn a_missing_tensor_is_told() {
         expected["state"].as_object_mut().unwrap().remove(name);
     });
 }
+
+#[test]
+fn plain_sgd_has_no_momentum() {
+    let folder = altered("simclr", |_| {});
+    let path = folder.path().join("replay.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let text: Vec<&str> =
+        text.lines().map(|line| if line.starts_with("momentum") { "momentum = 0.0" } else { line }).collect();
+    sdclr::fs::write(&path, text.join("\n").as_bytes()).unwrap();
+    std::fs::remove_file(folder.path().join("expected.json")).unwrap();
+    replay(folder.path()).assert().success();
+}
+
+/// A header that promises 300 terabytes is refused before any memory is asked for.
+#[test]
+fn views_with_a_lying_header_are_refused() {
+    let folder = altered("simclr", |_| {});
+    let path = folder.path().join("views.npy");
+    let header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1, 100000000, 2, 3, 1000, 1000), }\n";
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header);
+    sdclr::fs::write(&path, &bytes).unwrap();
+    let output = replay(folder.path()).assert().code(1).get_output().clone();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("needs 600000000000000 bytes, 0 follow"), "{said}");
+}
