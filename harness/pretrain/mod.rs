@@ -111,6 +111,11 @@ impl Trainer {
         Self { network, method: method_of(recipe), optimizer, schedule, steps: 0 }
     }
 
+    /// Whether every parameter is a finite number.
+    pub fn parameters_are_finite(&self) -> bool {
+        self.optimizer.parameters().iter().all(|tensor| tensor.isfinite().all().int64_value(&[]) != 0)
+    }
+
     /// One step on `views` (`[N, 2, 3, H, W]` in `[0, 1]`): forward, one joint backward, update. Gives the loss and the
     /// rate; where the loss is not finite nothing was updated but the running statistics.
     pub fn step(&mut self, views: &Tensor) -> Result<(f64, f64), PretrainError> {

@@ -194,6 +194,17 @@ fn train(
             bar.set_message(format!("epoch {epoch}/{epochs}, loss {loss:.4}, {speed:.0} images/s"));
             bar.inc(1);
         }
+        // A finite loss may still have had gradients that were not; no such state is saved.
+        if !trainer.parameters_are_finite() {
+            let checkpoint = (sitting.saved_epoch > 0).then(|| (sitting.saved_epoch, sitting.checkpoint.clone()));
+            return Err(PretrainError::NotFinite {
+                loss: f64::NAN,
+                epoch,
+                step: steps_per_epoch,
+                lr: rate,
+                checkpoint,
+            });
+        }
         let seconds = start.elapsed().as_secs_f64();
         let record = EpochRecord {
             epoch,

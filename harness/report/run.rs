@@ -19,7 +19,9 @@ pub(super) type FlatRecipe = BTreeMap<String, String>;
 /// The recipe of each method, in the tables' order. Within one suite a method has one recipe; the random encoder has that
 /// of the encoder left untrained.
 pub(super) fn recipes(suite: &SuiteRecord) -> Vec<(&str, FlatRecipe)> {
-    let trained = suite.results.iter().filter(|job| job.header.method != RANDOM);
+    // Probes come later than the pre-training that they may share with earlier probe settings: their recipe counts.
+    let (probes, others): (Vec<_>, Vec<_>) = suite.results.iter().partition(|job| job.header.protocol.is_some());
+    let trained = probes.into_iter().chain(others).filter(|job| job.header.method != RANDOM);
     let mut recipes: Vec<(&str, FlatRecipe)> = Vec::new();
     for job in trained {
         if recipes.iter().all(|(method, _)| *method != job.header.method) {
