@@ -75,6 +75,8 @@ pub enum DatasetName {
     Digits,
     Cifar10,
     Cifar100,
+    Imagenet100,
+    Imagenet,
 }
 
 /// Depth of the ResNet: BasicBlock up to 34, Bottleneck from 50.

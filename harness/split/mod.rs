@@ -92,6 +92,7 @@ fn relative_path(dataset: DatasetName, list: ListName) -> Option<String> {
         DatasetName::Digits => ("", "", ""),
         DatasetName::Cifar10 => ("cifar10_imbSub_with_subsets/", "cifar10/", ""),
         DatasetName::Cifar100 => ("cifar100_imbSub_with_subsets/", "cifar100/", "cifar100_"),
+        DatasetName::Imagenet100 | DatasetName::Imagenet => return None,
     };
     Some(match list {
         ListName::Pretrain(kind, split) => format!("{subsets}{prefix}split{split}_{}.npy", name_of(&kind)),

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::recipe::DatasetName;
+
 /// Accuracies from which no scores can be made.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum VerdictError {
@@ -32,6 +34,24 @@ pub fn groups_by_thirds(class_counts: &[u64]) -> Groups {
     let few = many.split_off(many.len() - third);
     let medium = many.split_off(many.len() - third);
     Groups { many, medium, few }
+}
+
+/// The groups of ImageNet, by images in the long-tailed list: over 100 are Many, 20 to 100 Medium, fewer than 20 Few.
+pub fn groups_by_counts(class_counts: &[u64]) -> Groups {
+    let mut classes: Vec<usize> = (0..class_counts.len()).collect();
+    classes.sort_by_key(|&class| (std::cmp::Reverse(class_counts[class]), class));
+    let between = |low: u64, high: u64| {
+        classes.iter().copied().filter(|&class| (low..=high).contains(&class_counts[class])).collect()
+    };
+    Groups { many: between(101, u64::MAX), medium: between(20, 100), few: between(0, 19) }
+}
+
+/// The groups by the rule of `dataset`.
+pub fn groups_of(dataset: DatasetName, class_counts: &[u64]) -> Groups {
+    match dataset {
+        DatasetName::Digits | DatasetName::Cifar10 | DatasetName::Cifar100 => groups_by_thirds(class_counts),
+        DatasetName::Imagenet100 | DatasetName::Imagenet => groups_by_counts(class_counts),
+    }
 }
 
 /// What a table shows of one probe, in per cent; the deviations in points.
