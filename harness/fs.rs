@@ -2,7 +2,8 @@
 //! of one and a crash never loses the version before.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// A file could not be read or written.
@@ -40,6 +41,25 @@ pub fn read_to_string(path: &Path) -> Result<String, FsError> {
     std::fs::read_to_string(path).map_err(error("read", path))
 }
 
+/// The file's length in bytes.
+pub fn length(path: &Path) -> Result<u64, FsError> {
+    Ok(path.metadata().map_err(error("read", path))?.len())
+}
+
+/// Gives the whole file to `each`, in order, in pieces of at most 256 KiB: for files that are larger than the memory.
+pub fn read_pieces(path: &Path, mut each: impl FnMut(&[u8])) -> Result<(), FsError> {
+    let mut file = File::open(path).map_err(error("read", path))?;
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => each(&buffer[..count]),
+            Err(source) if source.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(source) => return Err(error("read", path)(source)),
+        }
+    }
+}
+
 /// Creates the folder and its parents; no error where it exists.
 pub fn create_folder(path: &Path) -> Result<(), FsError> {
     std::fs::create_dir_all(path).map_err(error("create the folder", path))
@@ -56,10 +76,7 @@ pub fn write_with(
     path: &Path,
     body: impl FnOnce(&mut BufWriter<&mut File>) -> std::io::Result<()>,
 ) -> Result<(), FsError> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let folder = parent(path);
     create_folder(folder)?;
     (|| {
         let mut temporary = tempfile::Builder::new()
@@ -76,6 +93,14 @@ pub fn write_with(
         File::open(folder)?.sync_all()
     })()
     .map_err(error("write", path))
+}
+
+/// The folder that `path` lies in.
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
 }
 
 /// Removes the file; no error where there is none.
@@ -132,4 +157,130 @@ impl FolderLock {
             Err(std::fs::TryLockError::Error(source)) => Err(error("lock", &path)(source)),
         }
     }
+}
+
+/// A tree of files that grows out of sight, beside the folder where it will appear. Dropped before
+/// [`Staging::commit`], it is gone. Files have the permissions 0644, folders 0755 (less the umask).
+#[derive(Debug)]
+pub struct Staging {
+    /// On the file system of `into`; holds the new tree (`new`), and what it replaces (`old`) until all is in place.
+    temporary: tempfile::TempDir,
+    new: PathBuf,
+    into: PathBuf,
+}
+
+impl Staging {
+    /// An empty tree that is to appear in `into`, whose parents are created.
+    pub fn beside(into: &Path) -> Result<Self, FsError> {
+        let folder = parent(into);
+        create_folder(folder)?;
+        let temporary = tempfile::Builder::new().prefix(".sdclr-").suffix(".part").tempdir_in(folder);
+        let temporary = temporary.map_err(error("create a temporary folder in", folder))?;
+        let staging = Self { new: temporary.path().join("new"), temporary, into: into.to_path_buf() };
+        staging.folder(Path::new(""))?;
+        Ok(staging)
+    }
+
+    /// Adds the folder `relative` and its parents; no error where it exists.
+    pub fn folder(&self, relative: &Path) -> Result<(), FsError> {
+        let path = self.new.join(relative);
+        let mut builder = std::fs::DirBuilder::new();
+        builder.recursive(true).mode(0o755).create(&path).map_err(error("create the folder", &path))
+    }
+
+    /// Adds the empty file `relative`, which must not exist yet, and its parents.
+    pub fn file(&self, relative: &Path) -> Result<StagedFile, FsError> {
+        self.folder(parent(relative))?;
+        let path = self.new.join(relative);
+        let file = OpenOptions::new().create_new(true).write(true).mode(0o644).open(&path);
+        let writer = BufWriter::with_capacity(256 << 10, file.map_err(error("create", &path))?);
+        Ok(StagedFile { writer, path })
+    }
+
+    /// Moves the tree into place and syncs it. Where `into` does not exist it appears at once. Where it does, each
+    /// top-level entry of the tree replaces what has its name, and everything else stays; a reader may meet the moment
+    /// in which a replaced entry is absent, never a part of one. After an error `into` is as it was.
+    pub fn commit(mut self) -> Result<(), FsError> {
+        sync_folders(&self.new)?;
+        if self.into.symlink_metadata().is_err() {
+            move_to(&self.new, &self.into)?;
+        } else {
+            self.replace_entries()?;
+            sync_folder(&self.into)?;
+        }
+        sync_folder(parent(&self.into))
+    }
+
+    fn replace_entries(&mut self) -> Result<(), FsError> {
+        let old = self.temporary.path().join("old");
+        create_folder(&old)?;
+        let mut touched = Vec::new();
+        let result = children(&self.new)?.into_iter().try_for_each(|path| {
+            let name = path.file_name().unwrap_or_default().to_os_string();
+            let target = self.into.join(&name);
+            if target.symlink_metadata().is_ok() {
+                move_to(&target, &old.join(&name))?;
+            }
+            touched.push(name);
+            move_to(&path, &target)
+        });
+        if result.is_err() {
+            for name in touched.iter().rev() {
+                let (target, replaced) = (self.into.join(name), old.join(name));
+                // The last of them may not have come so far.
+                let _ = move_to(&target, &self.new.join(name));
+                if replaced.symlink_metadata().is_ok() && move_to(&replaced, &target).is_err() {
+                    // What could not be put back is not thrown away either.
+                    self.temporary.disable_cleanup(true);
+                }
+            }
+        }
+        result
+    }
+}
+
+/// A file of a [`Staging`] tree.
+#[derive(Debug)]
+pub struct StagedFile {
+    writer: BufWriter<File>,
+    path: PathBuf,
+}
+
+impl StagedFile {
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), FsError> {
+        self.writer.write_all(bytes).map_err(error("write", &self.path))
+    }
+
+    /// Flushes and syncs.
+    pub fn finish(mut self) -> Result<(), FsError> {
+        self.writer.flush().and_then(|()| self.writer.get_ref().sync_all()).map_err(error("write", &self.path))
+    }
+}
+
+fn move_to(from: &Path, to: &Path) -> Result<(), FsError> {
+    #[expect(clippy::disallowed_methods, reason = "the callers sync the folders")]
+    std::fs::rename(from, to).map_err(error("move a file or folder to", to))
+}
+
+/// What lies in the folder, by name.
+fn children(folder: &Path) -> Result<Vec<PathBuf>, FsError> {
+    let paths: std::io::Result<Vec<_>> =
+        std::fs::read_dir(folder).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+    let mut paths = paths.map_err(error("list the folder", folder))?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn sync_folder(path: &Path) -> Result<(), FsError> {
+    File::open(path).and_then(|folder| folder.sync_all()).map_err(error("sync the folder", path))
+}
+
+/// Syncs the folder and those below it; their files are synced already.
+fn sync_folders(path: &Path) -> Result<(), FsError> {
+    for child in children(path)? {
+        if child.is_dir() {
+            sync_folders(&child)?;
+        }
+    }
+    sync_folder(path)
 }

@@ -6,9 +6,12 @@ pub mod fs;
 pub mod native;
 pub mod npy;
 pub mod progress;
+mod text;
 
 pub mod recipe;
 pub mod record;
+
+pub mod artifact;
 
 pub mod dataset;
 pub mod split;

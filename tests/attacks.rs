@@ -76,7 +76,7 @@ macro_rules! attacks {
         fn every_file_has_a_test() {
             let folder = std::fs::read_dir(fixture("attacks")).unwrap();
             let mut files: Vec<_> = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-            files.retain(|file| file != "README.md");
+            files.retain(|file| file != "README.md" && file != "archives");
             files.sort();
             let mut tested = vec![$($file),*];
             tested.sort_unstable();

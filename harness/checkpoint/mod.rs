@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Kind, TchError, Tensor};
 
 pub use crate::network::StateDict;
+use crate::text::{describe, printable};
 pub use training::{FORMAT, Training, TrainingMeta, read_training, write_training};
 
 /// A checkpoint could not be read or written.
@@ -177,32 +178,4 @@ fn head(file: &File, path: &Path) -> Result<Vec<u8>, CheckpointError> {
         .read_to_end(&mut head)
         .map_err(|source| CheckpointError::Unreadable { path: path.into(), source })?;
     Ok(head)
-}
-
-/// What a file that is none of ours looks like.
-fn describe(head: &[u8]) -> String {
-    match std::str::from_utf8(&head[..head.len().min(24)]) {
-        Ok("") => "is empty".to_owned(),
-        Ok(text) => format!("begins with the text '{}'", text.escape_debug()),
-        Err(_) => {
-            let bytes: Vec<_> = head.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-            format!("begins with the bytes {}", bytes.join(" "))
-        }
-    }
-}
-
-/// Text out of a hostile file, made safe to print: what is not printable escaped, and cut after 300 bytes.
-fn printable(text: &str) -> String {
-    let mut safe = String::new();
-    for character in text.chars() {
-        if safe.len() > 300 {
-            safe.push_str("...");
-            break;
-        }
-        match character {
-            '\'' | '"' | '\\' => safe.push(character),
-            _ => safe.extend(character.escape_debug()),
-        }
-    }
-    safe
 }

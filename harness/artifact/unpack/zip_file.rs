@@ -1,0 +1,189 @@
+//! `.zip`: a header before each entry's content, and a directory at the end that repeats them all. Readers differ in
+//! which they believe, so both must say the same, and every byte of content may belong to one entry only.
+
+use std::fs::File;
+use std::io::{BufReader, Read, Seek, SeekFrom};
+
+use flate2::Crc;
+use flate2::bufread::DeflateDecoder;
+use zip::read::ZipFileEntry;
+use zip::result::ZipError;
+use zip::{CompressionMethod, ZipArchive};
+
+use super::{Extraction, UnpackError, Unpacked, bounds};
+use crate::text::printable;
+
+type Archive = ZipArchive<BufReader<File>>;
+
+pub(super) fn extract(mut reader: BufReader<File>, mut extraction: Extraction) -> Result<Unpacked, UnpackError> {
+    let end = End::read(&mut reader, &extraction)?;
+    let mut archive = ZipArchive::new(reader).map_err(|error| zip_error(&extraction, &error))?;
+    if archive.offset() != 0 || archive.central_directory_start() != end.directory_start {
+        return Err(extraction.malformed("its zip directory can be read in two ways".into()));
+    }
+    if archive.has_duplicate_names() {
+        return Err(extraction.malformed("two of its zip entries have the same name".into()));
+    }
+    if archive.len() as u64 != end.entries {
+        let (found, said) = (archive.len(), end.entries);
+        return Err(extraction.malformed(format!("its zip directory has {found} entries and says {said}")));
+    }
+    let mut first = u64::MAX;
+    for index in 0..archive.len() {
+        let entry = archive.by_index_data(index).map_err(|error| zip_error(&extraction, &error))?;
+        first = first.min(entry.header_start());
+        check_entry(&entry, &mut extraction)?;
+    }
+    if first > 0 && !archive.is_empty() {
+        return Err(extraction.malformed(format!("{first} bytes stand before its first entry")));
+    }
+    // Headers before the entries against the directory, entries that share bytes, entries that the directory omits.
+    archive.validate_header_consistency().map_err(|error| zip_error(&extraction, &error))?;
+    for index in 0..archive.len() {
+        extract_entry(&mut archive, index, &mut extraction)?;
+    }
+    extraction.finish()
+}
+
+/// The record at the end of the file, read before the directory takes memory.
+struct End {
+    entries: u64,
+    directory_start: u64,
+}
+
+impl End {
+    const BYTES: u64 = 22;
+    const SIGNATURE: &[u8] = b"PK\x05\x06";
+    /// The longest comment that may follow it.
+    const COMMENT_BYTES: u64 = 0xffff;
+    /// Of the directory: per entry a header of 46 bytes, the name, and fields for times and sizes.
+    const DIRECTORY_BYTES: u64 = bounds::ENTRIES * 512;
+
+    fn read(reader: &mut (impl Read + Seek), extraction: &Extraction) -> Result<Self, UnpackError> {
+        let unreadable = |error: std::io::Error| extraction.unreadable(&error);
+        let tail_start = extraction.packed.saturating_sub(Self::BYTES + Self::COMMENT_BYTES);
+        reader.seek(SeekFrom::Start(tail_start)).map_err(unreadable)?;
+        let mut tail = Vec::new();
+        reader.take(Self::BYTES + Self::COMMENT_BYTES).read_to_end(&mut tail).map_err(unreadable)?;
+        let is_end = |at: &usize| {
+            let record = &tail[*at..];
+            record.starts_with(Self::SIGNATURE) && Self::BYTES as usize + number(record, 20, 2) as usize == record.len()
+        };
+        let last = tail.len().checked_sub(Self::BYTES as usize);
+        let at = last.and_then(|last| (0..=last).rev().find(is_end));
+        let at = at.ok_or_else(|| extraction.damaged("no zip directory ends it".into()))?;
+        let record = &tail[at..];
+        let (mut entries, mut size, mut directory_start) =
+            (number(record, 10, 2), number(record, 12, 4), number(record, 16, 4));
+        if entries == 0xffff || size == 0xffff_ffff || directory_start == 0xffff_ffff {
+            // The record of zip64 stands at the place that the 20 bytes before this one name.
+            let locator =
+                at.checked_sub(20).map(|start| &tail[start..at]).filter(|bytes| bytes.starts_with(b"PK\x06\x07"));
+            let locator = locator.ok_or_else(|| extraction.damaged("its zip64 directory is missing".into()))?;
+            let mut large = [0; 56];
+            reader.seek(SeekFrom::Start(number(locator, 8, 8))).map_err(unreadable)?;
+            reader.read_exact(&mut large).map_err(unreadable)?;
+            (entries, size, directory_start) = (number(&large, 32, 8), number(&large, 40, 8), number(&large, 48, 8));
+        }
+        extraction.check("number of entries", entries, bounds::ENTRIES)?;
+        extraction.check("bytes of its zip directory", size, Self::DIRECTORY_BYTES)?;
+        Ok(Self { entries, directory_start })
+    }
+}
+
+/// The little-endian number of `count` bytes at `start`.
+fn number(bytes: &[u8], start: usize, count: usize) -> u64 {
+    bytes[start..start + count].iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+/// Checks what the directory says of an entry.
+fn check_entry(entry: &ZipFileEntry, extraction: &mut Extraction) -> Result<(), UnpackError> {
+    /// Bits of a file's kind in a Unix mode, and the kinds.
+    const KIND: u32 = 0o170_000;
+    const FOLDER: u32 = 0o040_000;
+    const REGULAR: u32 = 0o100_000;
+    let raw = entry.name_raw();
+    let (name, is_folder) = raw.strip_suffix(b"/").map_or((raw, false), |name| (name, true));
+    let kind = match (entry.external_attributes() >> 16) & KIND {
+        0 => None,
+        REGULAR if !is_folder => None,
+        FOLDER if is_folder => None,
+        REGULAR | FOLDER => Some("a file to some programs and a folder to others"),
+        0o120_000 => Some("a symbolic link"),
+        0o010_000 => Some("a FIFO"),
+        _ => Some("a device or a socket"),
+    };
+    let kind = match entry.compression() {
+        _ if kind.is_some() => kind,
+        _ if entry.encrypted() => Some("encrypted"),
+        CompressionMethod::Stored if entry.size() != entry.compressed_size() => Some("stored with two sizes"),
+        CompressionMethod::Stored | CompressionMethod::Deflated => None,
+        _ => Some("compressed by another method than deflate"),
+    };
+    if let Some(kind) = kind {
+        return Err(extraction.kind(raw, kind));
+    }
+    let path = extraction.add(name, is_folder)?;
+    if is_folder && entry.size() > 0 {
+        return Err(extraction.kind(raw, "a folder with content"));
+    }
+    extraction.reserve(path, entry.size())
+}
+
+/// Extracts an entry that was checked; its content must have the size and checksum that the directory says.
+fn extract_entry(archive: &mut Archive, index: usize, extraction: &mut Extraction) -> Result<(), UnpackError> {
+    let entry = archive.by_index_raw(index).map_err(|error| zip_error(extraction, &error))?;
+    let raw = entry.name_raw().to_vec();
+    let name = String::from_utf8_lossy(&raw);
+    if let Some(folder) = name.strip_suffix('/') {
+        return Ok(extraction.staging.folder(folder.as_ref())?);
+    }
+    let (size, packed, crc) = (entry.size(), entry.compressed_size(), entry.crc32());
+    let method = entry.compression();
+    let mut content = Checked { content: BufReader::new(entry), crc: Crc::new() };
+    let path = name.as_ref().as_ref();
+    if method == CompressionMethod::Stored {
+        extraction.file(path, size, &mut content)?;
+        return content.check(extraction, &name, crc);
+    }
+    let mut content = Checked { content: DeflateDecoder::new(content.content), crc: content.crc };
+    extraction.file(path, size, &mut content)?;
+    // The stream must end here: with its last byte of output, and with the last byte of its input.
+    let more = content.content.read(&mut [0]).map_err(|error| extraction.unreadable(&error))?;
+    if more > 0 || content.content.total_in() != packed {
+        return Err(extraction.malformed(format!("the sizes of its entry '{}' are wrong", printable(&name))));
+    }
+    content.check(extraction, &name, crc)
+}
+
+/// A reader that sums up what it gives.
+struct Checked<R> {
+    content: R,
+    crc: Crc,
+}
+
+impl<R: Read> Read for Checked<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.content.read(buffer)?;
+        self.crc.update(&buffer[..count]);
+        Ok(count)
+    }
+}
+
+impl<R> Checked<R> {
+    fn check(&self, extraction: &Extraction, name: &str, expected: u32) -> Result<(), UnpackError> {
+        let found = self.crc.sum();
+        if found == expected {
+            return Ok(());
+        }
+        let name = printable(name);
+        Err(extraction.damaged(format!("its entry '{name}' has the checksum {found:08x}, not {expected:08x}")))
+    }
+}
+
+fn zip_error(extraction: &Extraction, error: &ZipError) -> UnpackError {
+    match error {
+        ZipError::Io(error) => extraction.unreadable(error),
+        _ => extraction.malformed(printable(&error.to_string())),
+    }
+}
