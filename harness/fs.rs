@@ -2,7 +2,7 @@
 //! of one and a crash never loses the version before.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -283,4 +283,56 @@ fn sync_folders(path: &Path) -> Result<(), FsError> {
         }
     }
     sync_folder(path)
+}
+
+/// Moves a file to `to` (in the same file system, whose folder is created), replacing what is there, and syncs the folder.
+pub fn rename(from: &Path, to: &Path) -> Result<(), FsError> {
+    create_folder(parent(to))?;
+    move_to(from, to)?;
+    sync_folder(parent(to))
+}
+
+/// Bytes that this user may still write to the file system on which the folder `path` lies.
+pub fn free_space(path: &Path) -> Result<u64, FsError> {
+    let name = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())
+        .map_err(|source| error("ask for the free space of", path)(source.into()))?;
+    let mut answer = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: `name` ends with a zero byte and `answer` is as large as the call writes.
+    if unsafe { libc::statvfs(name.as_ptr(), answer.as_mut_ptr()) } != 0 {
+        return Err(error("ask for the free space of", path)(std::io::Error::last_os_error()));
+    }
+    // SAFETY: the call succeeded, so all of it is written.
+    let answer = unsafe { answer.assume_init() };
+    Ok(answer.f_bavail.saturating_mul(answer.f_frsize))
+}
+
+/// A file that grows where anybody may look, and takes its place only when it is whole: what a crash leaves of it can be
+/// gone on with.
+#[derive(Debug)]
+pub struct Growing {
+    file: File,
+    path: PathBuf,
+}
+
+impl Growing {
+    /// Opens `path` (its folder is created) and keeps the first `keep` bytes of what is there.
+    pub fn open(path: &Path, keep: u64) -> Result<Self, FsError> {
+        create_folder(parent(path))?;
+        let open = || {
+            let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+            file.set_len(keep)?;
+            file.seek(std::io::SeekFrom::Start(keep))?;
+            Ok(file)
+        };
+        Ok(Self { file: open().map_err(error("write", path))?, path: path.to_path_buf() })
+    }
+
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), FsError> {
+        self.file.write_all(bytes).map_err(error("write", &self.path))
+    }
+
+    /// Syncs the file.
+    pub fn sync(&self) -> Result<(), FsError> {
+        self.file.sync_all().map_err(error("write", &self.path))
+    }
 }

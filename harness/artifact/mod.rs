@@ -1,4 +1,117 @@
-//! What others published, on this disk and proven to be what it should be.
+//! What others published, on this disk and proven to be what it should be. In: the name of an artefact in the registry
+//! (`fixtures/registry.toml`). Out: its files in the cache, where every command looks for data; or one clear error.
 
+mod brought;
+pub mod cache;
+pub mod check;
+mod download;
+pub mod drive;
+pub mod fetch;
 pub mod hash;
+mod http;
+pub mod pins;
+pub mod registry;
 pub mod unpack;
+pub mod verify;
+
+use std::path::PathBuf;
+
+use crate::fs::FsError;
+use crate::progress::Progress;
+use cache::Cache;
+use registry::Place;
+
+/// An artefact could not be had, or is not what it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum ArtifactError {
+    #[error("registry {name} is refused: {reason}; see fixtures/registry.toml for its form")]
+    Registry { name: String, reason: String },
+    #[error("pins {} are refused: {reason}; mend the file or delete it", path.display())]
+    Pins { path: PathBuf, reason: String },
+    #[error("nothing to fetch is called '{found}'{}; known are {known}", near.as_ref().map(|near| format!(" (did you mean '{near}'?)")).unwrap_or_default())]
+    UnknownName { found: String, near: Option<String>, known: String },
+    #[error("no suite called '{found}' has anything to fetch; known are {known} (digits-lt is embedded)")]
+    UnknownSuite { found: String, known: String },
+    #[error("there is no cache folder, since no home folder is known; name one with --cache DIR or SDCLR_CACHE")]
+    NoCache,
+    #[error(
+        "cannot set up downloads: {reason}; are the system's root certificates installed (package ca-certificates)?"
+    )]
+    Client { reason: String },
+    #[error(
+        "{what} is not in {}, and --offline forbids to download it; run again without --offline, or bring it with --from",
+        cache.display()
+    )]
+    Offline { what: String, cache: PathBuf },
+    #[error(
+        "{reason}; run the same command again later, or get it another way and run sdclr fetch {name} --from {what}"
+    )]
+    Download { name: String, what: String, reason: String },
+    #[error(
+        "nobody published a size or hash of this archive, so nothing proves that what comes is what the authors uploaded; run again with --pin to trust what comes first and write its hash to {}, or name the pins of somebody you trust with --pins FILE",
+        pins.display()
+    )]
+    NotPinned { pins: PathBuf },
+    #[error(
+        "{} is not {expected_name}: {wrong}{}; get it again from where it is published",
+        path.display(),
+        pins.as_ref().map(|pins| format!(" (pinned in {})", pins.display())).unwrap_or_default()
+    )]
+    Brought { path: PathBuf, expected_name: String, wrong: check::Mismatch, pins: Option<PathBuf> },
+    #[error("{} is none of {candidates}: {reason}; name one of them to say which it is", path.display())]
+    Unidentified { path: PathBuf, candidates: String, reason: String },
+    #[error("--from names {}, {found}; expected {expected}", path.display())]
+    FromWhat { path: PathBuf, found: String, expected: String },
+    #[error("{file} of the archive is not the published one: {wrong}; it is kept as {} and is not used", kept.display())]
+    Inside { file: String, wrong: check::Mismatch, kept: PathBuf },
+    #[error("the archive lacks {file}; expected all of {expected}")]
+    Lacks { file: String, expected: String },
+    #[error(
+        "it is never downloaded: {licence}; get {files} there and name their folder, or that of the unpacked images, with --from DIR"
+    )]
+    MustBeBrought { licence: String, files: String },
+    #[error("{} holds neither {files} nor the folders train/ and val/; name the folder that does", folder.display())]
+    NotThere { folder: PathBuf, files: String },
+    #[error("{missing} of {listed} listed images are missing in {} (first: {first}, of {list}); unpack the archives there again", folder.display())]
+    MissingImages { folder: PathBuf, missing: usize, listed: usize, first: String, list: String },
+    #[error("the published lists to check against are not in the cache; run sdclr fetch {lists} first")]
+    NoLists { lists: String },
+    #[error(transparent)]
+    Space(download::DownloadError),
+    #[error(transparent)]
+    Unpack(#[from] unpack::UnpackError),
+    #[error(transparent)]
+    File(#[from] FsError),
+}
+
+/// Who speaks: lines are headed by the artefact's name.
+#[derive(Debug)]
+pub struct Voice<'a> {
+    pub progress: &'a Progress,
+    pub name: &'a str,
+}
+
+impl Voice<'_> {
+    pub fn say(&self, text: &str) {
+        self.progress.say(&format!("{}: {text}", self.name));
+    }
+}
+
+/// The folder of fetched data, in the layout of `--data DIR`; `None` where nothing was fetched.
+pub fn data_folder() -> Option<PathBuf> {
+    existing(Place::Data)
+}
+
+/// The folder of the authors' fetched checkpoints and logs, as their archives unpack; `None` where none was fetched.
+pub fn published_folder() -> Option<PathBuf> {
+    existing(Place::Published)
+}
+
+fn existing(place: Place) -> Option<PathBuf> {
+    Some(Cache::locate(None)?.place(place)).filter(|folder| folder.is_dir())
+}
+
+/// A number of bytes as people say it.
+pub fn human(bytes: u64) -> String {
+    indicatif::HumanBytes(bytes).to_string()
+}

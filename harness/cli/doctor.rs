@@ -51,8 +51,10 @@ impl DoctorArgs {
                 Err(error) => println!("one step   on {device:?} FAILED: {error:#}"),
             }
         }
-        match &self.data {
-            None => println!("data       none named (--data DIR or SDCLR_DATA); the digits are embedded"),
+        match &self.data.or_else(crate::artifact::data_folder) {
+            None => println!(
+                "data       none fetched (sdclr fetch) or named (--data DIR, SDCLR_DATA); the digits are embedded"
+            ),
             Some(folder) => {
                 for name in [DatasetName::Cifar10, DatasetName::Cifar100] {
                     match Dataset::load(name, Some(folder), Device::Cpu) {

@@ -3,6 +3,7 @@
 mod bench;
 mod doctor;
 mod features;
+mod fetch;
 mod pretrain;
 mod probe;
 mod replay;
@@ -26,6 +27,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Fetch(fetch::FetchArgs),
     Repro(repro::ReproArgs),
     Pretrain(pretrain::PretrainArgs),
     Probe(probe::ProbeArgs),
@@ -47,6 +49,7 @@ enum Command {
 #[derive(Debug, Clone, Args)]
 struct ScaleArgs {
     /// Folder of the data: cifar-10-batches-bin/ or cifar-10-batches-py/ (likewise CIFAR-100) and split/
+    /// [default: what sdclr fetch brought]
     #[arg(long, value_name = "DIR", env = "SDCLR_DATA")]
     data: Option<PathBuf>,
     /// cpu or cuda:N [default: CUDA where it is]
@@ -64,6 +67,7 @@ impl From<ScaleArgs> for Scale {
     fn from(args: ScaleArgs) -> Self {
         let ScaleArgs { data, device, limit_images, limit_epochs } = args;
         let [limit_images, limit_epochs] = [limit_images, limit_epochs].map(|limit| limit.map(|n| n as usize));
+        let data = data.or_else(crate::artifact::data_folder);
         Self { data, device, limit_images, limit_epochs }
     }
 }
@@ -104,6 +108,7 @@ pub fn main() -> ExitCode {
 impl Command {
     fn run(self) -> anyhow::Result<ExitCode> {
         match self {
+            Command::Fetch(args) => args.run(),
             Command::Repro(args) => args.run(),
             Command::Pretrain(args) => args.run(),
             Command::Probe(args) => args.run(),

@@ -49,7 +49,11 @@ pub(super) struct ViewsArgs {
 impl ViewsArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let recipe = Recipe::resolve(&self.recipe, &self.set)?;
-        let scale = Scale { data: self.data, device: Some("cpu".to_owned()), ..Scale::default() };
+        let scale = Scale {
+            data: self.data.or_else(crate::artifact::data_folder),
+            device: Some("cpu".to_owned()),
+            ..Scale::default()
+        };
         let context = Context::open(&recipe, scale)?;
         let set = &context.dataset.train;
         let mut indices = self.indices.0;

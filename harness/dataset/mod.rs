@@ -16,9 +16,11 @@ use crate::recipe::{DatasetName, name_of};
 /// A data set could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
-    #[error("{dataset} is read from disk: name its folder with --data DIR (or SDCLR_DATA); DIR holds {layout}")]
+    #[error(
+        "{dataset} is not here: run sdclr fetch {dataset} {dataset}-splits, or name its folder with --data DIR (or SDCLR_DATA); DIR holds {layout}"
+    )]
     NoFolder { dataset: String, layout: String },
-    #[error("no {dataset} in {}: expected {layout}", folder.display())]
+    #[error("no {dataset} in {}: expected {layout}; sdclr fetch {dataset} brings it", folder.display())]
     NotFound { dataset: String, folder: PathBuf, layout: String },
     #[error(transparent)]
     File(#[from] FsError),

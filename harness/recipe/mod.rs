@@ -9,6 +9,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+pub(crate) use overrides::nearest;
+
 /// A recipe could not be found, read or accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum RecipeError {

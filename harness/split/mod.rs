@@ -15,12 +15,14 @@ use crate::recipe::{DatasetName, PretrainSplit, hash_bytes, name_of};
 #[derive(Debug, thiserror::Error)]
 pub enum SplitError {
     #[error(
-        "the lists of {dataset} are read from disk: name the folder that holds split/ with --data DIR (or SDCLR_DATA)"
+        "the lists of {dataset} are not here: run sdclr fetch {dataset}-splits, or name the folder that holds split/ with --data DIR (or SDCLR_DATA)"
     )]
     NoFolder { dataset: String },
     #[error("{dataset} has splits 1 to {last}, not {found}")]
     Number { dataset: String, found: usize, last: usize },
-    #[error("{source}; the published lists are expected under split/ of the data folder")]
+    #[error(
+        "{source}; the published lists are expected under split/ of the data folder, and sdclr fetch splits brings them"
+    )]
     File { source: FsError },
     #[error("{list} is not a one-dimensional .npy list of int64: {reason}; download it again")]
     Malformed { list: String, reason: String },

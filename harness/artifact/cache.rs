@@ -1,0 +1,160 @@
+//! The folder that holds what was fetched, shared by every process of the user. In: an artefact. Out: where its parts
+//! lie, what of it is there, and the lock on it.
+//!
+//! `downloads/` verified archives and unfinished downloads; `data/` the layout of `--data DIR`; `published/` the authors'
+//! checkpoints; `manifests/` what each archive unpacked to; `locks/`; `pins.toml`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Voice;
+use super::pins::Pins;
+use super::registry::{Artifact, Place, RemoteFile, Source};
+use crate::fs::{self, FolderLock, FsError};
+
+/// The cache's folder.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    pub root: PathBuf,
+}
+
+/// What an archive unpacked to, written once all of it is in place.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Of the archive.
+    pub sha256: String,
+    pub files: Vec<UnpackedFile>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UnpackedFile {
+    /// Below the artefact's place.
+    pub path: String,
+    pub size: u64,
+    pub sha256: String,
+}
+
+/// What of an artefact is there.
+#[derive(Debug, Clone, PartialEq)]
+pub enum State {
+    Missing,
+    /// In words, e.g. `3 of 17 files`.
+    Partial(String),
+    Present,
+}
+
+impl Cache {
+    /// The cache that `named` says; else `SDCLR_CACHE`; else the platform's cache folder. `None`: there is no such
+    /// folder, since the user has no home.
+    pub fn locate(named: Option<PathBuf>) -> Option<Self> {
+        let from_variable = std::env::var_os("SDCLR_CACHE").filter(|value| !value.is_empty()).map(PathBuf::from);
+        let of_platform = || {
+            use etcetera::BaseStrategy;
+            Some(etcetera::choose_base_strategy().ok()?.cache_dir().join("sdclr"))
+        };
+        Some(Self { root: named.or(from_variable).or_else(of_platform)? })
+    }
+
+    /// The folder of a place.
+    pub fn place(&self, place: Place) -> PathBuf {
+        self.root.join(match place {
+            Place::Data => "data",
+            Place::Published => "published",
+        })
+    }
+
+    /// Where a download ends up: an archive under `downloads/`, a list at its own path.
+    pub fn target(&self, artifact: &Artifact, file: &RemoteFile) -> PathBuf {
+        match artifact.source {
+            Source::Lists(_) => self.place(artifact.place).join(&file.path),
+            _ => self.root.join("downloads").join(&file.path),
+        }
+    }
+
+    /// Where a download grows.
+    pub fn part(&self, file: &RemoteFile) -> PathBuf {
+        self.root.join("downloads").join(format!("{}.part", file.path.replace('/', "--")))
+    }
+
+    pub fn pins(&self) -> PathBuf {
+        self.root.join("pins.toml")
+    }
+
+    /// What the archive of `name` unpacked to; `None` also where the record does not read, as after a crash of the disk.
+    pub fn manifest(&self, name: &str) -> Option<Manifest> {
+        serde_json::from_slice(&fs::read(&self.manifest_path(name)).ok()?).ok()
+    }
+
+    pub fn write_manifest(&self, name: &str, manifest: &Manifest) -> Result<(), FsError> {
+        fs::write_with(&self.manifest_path(name), |file| Ok(serde_json::to_writer_pretty(file, manifest)?))
+    }
+
+    pub fn forget_manifest(&self, name: &str) -> Result<(), FsError> {
+        fs::remove(&self.manifest_path(name))
+    }
+
+    fn manifest_path(&self, name: &str) -> PathBuf {
+        self.root.join("manifests").join(format!("{name}.json"))
+    }
+
+    /// The lock on an artefact (or on the pins), waited for as long as another process holds it.
+    pub fn lock(&self, name: &str, voice: &Voice) -> Result<FolderLock, FsError> {
+        let folder = self.root.join("locks").join(name);
+        let mut told = false;
+        loop {
+            if let Some(lock) = FolderLock::take(&folder)? {
+                return Ok(lock);
+            }
+            if !told {
+                voice.say("another process is at work on it; waiting until that is done");
+                told = true;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// What of `artifact` is there, by names and lengths; `--verify` looks at the content.
+    pub fn state(&self, artifact: &Artifact, pins: &Pins) -> State {
+        match &artifact.source {
+            Source::Archive(archive) => self.archive_state(artifact, &pins.apply(&artifact.name, &archive.file)),
+            Source::Lists(_) => {
+                let files = artifact.files();
+                let there = files.iter().filter(|file| has_length(&self.target(artifact, file), file.size)).count();
+                match there {
+                    0 => State::Missing,
+                    _ if there == files.len() => State::Present,
+                    _ => State::Partial(format!("{there} of {} files", files.len())),
+                }
+            }
+            Source::Brought(_) => State::Missing,
+        }
+    }
+
+    fn archive_state(&self, artifact: &Artifact, file: &RemoteFile) -> State {
+        if let Some(manifest) = self.manifest(&artifact.name)
+            && file.sha256.as_ref().is_none_or(|expected| *expected == manifest.sha256)
+        {
+            let place = self.place(artifact.place);
+            let there =
+                manifest.files.iter().filter(|file| has_length(&place.join(&file.path), Some(file.size))).count();
+            return match manifest.files.len() {
+                all if all == there => State::Present,
+                all => State::Partial(format!("{there} of {all} files")),
+            };
+        }
+        if self.target(artifact, file).exists() {
+            return State::Partial("not unpacked".to_owned());
+        }
+        match (fs::length(&self.part(file)), file.size) {
+            (Ok(have), Some(size)) if size > 0 => State::Partial(format!("{} %", 100 * have / size)),
+            (Ok(have), _) => State::Partial(super::human(have)),
+            (Err(_), _) => State::Missing,
+        }
+    }
+}
+
+fn has_length(path: &Path, size: Option<u64>) -> bool {
+    path.is_file() && size.is_none_or(|size| fs::length(path).is_ok_and(|length| length == size))
+}

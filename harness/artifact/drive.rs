@@ -1,0 +1,108 @@
+//! Google Drive's pages. A large file is not served at once: a page asks to confirm first. In: a page that came instead
+//! of a file, and where it came from. Out: the request that its form asks for, or the obstacle that it tells of.
+
+use reqwest::Url;
+
+/// Why Drive does not hand the file out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Obstacle {
+    #[error("Google Drive's quota for this file is used up: too many people fetched it; try again in a day")]
+    Quota,
+    #[error("Google Drive asks to log in: its owner no longer shares the file with everybody")]
+    Login,
+    #[error("Google Drive says that the file is infected with a virus, and hands it to nobody but its owner")]
+    Virus,
+    #[error("Google Drive warns that it cannot scan the file for viruses, and offers no way on")]
+    Unconfirmed,
+    #[error("Google Drive asks to confirm again and again")]
+    Loop,
+    #[error("Google Drive has no such file: it was removed, or its id is wrong")]
+    Gone,
+}
+
+/// What a page of Drive says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Page {
+    /// The large-file page: this request brings the file.
+    Confirm(Url),
+    Obstacle(Obstacle),
+}
+
+/// What the HTML page that `from` answered with says; `None` where it is no page of Drive's.
+pub fn recognise(page: &str, from: &Url) -> Option<Page> {
+    let text = page.to_lowercase();
+    let host = from.host_str().unwrap_or_default();
+    let any = |phrases: &[&str]| phrases.iter().any(|phrase| text.contains(phrase));
+    let of_google = host.ends_with("google.com") || any(&["google drive", "accounts.google.com"]);
+    if !of_google {
+        return None;
+    }
+    let obstacle = if any(&["quota exceeded", "too many users have viewed or downloaded"]) {
+        Obstacle::Quota
+    } else if any(&["infected with a virus", "infected file"]) {
+        Obstacle::Virus
+    } else if any(&["can't scan this file for viruses", "virus scan warning", "download-form"]) {
+        match confirmation(page, from) {
+            Some(url) => return Some(Page::Confirm(url)),
+            None => Obstacle::Unconfirmed,
+        }
+    } else if host == "accounts.google.com" || any(&["accounts.google.com", "you need access", "sign in"]) {
+        Obstacle::Login
+    } else if any(&["404", "does not exist"]) {
+        Obstacle::Gone
+    } else {
+        return None;
+    };
+    Some(Page::Obstacle(obstacle))
+}
+
+/// The request that the page's download form makes: its action with its hidden fields (id, export, confirm, uuid). It
+/// must lead to where the page came from or to Google.
+fn confirmation(page: &str, from: &Url) -> Option<Url> {
+    let form = elements(page, "form").find(|(form, _)| attribute(form, "id").as_deref() == Some("download-form"));
+    let (form, after) = form?;
+    let mut url = from.join(&attribute(form, "action")?).ok()?;
+    let host = url.host_str()?;
+    let trusted = host == from.host_str()?
+        || [".google.com", ".googleusercontent.com"].iter().any(|domain| host.ends_with(domain));
+    if !trusted || (from.scheme() == "https" && url.scheme() != "https") {
+        return None;
+    }
+    let inside = after.split("</form").next()?;
+    for (input, _) in elements(inside, "input") {
+        if attribute(input, "type").as_deref() == Some("hidden")
+            && let (Some(name), Some(value)) = (attribute(input, "name"), attribute(input, "value"))
+        {
+            url.query_pairs_mut().append_pair(&name, &value);
+        }
+    }
+    url.query_pairs().any(|(name, _)| name == "confirm").then_some(url)
+}
+
+/// The start tags called `name` (without their brackets), each with what follows it.
+fn elements<'a>(page: &'a str, name: &str) -> impl Iterator<Item = (&'a str, &'a str)> {
+    let open = format!("<{name} ");
+    let starts: Vec<usize> = page.match_indices(&open).map(|(start, _)| start + open.len()).collect();
+    starts.into_iter().filter_map(|start| page[start..].split_once('>'))
+}
+
+/// The value of an attribute in a start tag.
+fn attribute(tag: &str, name: &str) -> Option<String> {
+    let quoted = |quote: char| {
+        let opening = format!("{name}={quote}");
+        let start = tag
+            .match_indices(&opening)
+            .find(|(at, _)| *at == 0 || tag[..*at].ends_with(char::is_whitespace))
+            .map(|(at, _)| at + opening.len())?;
+        tag[start..].split(quote).next()
+    };
+    let value = quoted('"').or_else(|| quoted('\''))?;
+    Some(
+        value
+            .replace("&quot;", "\"")
+            .replace("&#39;", "'")
+            .replace("&lt;", "<")
+            .replace("&gt;", ">")
+            .replace("&amp;", "&"),
+    )
+}

@@ -1,0 +1,390 @@
+//! Brings artefacts into the cache. In: which ones, and how. Out: for each what came of it, as it is done.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use reqwest::blocking::Client;
+
+use super::cache::{Cache, Manifest, State, UnpackedFile};
+use super::check::{self, Digester, Digests};
+use super::download::{Download, DownloadError};
+use super::pins::{Pin, Pins};
+use super::registry::{Archive, Artifact, Registry, RemoteFile, Source};
+use super::{ArtifactError, Voice, brought, http, human, unpack};
+use crate::fs::{self, Growing};
+use crate::progress::Progress;
+
+/// How to fetch.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// Open no connection.
+    pub offline: bool,
+    /// Trust what has no published hash, and write down what it was.
+    pub pin: bool,
+    /// Take it from this file or folder instead of downloading it.
+    pub from: Option<PathBuf>,
+    /// Artefacts at once.
+    pub jobs: usize,
+}
+
+/// Everything that one command fetches with.
+#[derive(Debug)]
+pub struct Fetcher<'a> {
+    pub registry: &'a Registry,
+    pub cache: &'a Cache,
+    /// Where pins are kept.
+    pub pins: PathBuf,
+    pub options: Options,
+    pub progress: &'a Progress,
+    client: OnceLock<Client>,
+}
+
+/// What came of an artefact that is there now.
+#[derive(Debug)]
+pub enum Outcome {
+    Present {
+        folder: PathBuf,
+    },
+    Fetched {
+        bytes: u64,
+        files: usize,
+        folder: PathBuf,
+        sha256: Option<String>,
+        pinned: Option<PathBuf>,
+    },
+    /// What the user brought was checked.
+    Checked(String),
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Present { folder } => write!(f, "already in {}", folder.display()),
+            Self::Checked(text) => f.write_str(text),
+            Self::Fetched { bytes, files, folder, sha256, pinned } => {
+                write!(f, "{} verified", human(*bytes))?;
+                if let Some(sha256) = sha256 {
+                    write!(f, " (sha256 {sha256})")?;
+                }
+                let plural = if *files == 1 { "" } else { "s" };
+                write!(f, ", {files} file{plural} in {}", folder.display())?;
+                match pinned {
+                    Some(pins) => write!(f, "; pinned in {}", pins.display()),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+impl<'a> Fetcher<'a> {
+    pub fn new(
+        registry: &'a Registry,
+        cache: &'a Cache,
+        pins: PathBuf,
+        options: Options,
+        progress: &'a Progress,
+    ) -> Self {
+        Self { registry, cache, pins, options, progress, client: OnceLock::new() }
+    }
+
+    /// Fetches `chosen`, several at once, and tells `done` of each. One that fails does not stop the others.
+    ///
+    /// # Errors
+    /// A file that was brought is none of several candidates.
+    pub fn run(
+        &self,
+        chosen: &[&Artifact],
+        done: impl Fn(&Artifact, Result<Outcome, ArtifactError>) + Sync,
+    ) -> Result<(), ArtifactError> {
+        let chosen = match &self.options.from {
+            Some(from) if from.is_file() && chosen.len() > 1 => vec![self.identify(chosen, from)?],
+            _ => chosen.to_vec(),
+        };
+        let queue: Mutex<VecDeque<&Artifact>> = Mutex::new(chosen.iter().copied().collect());
+        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        std::thread::scope(|scope| {
+            for _ in 0..self.options.jobs.min(chosen.len()) {
+                scope.spawn(|| {
+                    while let Some(artifact) = next() {
+                        done(artifact, self.one(artifact));
+                    }
+                });
+            }
+        });
+        Ok(())
+    }
+
+    /// Fetches one artefact.
+    pub fn one(&self, artifact: &Artifact) -> Result<Outcome, ArtifactError> {
+        let voice = Voice { progress: self.progress, name: &artifact.name };
+        match &artifact.source {
+            Source::Archive(archive) => self.archive(artifact, archive, &voice),
+            Source::Lists(_) => self.lists(artifact, &voice),
+            Source::Brought(source) => match &self.options.from {
+                Some(from) => {
+                    brought::check(artifact, source, from, self.registry, self.cache, &voice).map(Outcome::Checked)
+                }
+                None => Err(brought::must_be_brought(artifact, source)),
+            },
+        }
+    }
+
+    /// Which of `chosen` the file `from` is: by a known hash, else by what is inside.
+    fn identify<'b>(&self, chosen: &[&'b Artifact], from: &Path) -> Result<&'b Artifact, ArtifactError> {
+        let pins = Pins::load(&self.pins)?;
+        let archives: Vec<(&Artifact, &Archive)> = chosen
+            .iter()
+            .filter_map(|artifact| match &artifact.source {
+                Source::Archive(archive) => Some((*artifact, archive)),
+                _ => None,
+            })
+            .collect();
+        let sha256 = super::hash::hash_file(from, super::hash::Algorithm::Sha256)?;
+        let by_hash = archives
+            .iter()
+            .find(|(artifact, archive)| pins.apply(&artifact.name, &archive.file).sha256.as_deref() == Some(&sha256));
+        let names = names_inside(from);
+        let marked = |archive: &Archive| archive.marks.iter().any(|mark| names.iter().any(|name| name.ends_with(mark)));
+        let mut by_mark = archives.iter().filter(|(_, archive)| marked(archive));
+        let found = match (by_hash, by_mark.next(), by_mark.next()) {
+            (Some((artifact, _)), ..) | (None, Some((artifact, _)), None) => artifact,
+            (None, one, _) => {
+                let candidates = chosen.iter().map(|artifact| &*artifact.name).collect::<Vec<_>>().join(", ");
+                let reason = match one {
+                    Some(_) => "what it holds fits several".to_owned(),
+                    None => format!("its sha256 is {sha256}, and nothing in it tells it from others"),
+                };
+                return Err(ArtifactError::Unidentified { path: from.to_path_buf(), candidates, reason });
+            }
+        };
+        self.progress.say(&format!("{}: {} is taken for this archive", found.name, from.display()));
+        Ok(found)
+    }
+
+    fn archive(&self, artifact: &Artifact, archive: &Archive, voice: &Voice) -> Result<Outcome, ArtifactError> {
+        let folder = self.cache.place(artifact.place);
+        let present = |pins: &Pins| self.cache.state(artifact, pins) == State::Present;
+        let before = Pins::load(&self.pins)?;
+        if self.options.from.is_none() && present(&before) {
+            return Ok(Outcome::Present { folder });
+        }
+        if !before.apply(&artifact.name, &archive.file).has_hash() && !self.options.pin {
+            return Err(ArtifactError::NotPinned { pins: self.pins.clone() });
+        }
+        let _lock = self.cache.lock(&artifact.name, voice)?;
+        // Another process may have fetched and pinned it meanwhile.
+        let pins = Pins::load(&self.pins)?;
+        let file = pins.apply(&artifact.name, &archive.file);
+        let path = self.cache.target(artifact, &file);
+        let there = present(&pins);
+        let digests = match &self.options.from {
+            Some(from) => self.bring(artifact, &file, from, &path, &pins)?,
+            None if there => return Ok(Outcome::Present { folder }),
+            None => match self.kept(&file, &path, voice)? {
+                Some(digests) => digests,
+                None => self.download(artifact, &file, archive.unpacked.unwrap_or(0), voice)?,
+            },
+        };
+        if there && self.cache.manifest(&artifact.name).is_some_and(|manifest| manifest.sha256 == digests.sha256) {
+            return Ok(Outcome::Present { folder });
+        }
+        voice.say("unpacking");
+        let files = self.unpack(artifact, archive, &path, &digests)?;
+        let pinned = !file.has_hash();
+        if pinned {
+            let _lock = self.cache.lock("pins", voice)?;
+            Pins::add(&self.pins, &artifact.name, Pin { size: digests.bytes, sha256: digests.sha256.clone() })?;
+        }
+        let pinned = pinned.then(|| self.pins.clone());
+        Ok(Outcome::Fetched { bytes: digests.bytes, files, folder, sha256: Some(digests.sha256), pinned })
+    }
+
+    /// What is in the cache already, if it is right; out of the way if not.
+    fn kept(&self, file: &RemoteFile, path: &Path, voice: &Voice) -> Result<Option<Digests>, ArtifactError> {
+        // Without a hash nothing says that an old file is the right one.
+        if !path.exists() || !file.has_hash() {
+            return Ok(None);
+        }
+        match check::check(path, file)? {
+            Ok(digests) => Ok(Some(digests)),
+            Err(wrong) => {
+                let aside = check::set_aside(path)?;
+                voice.say(&format!("{} is not the right file: {wrong}; moved to {}", path.display(), aside.display()));
+                Ok(None)
+            }
+        }
+    }
+
+    fn download(
+        &self,
+        artifact: &Artifact,
+        file: &RemoteFile,
+        room: u64,
+        voice: &Voice,
+    ) -> Result<Digests, ArtifactError> {
+        if self.options.offline {
+            return Err(ArtifactError::Offline { what: file.path.clone(), cache: self.cache.root.clone() });
+        }
+        let size = file.size.map(|size| format!(" ({})", human(size))).unwrap_or_default();
+        voice.say(&format!("downloading {}{size}", file.path));
+        let (part, target) = (self.cache.part(file), self.cache.target(artifact, file));
+        let download = Download {
+            client: self.client()?,
+            transfer: &self.registry.transfer,
+            voice,
+            file,
+            part: &part,
+            target: &target,
+            room,
+        };
+        download.run().map_err(|error| match error {
+            DownloadError::File(error) => error.into(),
+            DownloadError::NoSpace { .. } => ArtifactError::Space(error),
+            DownloadError::Refused { .. } => {
+                let what = if matches!(artifact.source, Source::Lists(_)) { "DIR" } else { "FILE" };
+                ArtifactError::Download {
+                    name: artifact.name.clone(),
+                    what: what.to_owned(),
+                    reason: error.to_string(),
+                }
+            }
+        })
+    }
+
+    /// Made when the first connection is needed, so never with `--offline`.
+    fn client(&self) -> Result<&Client, ArtifactError> {
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
+        let client = http::client(&self.registry.transfer)?;
+        Ok(self.client.get_or_init(|| client))
+    }
+
+    /// Copies a file that the user has, if it is the right one.
+    fn bring(
+        &self,
+        artifact: &Artifact,
+        file: &RemoteFile,
+        from: &Path,
+        path: &Path,
+        pins: &Pins,
+    ) -> Result<Digests, ArtifactError> {
+        if !from.is_file() {
+            let found = if from.is_dir() { "a folder" } else { "which is no file" };
+            let expected = format!("the archive {} itself", file.path);
+            return Err(ArtifactError::FromWhat { path: from.to_path_buf(), found: found.to_owned(), expected });
+        }
+        let part = path.with_added_extension("brought");
+        let mut digester = Digester::new(file);
+        let mut growing = Growing::open(&part, 0)?;
+        let mut failure = None;
+        fs::read_pieces(from, |piece| {
+            digester.update(piece);
+            if failure.is_none() {
+                failure = growing.append(piece).err();
+            }
+        })?;
+        let digests = digester.finish();
+        let outcome = match failure {
+            Some(failure) => Err(failure.into()),
+            None => match check::mismatch(&part, &digests, file)? {
+                Some(wrong) => Err(ArtifactError::Brought {
+                    path: from.to_path_buf(),
+                    expected_name: file.path.clone(),
+                    wrong,
+                    pins: pins.has(&artifact.name).then(|| pins.path.clone()),
+                }),
+                None => Ok(digests),
+            },
+        };
+        if outcome.is_err() {
+            fs::remove(&part)?;
+            return outcome;
+        }
+        growing.sync()?;
+        fs::rename(&part, path)?;
+        // What a download left unfinished is of no use any more.
+        fs::remove(&self.cache.part(file))?;
+        outcome
+    }
+
+    /// Unpacks a verified archive, checks what is known of the files inside, and writes down what there is. Gives the
+    /// number of files.
+    fn unpack(
+        &self,
+        artifact: &Artifact,
+        archive: &Archive,
+        path: &Path,
+        digests: &Digests,
+    ) -> Result<usize, ArtifactError> {
+        let place = self.cache.place(artifact.place);
+        self.cache.forget_manifest(&artifact.name)?;
+        let unpacked = unpack::unpack(path, &place)?;
+        let mut files = Vec::new();
+        for path in &unpacked.files {
+            let name = path.to_string_lossy().into_owned();
+            let known = RemoteFile {
+                path: name.clone(),
+                urls: Vec::new(),
+                size: None,
+                at_most: None,
+                sha256: None,
+                md5: archive.md5_inside.get(&name).cloned(),
+                git_blob: None,
+            };
+            let found = check::digest(&place.join(path), &known)?;
+            if let Some(wrong) = check::mismatch(&place.join(path), &found, &known)? {
+                let kept = check::set_aside(&place.join(path))?;
+                return Err(ArtifactError::Inside { file: name, wrong, kept });
+            }
+            files.push(UnpackedFile { path: name, size: found.bytes, sha256: found.sha256 });
+        }
+        if let Some(file) = archive.md5_inside.keys().find(|name| !files.iter().any(|file| file.path == **name)) {
+            let expected = archive.md5_inside.keys().cloned().collect::<Vec<_>>().join(", ");
+            return Err(ArtifactError::Lacks { file: file.clone(), expected });
+        }
+        let count = files.len();
+        self.cache.write_manifest(&artifact.name, &Manifest { sha256: digests.sha256.clone(), files })?;
+        Ok(count)
+    }
+
+    fn lists(&self, artifact: &Artifact, voice: &Voice) -> Result<Outcome, ArtifactError> {
+        let folder = self.cache.place(artifact.place);
+        let pins = Pins::load(&self.pins)?;
+        if self.options.from.is_none() && self.cache.state(artifact, &pins) == State::Present {
+            return Ok(Outcome::Present { folder });
+        }
+        let _lock = self.cache.lock(&artifact.name, voice)?;
+        let (mut bytes, mut files) = (0, 0);
+        for file in artifact.files() {
+            let path = self.cache.target(artifact, &file);
+            let digests = match &self.options.from {
+                Some(from) if from.is_dir() => self.bring(artifact, &file, &from.join(&file.path), &path, &pins)?,
+                Some(from) => {
+                    let expected = format!("a folder that holds {} and its siblings", file.path);
+                    let found = "which is no folder".to_owned();
+                    return Err(ArtifactError::FromWhat { path: from.clone(), found, expected });
+                }
+                None => match self.kept(&file, &path, voice)? {
+                    Some(digests) => digests,
+                    None => self.download(artifact, &file, 0, voice)?,
+                },
+            };
+            bytes += digests.bytes;
+            files += 1;
+        }
+        Ok(Outcome::Fetched { bytes, files, folder, sha256: None, pinned: None })
+    }
+}
+
+/// Names of the entries of a zip file; none where it is no zip file.
+fn names_inside(path: &Path) -> Vec<String> {
+    let names = || {
+        let archive = zip::ZipArchive::new(std::fs::File::open(path).ok()?).ok()?;
+        Some(archive.file_names().filter_map(|name| Some(name.ok()?.into_owned())).collect())
+    };
+    names().unwrap_or_default()
+}

@@ -1,0 +1,69 @@
+//! Pins: sizes and hashes of archives for which nobody published any, as first downloaded. In and out: a TOML file that
+//! can be shared and committed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::ArtifactError;
+use super::registry::RemoteFile;
+use crate::fs;
+
+const HEADER: &str = "\
+# Sizes and sha256 of archives that were published without a hash, as they were when somebody fetched them first with
+# `sdclr fetch NAME --pin`. Give this file to others (--pins FILE): what they fetch must then be the same.
+";
+
+/// What one archive was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pin {
+    pub size: u64,
+    pub sha256: String,
+}
+
+/// The pins by name of artefact, and where they are kept.
+#[derive(Debug)]
+pub struct Pins {
+    pub path: PathBuf,
+    pins: BTreeMap<String, Pin>,
+}
+
+impl Pins {
+    /// Reads the file; where there is none, there are no pins yet.
+    pub fn load(path: &Path) -> Result<Self, ArtifactError> {
+        let pins = if path.exists() {
+            let text = fs::read_to_string(path)?;
+            toml::from_str(&text)
+                .map_err(|error| ArtifactError::Pins { path: path.to_path_buf(), reason: error.message().to_owned() })?
+        } else {
+            BTreeMap::new()
+        };
+        Ok(Self { path: path.to_path_buf(), pins })
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.pins.contains_key(name)
+    }
+
+    /// `file` of the artefact `name` with what its pin knows; what the registry knows is never replaced.
+    pub fn apply(&self, name: &str, file: &RemoteFile) -> RemoteFile {
+        let mut file = file.clone();
+        if let (None, Some(pin)) = (&file.sha256, self.pins.get(name)) {
+            file.size = Some(pin.size);
+            file.sha256 = Some(pin.sha256.clone());
+        }
+        file
+    }
+
+    /// Adds a pin to the file. The caller holds the lock on the pins.
+    pub fn add(path: &Path, name: &str, pin: Pin) -> Result<(), ArtifactError> {
+        let mut pins = Self::load(path)?.pins;
+        pins.insert(name.to_owned(), pin);
+        let reason =
+            |error: toml::ser::Error| ArtifactError::Pins { path: path.to_path_buf(), reason: error.to_string() };
+        let text = toml::to_string(&pins).map_err(reason)?;
+        Ok(fs::write(path, format!("{HEADER}\n{text}").as_bytes())?)
+    }
+}

@@ -1,0 +1,85 @@
+//! Reads everything that was fetched again. In: artefacts. Out: for each file that something is known of, whether it is
+//! still right. What is wrong is moved out of the way, so that nothing uses it and the next fetch mends it.
+
+use std::path::{Path, PathBuf};
+
+use super::ArtifactError;
+use super::Voice;
+use super::cache::Cache;
+use super::check;
+use super::pins::Pins;
+use super::registry::{Artifact, RemoteFile, Source};
+
+/// What is there of one artefact, as it was found.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    /// Files that are right, and their bytes.
+    pub files: usize,
+    pub bytes: u64,
+    /// One line for each file that is not.
+    pub wrong: Vec<String>,
+}
+
+/// Reads all files of `artifact` in the cache, under its lock.
+pub fn verify(artifact: &Artifact, cache: &Cache, pins: &Pins, voice: &Voice) -> Result<Verdict, ArtifactError> {
+    let _lock = cache.lock(&artifact.name, voice)?;
+    let mut verdict = Verdict::default();
+    for (path, file) in known_files(artifact, cache, pins) {
+        verdict.look_at(&path, &file)?;
+    }
+    if let Source::Archive(archive) = &artifact.source
+        && let Some(manifest) = cache.manifest(&artifact.name)
+    {
+        let place = cache.place(artifact.place);
+        let before = verdict.wrong.len();
+        for unpacked in &manifest.files {
+            let file = RemoteFile {
+                path: unpacked.path.clone(),
+                urls: Vec::new(),
+                size: Some(unpacked.size),
+                at_most: None,
+                sha256: Some(unpacked.sha256.clone()),
+                md5: archive.md5_inside.get(&unpacked.path).cloned(),
+                git_blob: None,
+            };
+            verdict.look_at(&place.join(&unpacked.path), &file)?;
+        }
+        if verdict.wrong.len() > before {
+            // The next fetch unpacks it again.
+            cache.forget_manifest(&artifact.name)?;
+        }
+    }
+    Ok(verdict)
+}
+
+/// The downloaded files that are there, each with what is known of it; every list once any of them is there.
+fn known_files(artifact: &Artifact, cache: &Cache, pins: &Pins) -> Vec<(PathBuf, RemoteFile)> {
+    let files = artifact.files().into_iter();
+    let mut files: Vec<_> =
+        files.map(|file| (cache.target(artifact, &file), pins.apply(&artifact.name, &file))).collect();
+    let lists = matches!(artifact.source, Source::Lists(_));
+    if !lists || !files.iter().any(|(path, _)| path.exists()) {
+        files.retain(|(path, _)| path.exists());
+    }
+    files
+}
+
+impl Verdict {
+    fn look_at(&mut self, path: &Path, file: &RemoteFile) -> Result<(), ArtifactError> {
+        if !path.is_file() {
+            self.wrong.push(format!("{} is missing", path.display()));
+            return Ok(());
+        }
+        match check::check(path, file)? {
+            Ok(digests) => {
+                self.files += 1;
+                self.bytes += digests.bytes;
+            }
+            Err(wrong) => {
+                let aside = check::set_aside(path)?;
+                self.wrong.push(format!("{} is wrong: {wrong}; moved to {}", path.display(), aside.display()));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,165 @@
+//! `sdclr fetch`: what the authors and others published, brought to this disk and verified.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use clap::Args;
+
+use crate::artifact::cache::{Cache, State};
+use crate::artifact::fetch::{Fetcher, Options};
+use crate::artifact::pins::Pins;
+use crate::artifact::registry::{Artifact, Registry, Source};
+use crate::artifact::{ArtifactError, Voice, human, verify};
+use crate::progress::Progress;
+
+/// Fetch data, split lists and the authors' checkpoints, verified
+///
+/// What is fetched lies in a cache that all commands and processes share; they find it there without --data. A download
+/// that was interrupted goes on where it was. A file whose hash is wrong is kept aside and never used.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sdclr fetch --list
+  sdclr fetch --suite cifar10-lt            # CIFAR-10 and its split lists
+  sdclr fetch cifar100 cifar100-splits
+  sdclr fetch cifar10-checkpoints --pin     # no hash is published: trust the first download, write down its hash
+  sdclr fetch cifar10-checkpoints --from FILE.zip --pin    # the same from a file that a browser downloaded
+  sdclr fetch imagenet --from DIR           # check ImageNet's archives, or the folder of train/ and val/
+  sdclr fetch --verify
+
+The authors' archives lie on Google Drive, which may refuse; a browser often gets through. --pin writes size and hash
+to pins.toml in the cache: share that file, and others name it with --pins so that they get the same bytes or an error.")]
+pub(super) struct FetchArgs {
+    /// What to fetch: names and groups that --list shows
+    names: Vec<String>,
+    /// Fetch the data and the split lists of this suite (checkpoints only by name)
+    #[arg(long, value_name = "SUITE")]
+    suite: Option<String>,
+    /// Show what there is to fetch and what is here, and fetch nothing
+    #[arg(long, conflicts_with_all = ["verify", "from", "pin"])]
+    list: bool,
+    /// Read what is in the cache again and compare its hashes; move aside what is wrong
+    #[arg(long, conflicts_with_all = ["from", "pin"])]
+    verify: bool,
+    /// Open no connection: use what is in the cache
+    #[arg(long)]
+    offline: bool,
+    /// Accept an archive without a published hash, and write its size and sha256 to the pins
+    #[arg(long)]
+    pin: bool,
+    /// Take it from this file (an archive) or folder (lists, ImageNet) instead of downloading it
+    #[arg(long, value_name = "PATH", conflicts_with = "offline")]
+    from: Option<PathBuf>,
+    /// Artefacts to fetch at once
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=16))]
+    jobs: u8,
+    /// The cache [default: SDCLR_CACHE, else sdclr/ in the platform's cache folder]
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// The pins [default: pins.toml in the cache]
+    #[arg(long, value_name = "FILE")]
+    pins: Option<PathBuf>,
+    /// Another registry: a copy of fixtures/registry.toml with the urls of a mirror, say
+    #[arg(long, value_name = "FILE")]
+    registry: Option<PathBuf>,
+}
+
+impl FetchArgs {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let registry = Registry::load(self.registry.as_deref())?;
+        let cache = Cache::locate(self.cache.clone()).ok_or(ArtifactError::NoCache)?;
+        let pins = self.pins.clone().unwrap_or_else(|| cache.pins());
+        let named = !self.names.is_empty() || self.suite.is_some();
+        let chosen = match named {
+            true => registry.select(&self.names, self.suite.as_deref())?,
+            false if self.list || self.verify => registry.artifacts.iter().collect(),
+            false => {
+                anyhow::bail!("nothing is named to fetch; name artefacts that sdclr fetch --list shows, or a --suite")
+            }
+        };
+        if self.list {
+            print!("{}", table(&chosen, &cache, &Pins::load(&pins)?));
+            return Ok(ExitCode::SUCCESS);
+        }
+        if self.verify {
+            return verify_all(&chosen, &cache, &Pins::load(&pins)?, named);
+        }
+        let options = Options { offline: self.offline, pin: self.pin, from: self.from, jobs: self.jobs.into() };
+        let progress = Progress::default();
+        let failures = AtomicUsize::new(0);
+        Fetcher::new(&registry, &cache, pins, options, &progress).run(&chosen, |artifact, outcome| match outcome {
+            Ok(outcome) => println!("{}: {outcome}", artifact.name),
+            Err(error) => {
+                failures.fetch_add(1, Ordering::Relaxed);
+                progress.say(&format!("error: {}: {error}", artifact.name));
+            }
+        })?;
+        Ok(if failures.into_inner() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+/// Name, size, state and licence of each, in columns; then the groups.
+fn table(chosen: &[&Artifact], cache: &Cache, pins: &Pins) -> String {
+    let row = |artifact: &&Artifact| {
+        let size = artifact.size().map_or("unknown".to_owned(), human);
+        [artifact.name.clone(), size, state(artifact, cache, pins), artifact.about.clone(), artifact.licence.clone()]
+    };
+    let head = ["name", "size", "state", "what", "licence or terms"].map(str::to_owned);
+    let rows: Vec<[String; 5]> = [head].into_iter().chain(chosen.iter().map(row)).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let [name, size, state, what] = [0, 1, 2, 3].map(width);
+    let mut text = String::new();
+    for row in &rows {
+        let [n, b, s, w, licence] = row;
+        text += &format!("{n:name$}  {b:>size$}  {s:state$}  {w:what$}  {licence}\n");
+    }
+    let mut groups: Vec<&str> = chosen.iter().flat_map(|artifact| &artifact.groups).map(String::as_str).collect();
+    groups.sort_unstable();
+    groups.dedup();
+    if !groups.is_empty() {
+        text += &format!("\ngroups: {}\ncache: {}\n", groups.join(", "), cache.root.display());
+    }
+    text
+}
+
+fn state(artifact: &Artifact, cache: &Cache, pins: &Pins) -> String {
+    if matches!(artifact.source, Source::Brought(_)) {
+        return "brought by you".to_owned();
+    }
+    let state = match cache.state(artifact, pins) {
+        State::Missing => "missing".to_owned(),
+        State::Partial(what) => format!("partial ({what})"),
+        State::Present => "present".to_owned(),
+    };
+    if pins.has(&artifact.name) { format!("{state}, pinned") } else { state }
+}
+
+/// Verifies what is there. What is not there counts only where it was `named`.
+fn verify_all(chosen: &[&Artifact], cache: &Cache, pins: &Pins, named: bool) -> anyhow::Result<ExitCode> {
+    let progress = Progress::default();
+    let (mut seen, mut healthy) = (0, true);
+    for artifact in chosen.iter().filter(|artifact| !matches!(artifact.source, Source::Brought(_))) {
+        if cache.state(artifact, pins) == State::Missing {
+            if named {
+                println!("{}: missing; run sdclr fetch {}", artifact.name, artifact.name);
+                healthy = false;
+            }
+            continue;
+        }
+        seen += 1;
+        let verdict = verify::verify(artifact, cache, pins, &Voice { progress: &progress, name: &artifact.name })?;
+        for wrong in &verdict.wrong {
+            println!("{}: {wrong}", artifact.name);
+        }
+        if verdict.wrong.is_empty() {
+            println!("{}: fine, {} files, {}", artifact.name, verdict.files, human(verdict.bytes));
+        } else {
+            println!("{}: mend it with sdclr fetch {}", artifact.name, artifact.name);
+            healthy = false;
+        }
+    }
+    if seen == 0 && healthy {
+        println!("nothing is in {} yet", cache.root.display());
+    }
+    Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
