@@ -292,6 +292,18 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), FsError> {
     sync_folder(parent(to))
 }
 
+/// Makes `link` lead to `folder`, replacing a link that is there.
+pub fn link_folder(folder: &Path, link: &Path) -> Result<(), FsError> {
+    create_folder(parent(link))?;
+    let folder = folder.canonicalize().map_err(error("find the folder", folder))?;
+    let staging = tempfile::Builder::new().prefix(".sdclr-").suffix(".part").tempdir_in(parent(link));
+    let staging = staging.map_err(error("create a temporary folder in", parent(link)))?;
+    let new = staging.path().join("link");
+    std::os::unix::fs::symlink(&folder, &new).map_err(error("create the link", link))?;
+    move_to(&new, link)?;
+    sync_folder(parent(link))
+}
+
 /// Bytes that this user may still write to the file system on which the folder `path` lies.
 pub fn free_space(path: &Path) -> Result<u64, FsError> {
     let name = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())

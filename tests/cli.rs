@@ -11,6 +11,7 @@ fn sdclr(arguments: &[&str]) -> Output {
     Command::new(assert_cmd::cargo::cargo_bin!("sdclr"))
         .args(arguments)
         .env_remove("SDCLR_DATA")
+        .env("SDCLR_CACHE", "/nonexistent")
         .env("COLUMNS", "110")
         .output()
         .unwrap()
@@ -66,7 +67,9 @@ fn pretrain_error(data: &Path) -> String {
 #[test]
 fn help_of_every_command() {
     insta::assert_snapshot!("help", text(&sdclr(&["--help"]).stdout));
-    for command in ["repro", "pretrain", "probe", "features", "views", "replay", "bench", "doctor", "completions"] {
+    for command in
+        ["fetch", "repro", "pretrain", "probe", "features", "views", "replay", "bench", "doctor", "completions"]
+    {
         let output = sdclr(&[command, "--help"]);
         assert!(output.status.success());
         insta::assert_snapshot!(format!("help_{command}"), text(&output.stdout));

@@ -1,5 +1,6 @@
 //! What the user brings because nobody may hand it out: ImageNet. In: a folder with the published archives, or with the
-//! unpacked images. Out: what was checked, against published hashes or published lists.
+//! unpacked images. Out: what was checked, against published hashes or published lists; images are then linked into the
+//! cache, where other commands look for them.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -102,13 +103,14 @@ fn check_tree(
         voice.say(&format!("not checked, since these lists are not in the cache: {}", absent.join(", ")));
     }
     match first {
-        None => Ok(format!(
-            "{} has all {listed} images of {} lists; name it with --data {} where {} is read",
-            folder.display(),
-            checked.len(),
-            folder.display(),
-            artifact.name
-        )),
+        None => {
+            let link = cache.link(artifact);
+            if !folder.starts_with(&link) {
+                fs::link_folder(folder, &link)?;
+            }
+            let folder = folder.display();
+            Ok(format!("{folder} has all {listed} images of {} lists; linked as {}", checked.len(), link.display()))
+        }
         Some((first, list)) => {
             let (folder, missing) = (folder.to_path_buf(), missing.len());
             Err(ArtifactError::MissingImages { folder, missing, listed, first, list })

@@ -30,7 +30,7 @@ pub struct Manifest {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UnpackedFile {
-    /// Below the artefact's place.
+    /// Below the folder that the archive is unpacked to.
     pub path: String,
     pub size: u64,
     pub sha256: String,
@@ -63,6 +63,20 @@ impl Cache {
             Place::Data => "data",
             Place::Published => "published",
         })
+    }
+
+    /// Where an archive is unpacked: data beside other data, each of the authors' archives in a folder of its own, so that
+    /// two of them cannot replace each other's files.
+    pub fn unpack_folder(&self, artifact: &Artifact) -> PathBuf {
+        match artifact.place {
+            Place::Data => self.place(Place::Data),
+            Place::Published => self.place(Place::Published).join(&artifact.name),
+        }
+    }
+
+    /// Where images that the user brought are linked, for other commands to find.
+    pub fn link(&self, artifact: &Artifact) -> PathBuf {
+        self.place(artifact.place).join(&artifact.name)
     }
 
     /// Where a download ends up: an archive under `downloads/`, a list at its own path.
@@ -123,11 +137,12 @@ impl Cache {
                 let files = artifact.files();
                 let there = files.iter().filter(|file| has_length(&self.target(artifact, file), file.size)).count();
                 match there {
-                    0 => State::Missing,
                     _ if there == files.len() => State::Present,
+                    0 if !files.iter().any(|file| self.part(file).exists()) => State::Missing,
                     _ => State::Partial(format!("{there} of {} files", files.len())),
                 }
             }
+            Source::Brought(_) if self.link(artifact).is_dir() => State::Present,
             Source::Brought(_) => State::Missing,
         }
     }
@@ -136,7 +151,7 @@ impl Cache {
         if let Some(manifest) = self.manifest(&artifact.name)
             && file.sha256.as_ref().is_none_or(|expected| *expected == manifest.sha256)
         {
-            let place = self.place(artifact.place);
+            let place = self.unpack_folder(artifact);
             let there =
                 manifest.files.iter().filter(|file| has_length(&place.join(&file.path), Some(file.size))).count();
             return match manifest.files.len() {

@@ -10,6 +10,7 @@ use reqwest::blocking::Client;
 use super::cache::{Cache, Manifest, State, UnpackedFile};
 use super::check::{self, Digester, Digests};
 use super::download::{Download, DownloadError};
+use super::identify::identify;
 use super::pins::{Pin, Pins};
 use super::registry::{Archive, Artifact, Registry, RemoteFile, Source};
 use super::{ArtifactError, Voice, brought, http, human, unpack};
@@ -100,7 +101,9 @@ impl<'a> Fetcher<'a> {
         done: impl Fn(&Artifact, Result<Outcome, ArtifactError>) + Sync,
     ) -> Result<(), ArtifactError> {
         let chosen = match &self.options.from {
-            Some(from) if from.is_file() && chosen.len() > 1 => vec![self.identify(chosen, from)?],
+            Some(from) if from.is_file() && chosen.len() > 1 => {
+                vec![identify(chosen, from, &Pins::load(&self.pins)?, self.progress)?]
+            }
             _ => chosen.to_vec(),
         };
         let queue: Mutex<VecDeque<&Artifact>> = Mutex::new(chosen.iter().copied().collect());
@@ -127,45 +130,16 @@ impl<'a> Fetcher<'a> {
                 Some(from) => {
                     brought::check(artifact, source, from, self.registry, self.cache, &voice).map(Outcome::Checked)
                 }
+                None if self.cache.link(artifact).is_dir() => {
+                    Ok(Outcome::Present { folder: self.cache.link(artifact) })
+                }
                 None => Err(brought::must_be_brought(artifact, source)),
             },
         }
     }
 
-    /// Which of `chosen` the file `from` is: by a known hash, else by what is inside.
-    fn identify<'b>(&self, chosen: &[&'b Artifact], from: &Path) -> Result<&'b Artifact, ArtifactError> {
-        let pins = Pins::load(&self.pins)?;
-        let archives: Vec<(&Artifact, &Archive)> = chosen
-            .iter()
-            .filter_map(|artifact| match &artifact.source {
-                Source::Archive(archive) => Some((*artifact, archive)),
-                _ => None,
-            })
-            .collect();
-        let sha256 = super::hash::hash_file(from, super::hash::Algorithm::Sha256)?;
-        let by_hash = archives
-            .iter()
-            .find(|(artifact, archive)| pins.apply(&artifact.name, &archive.file).sha256.as_deref() == Some(&sha256));
-        let names = names_inside(from);
-        let marked = |archive: &Archive| archive.marks.iter().any(|mark| names.iter().any(|name| name.ends_with(mark)));
-        let mut by_mark = archives.iter().filter(|(_, archive)| marked(archive));
-        let found = match (by_hash, by_mark.next(), by_mark.next()) {
-            (Some((artifact, _)), ..) | (None, Some((artifact, _)), None) => artifact,
-            (None, one, _) => {
-                let candidates = chosen.iter().map(|artifact| &*artifact.name).collect::<Vec<_>>().join(", ");
-                let reason = match one {
-                    Some(_) => "what it holds fits several".to_owned(),
-                    None => format!("its sha256 is {sha256}, and nothing in it tells it from others"),
-                };
-                return Err(ArtifactError::Unidentified { path: from.to_path_buf(), candidates, reason });
-            }
-        };
-        self.progress.say(&format!("{}: {} is taken for this archive", found.name, from.display()));
-        Ok(found)
-    }
-
     fn archive(&self, artifact: &Artifact, archive: &Archive, voice: &Voice) -> Result<Outcome, ArtifactError> {
-        let folder = self.cache.place(artifact.place);
+        let folder = self.cache.unpack_folder(artifact);
         let present = |pins: &Pins| self.cache.state(artifact, pins) == State::Present;
         let before = Pins::load(&self.pins)?;
         if self.options.from.is_none() && present(&before) {
@@ -192,8 +166,13 @@ impl<'a> Fetcher<'a> {
             return Ok(Outcome::Present { folder });
         }
         voice.say("unpacking");
-        let files = self.unpack(artifact, archive, &path, &digests)?;
         let pinned = !file.has_hash();
+        let files = self.unpack(artifact, archive, &path, &digests).inspect_err(|_| {
+            // Nothing says that it is the right file, so it must not pass for one. The reason is told; this is not.
+            if pinned {
+                let _ = check::set_aside(&path);
+            }
+        })?;
         if pinned {
             let _lock = self.cache.lock("pins", voice)?;
             Pins::add(&self.pins, &artifact.name, Pin { size: digests.bytes, sha256: digests.sha256.clone() })?;
@@ -244,14 +223,26 @@ impl<'a> Fetcher<'a> {
             DownloadError::File(error) => error.into(),
             DownloadError::NoSpace { .. } => ArtifactError::Space(error),
             DownloadError::Refused { .. } => {
-                let what = if matches!(artifact.source, Source::Lists(_)) { "DIR" } else { "FILE" };
-                ArtifactError::Download {
-                    name: artifact.name.clone(),
-                    what: what.to_owned(),
-                    reason: error.to_string(),
-                }
+                ArtifactError::Download { reason: error.to_string(), remedy: self.remedy(artifact, file) }
             }
         })
+    }
+
+    /// How to get a file that no mirror gave.
+    fn remedy(&self, artifact: &Artifact, file: &RemoteFile) -> String {
+        let name = &artifact.name;
+        if matches!(artifact.source, Source::Lists(_)) {
+            return format!("clone the repository of the lists and run sdclr fetch {name} --from DIR");
+        }
+        let url = file.urls.first().map(String::as_str).unwrap_or_default();
+        let pin = if file.has_hash() { "" } else { " --pin" };
+        let mut remedy = format!("save {url} with a browser and run sdclr fetch {name} --from FILE{pin}");
+        if Pins::load(&self.pins).is_ok_and(|pins| pins.has(name)) {
+            let pins = self.pins.display();
+            remedy +=
+                &format!("; the expected hash is pinned in {pins}: delete it there if the authors replaced the file");
+        }
+        remedy
     }
 
     /// Made when the first connection is needed, so never with `--offline`.
@@ -320,7 +311,7 @@ impl<'a> Fetcher<'a> {
         path: &Path,
         digests: &Digests,
     ) -> Result<usize, ArtifactError> {
-        let place = self.cache.place(artifact.place);
+        let place = self.cache.unpack_folder(artifact);
         self.cache.forget_manifest(&artifact.name)?;
         let unpacked = unpack::unpack(path, &place)?;
         let mut files = Vec::new();
@@ -378,13 +369,4 @@ impl<'a> Fetcher<'a> {
         }
         Ok(Outcome::Fetched { bytes, files, folder, sha256: None, pinned: None })
     }
-}
-
-/// Names of the entries of a zip file; none where it is no zip file.
-fn names_inside(path: &Path) -> Vec<String> {
-    let names = || {
-        let archive = zip::ZipArchive::new(std::fs::File::open(path).ok()?).ok()?;
-        Some(archive.file_names().filter_map(|name| Some(name.ok()?.into_owned())).collect())
-    };
-    names().unwrap_or_default()
 }

@@ -9,6 +9,7 @@ pub mod drive;
 pub mod fetch;
 pub mod hash;
 mod http;
+mod identify;
 pub mod pins;
 pub mod registry;
 pub mod unpack;
@@ -43,10 +44,8 @@ pub enum ArtifactError {
         cache.display()
     )]
     Offline { what: String, cache: PathBuf },
-    #[error(
-        "{reason}; run the same command again later, or get it another way and run sdclr fetch {name} --from {what}"
-    )]
-    Download { name: String, what: String, reason: String },
+    #[error("{reason}; run the same command again later, or {remedy}")]
+    Download { reason: String, remedy: String },
     #[error(
         "nobody published a size or hash of this archive, so nothing proves that what comes is what the authors uploaded; run again with --pin to trust what comes first and write its hash to {}, or name the pins of somebody you trust with --pins FILE",
         pins.display()
@@ -67,7 +66,7 @@ pub enum ArtifactError {
     #[error("the archive lacks {file}; expected all of {expected}")]
     Lacks { file: String, expected: String },
     #[error(
-        "it is never downloaded: {licence}; get {files} there and name their folder, or that of the unpacked images, with --from DIR"
+        "it cannot be downloaded for you ({licence}); get {files} there and name their folder, or that of the unpacked images, with --from DIR"
     )]
     MustBeBrought { licence: String, files: String },
     #[error("{} holds neither {files} nor the folders train/ and val/; name the folder that does", folder.display())]

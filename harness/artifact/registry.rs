@@ -205,11 +205,6 @@ impl Artifact {
         }
     }
 
-    /// Bytes to download; `None` where they are not all known.
-    pub fn size(&self) -> Option<u64> {
-        self.files().iter().map(|file| file.size).sum()
-    }
-
     fn problem(&self) -> Option<String> {
         let plain = |name: &String| {
             !name.is_empty()
@@ -252,9 +247,14 @@ impl Registry {
         let refuse = |reason: String| ArtifactError::Registry { name: name.to_owned(), reason };
         let registry: Self = toml::from_str(text).map_err(|error| refuse(one_line(&error.to_string())))?;
         let mut problem = registry.transfer.problem();
-        let mut names = BTreeSet::new();
+        let (mut names, mut archives) = (BTreeSet::new(), BTreeSet::new());
         for artifact in &registry.artifacts {
             let own = artifact.problem().map(|problem| format!("artifact {}: {problem}", artifact.name));
+            if let Source::Archive(archive) = &artifact.source
+                && !archives.insert(&archive.file.path)
+            {
+                problem = problem.or(Some(format!("two archives are called {}", archive.file.path)));
+            }
             let twice = (!names.insert(&artifact.name)).then(|| format!("two artifacts are called {}", artifact.name));
             problem = problem.or(own).or(twice);
         }

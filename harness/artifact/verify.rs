@@ -3,34 +3,48 @@
 
 use std::path::{Path, PathBuf};
 
-use super::ArtifactError;
-use super::Voice;
 use super::cache::Cache;
 use super::check;
 use super::pins::Pins;
-use super::registry::{Artifact, RemoteFile, Source};
+use super::registry::{Artifact, Registry, RemoteFile, Source};
+use super::{ArtifactError, Voice, brought, human};
 
 /// What is there of one artefact, as it was found.
 #[derive(Debug, Default)]
 pub struct Verdict {
     /// Files that are right, and their bytes.
-    pub files: usize,
-    pub bytes: u64,
-    /// One line for each file that is not.
+    files: usize,
+    bytes: u64,
+    /// What the user brought, as it was checked.
+    brought: Option<String>,
+    /// One line for each file that is not right.
     pub wrong: Vec<String>,
 }
 
 /// Reads all files of `artifact` in the cache, under its lock.
-pub fn verify(artifact: &Artifact, cache: &Cache, pins: &Pins, voice: &Voice) -> Result<Verdict, ArtifactError> {
+pub fn verify(
+    artifact: &Artifact,
+    registry: &Registry,
+    cache: &Cache,
+    pins: &Pins,
+    voice: &Voice,
+) -> Result<Verdict, ArtifactError> {
     let _lock = cache.lock(&artifact.name, voice)?;
     let mut verdict = Verdict::default();
+    if let Source::Brought(source) = &artifact.source {
+        match brought::check(artifact, source, &cache.link(artifact), registry, cache, voice) {
+            Ok(text) => verdict.brought = Some(text),
+            Err(error) => verdict.wrong.push(error.to_string()),
+        }
+        return Ok(verdict);
+    }
     for (path, file) in known_files(artifact, cache, pins) {
         verdict.look_at(&path, &file)?;
     }
     if let Source::Archive(archive) = &artifact.source
         && let Some(manifest) = cache.manifest(&artifact.name)
     {
-        let place = cache.place(artifact.place);
+        let place = cache.unpack_folder(artifact);
         let before = verdict.wrong.len();
         for unpacked in &manifest.files {
             let file = RemoteFile {
@@ -65,6 +79,12 @@ fn known_files(artifact: &Artifact, cache: &Cache, pins: &Pins) -> Vec<(PathBuf,
 }
 
 impl Verdict {
+    /// What is right, in words.
+    pub fn right(&self) -> String {
+        let plural = if self.files == 1 { "" } else { "s" };
+        self.brought.clone().unwrap_or_else(|| format!("{} file{plural}, {}", self.files, human(self.bytes)))
+    }
+
     fn look_at(&mut self, path: &Path, file: &RemoteFile) -> Result<(), ArtifactError> {
         if !path.is_file() {
             self.wrong.push(format!("{} is missing", path.display()));

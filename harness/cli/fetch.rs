@@ -48,7 +48,7 @@ pub(super) struct FetchArgs {
     #[arg(long)]
     pin: bool,
     /// Take it from this file (an archive) or folder (lists, ImageNet) instead of downloading it
-    #[arg(long, value_name = "PATH", conflicts_with = "offline")]
+    #[arg(long, value_name = "PATH")]
     from: Option<PathBuf>,
     /// Artefacts to fetch at once
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=16))]
@@ -82,7 +82,7 @@ impl FetchArgs {
             return Ok(ExitCode::SUCCESS);
         }
         if self.verify {
-            return verify_all(&chosen, &cache, &Pins::load(&pins)?, named);
+            return verify_all(&chosen, &registry, &cache, &Pins::load(&pins)?, named);
         }
         let options = Options { offline: self.offline, pin: self.pin, from: self.from, jobs: self.jobs.into() };
         let progress = Progress::default();
@@ -101,17 +101,22 @@ impl FetchArgs {
 /// Name, size, state and licence of each, in columns; then the groups.
 fn table(chosen: &[&Artifact], cache: &Cache, pins: &Pins) -> String {
     let row = |artifact: &&Artifact| {
-        let size = artifact.size().map_or("unknown".to_owned(), human);
-        [artifact.name.clone(), size, state(artifact, cache, pins), artifact.about.clone(), artifact.licence.clone()]
+        [
+            artifact.name.clone(),
+            size(artifact),
+            state(artifact, cache, pins),
+            artifact.licence.clone(),
+            artifact.about.clone(),
+        ]
     };
-    let head = ["name", "size", "state", "what", "licence or terms"].map(str::to_owned);
+    let head = ["name", "size", "state", "licence or terms", "what it is"].map(str::to_owned);
     let rows: Vec<[String; 5]> = [head].into_iter().chain(chosen.iter().map(row)).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let [name, size, state, what] = [0, 1, 2, 3].map(width);
+    let [name, size, state, licence] = [0, 1, 2, 3].map(width);
     let mut text = String::new();
     for row in &rows {
-        let [n, b, s, w, licence] = row;
-        text += &format!("{n:name$}  {b:>size$}  {s:state$}  {w:what$}  {licence}\n");
+        let [n, b, s, l, what] = row;
+        text += &format!("{n:name$}  {b:>size$}  {s:state$}  {l:licence$}  {what}\n");
     }
     let mut groups: Vec<&str> = chosen.iter().flat_map(|artifact| &artifact.groups).map(String::as_str).collect();
     groups.sort_unstable();
@@ -122,11 +127,20 @@ fn table(chosen: &[&Artifact], cache: &Cache, pins: &Pins) -> String {
     text
 }
 
-fn state(artifact: &Artifact, cache: &Cache, pins: &Pins) -> String {
-    if matches!(artifact.source, Source::Brought(_)) {
-        return "brought by you".to_owned();
+/// Bytes to download, as far as they are known.
+fn size(artifact: &Artifact) -> String {
+    let files = artifact.files();
+    let known: Vec<u64> = files.iter().filter_map(|file| file.size).collect();
+    match known.len() {
+        0 => "unknown".to_owned(),
+        count if count == files.len() => human(known.iter().sum()),
+        _ => format!("over {}", human(known.iter().sum())),
     }
+}
+
+fn state(artifact: &Artifact, cache: &Cache, pins: &Pins) -> String {
     let state = match cache.state(artifact, pins) {
+        State::Missing if matches!(artifact.source, Source::Brought(_)) => "to be brought".to_owned(),
         State::Missing => "missing".to_owned(),
         State::Partial(what) => format!("partial ({what})"),
         State::Present => "present".to_owned(),
@@ -135,10 +149,16 @@ fn state(artifact: &Artifact, cache: &Cache, pins: &Pins) -> String {
 }
 
 /// Verifies what is there. What is not there counts only where it was `named`.
-fn verify_all(chosen: &[&Artifact], cache: &Cache, pins: &Pins, named: bool) -> anyhow::Result<ExitCode> {
+fn verify_all(
+    chosen: &[&Artifact],
+    registry: &Registry,
+    cache: &Cache,
+    pins: &Pins,
+    named: bool,
+) -> anyhow::Result<ExitCode> {
     let progress = Progress::default();
     let (mut seen, mut healthy) = (0, true);
-    for artifact in chosen.iter().filter(|artifact| !matches!(artifact.source, Source::Brought(_))) {
+    for artifact in chosen {
         if cache.state(artifact, pins) == State::Missing {
             if named {
                 println!("{}: missing; run sdclr fetch {}", artifact.name, artifact.name);
@@ -147,12 +167,13 @@ fn verify_all(chosen: &[&Artifact], cache: &Cache, pins: &Pins, named: bool) -> 
             continue;
         }
         seen += 1;
-        let verdict = verify::verify(artifact, cache, pins, &Voice { progress: &progress, name: &artifact.name })?;
+        let verdict =
+            verify::verify(artifact, registry, cache, pins, &Voice { progress: &progress, name: &artifact.name })?;
         for wrong in &verdict.wrong {
             println!("{}: {wrong}", artifact.name);
         }
         if verdict.wrong.is_empty() {
-            println!("{}: fine, {} files, {}", artifact.name, verdict.files, human(verdict.bytes));
+            println!("{}: fine, {}", artifact.name, verdict.right());
         } else {
             println!("{}: mend it with sdclr fetch {}", artifact.name, artifact.name);
             healthy = false;

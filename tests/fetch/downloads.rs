@@ -1,0 +1,259 @@
+//! One file from servers that misbehave.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use sdclr::artifact::hash::{Algorithm, Hasher};
+
+use crate::server::{Server, broken_off, head, reply, whole_or_rest};
+use crate::world::{World, list, md5, noise, sha256};
+
+/// One failing download of `body` from a server that answers as told.
+fn refusal(body: &[u8], server: &Server) -> (World, String) {
+    let world = World::new(&[list("thing", &[server], body)]);
+    let error = world.error(&["thing"]);
+    assert!(world.cached("data/split/thing.bin").is_none(), "what was refused is in place");
+    (world, error)
+}
+
+#[test]
+fn a_good_server_is_asked_once() {
+    let body = noise(300_000);
+    let server = Server::good(body.clone());
+    let world = World::new(&[list("thing", &[&server], &body)]);
+    let first = world.good(&["thing"]);
+    let second = world.good(&["thing"]);
+    assert!(world.cached("data/split/thing.bin").unwrap() == body);
+    assert_eq!(world.files(), ["data/split/thing.bin"]);
+    assert_eq!(server.requests().len(), 1);
+    insta::assert_snapshot!("fetch_plain_output", format!("{}{}{}{}", first.err, first.out, second.err, second.out));
+}
+
+#[test]
+fn a_download_that_breaks_off_goes_on_where_it_was() {
+    let body = noise(300_000);
+    let whole = body.clone();
+    let server = Server::start(move |number, request, stream| match number {
+        0 => broken_off(stream, &whole, 100_000),
+        _ => whole_or_rest(request, &whole, stream),
+    });
+    let world = World::new(&[list("thing", &[&server], &body)]);
+    world.good(&["thing"]);
+    assert!(world.cached("data/split/thing.bin").unwrap() == body);
+    assert_eq!(server.starts(), [0, 100_000]);
+    let again = &server.requests()[1];
+    assert_eq!(again.header("if-range"), Some("\"one\""), "a file that changed meanwhile would be mixed");
+}
+
+#[test]
+fn a_server_that_ignores_range_starts_over() {
+    let body = noise(300_000);
+    let whole = body.clone();
+    let server = Server::start(move |number, _, stream| match number {
+        0 => broken_off(stream, &whole, 100_000),
+        _ => reply(stream, "200 OK", "", &whole),
+    });
+    let world = World::new(&[list("thing", &[&server], &body)]);
+    world.good(&["thing"]);
+    assert!(world.cached("data/split/thing.bin").unwrap() == body);
+    assert_eq!(server.starts(), [0, 100_000]);
+}
+
+#[test]
+fn a_wrong_content_range_starts_over() {
+    for range in ["bytes 99999-299999/300001", "bytes 100000-299999/400000", "bytes 0-199999/300000", "nonsense", ""] {
+        let body = noise(300_000);
+        let whole = body.clone();
+        let server = Server::start(move |number, request, stream| match (number, request.start()) {
+            (0, _) => broken_off(stream, &whole, 100_000),
+            (_, Some(start)) => {
+                let header = if range.is_empty() { String::new() } else { format!("Content-Range: {range}\r\n") };
+                reply(stream, "206 Partial Content", &header, &whole[start..]);
+            }
+            (_, None) => reply(stream, "200 OK", "", &whole),
+        });
+        let world = World::new(&[list("thing", &[&server], &body)]);
+        world.good(&["thing"]);
+        assert!(world.cached("data/split/thing.bin").unwrap() == body, "{range}");
+        assert_eq!(server.starts(), [0, 100_000, 0], "{range}");
+    }
+}
+
+#[test]
+fn what_an_earlier_process_left_is_useless_if_it_is_wrong() {
+    let body = noise(300_000);
+    let server = Server::good(body.clone());
+    let world = World::new(&[list("thing", &[&server], &body)]);
+    // Longer than the file; as long, with other bytes; shorter, with other bytes.
+    for left in [300_001, 300_000, 5_000] {
+        let part = world.path("cache/downloads/split--thing.bin.part");
+        sdclr::fs::write(&part, &vec![7; left]).unwrap();
+        world.good(&["thing"]);
+        assert!(world.cached("data/split/thing.bin").unwrap() == body, "{left}");
+        assert_eq!(world.files(), ["data/split/thing.bin"]);
+        sdclr::fs::remove(&world.path("cache/data/split/thing.bin")).unwrap();
+    }
+    assert_eq!(server.starts(), [0, 0, 5_000, 0]);
+}
+
+#[test]
+fn refusals_that_last_are_asked_once() {
+    let body = noise(2_000);
+    let mut errors = String::new();
+    let mut once = |name: &str, server: Server| {
+        let (world, error) = refusal(&body, &server);
+        assert_eq!(server.requests().len(), 1, "{name} was asked again");
+        errors += &format!("{name}\n  {error}\n");
+        world
+    };
+    once("403", Server::fixed("403 Forbidden", "", "no"));
+    once("404", Server::fixed("404 Not Found", "", "no"));
+    once("wrong length", Server::fixed("200 OK", "", "short"));
+    once(
+        "web page",
+        Server::fixed("200 OK", "Content-Type: text/html\r\n", "<html><title>Log in to the\nhotel</title></html>"),
+    );
+    let page = "<!DOCTYPE html><title>Busy</title>";
+    once(
+        "web page in disguise",
+        Server::start(move |_, _, stream| {
+            head(stream, "200 OK", "Content-Type: application/octet-stream\r\n");
+            let _ = stream.write_all(page.as_bytes());
+        }),
+    );
+    once(
+        "too long",
+        Server::start(|_, _, stream| {
+            head(stream, "200 OK", "");
+            let _ = stream.write_all(&noise(5_000));
+        }),
+    );
+    let other = noise(3_000)[1_000..].to_vec();
+    let kept = once("wrong hash", Server::good(other.clone()));
+    let aside = format!("downloads/split--thing.bin.wrong-hash-{}", &sha256(&other)[..8]);
+    assert_eq!(kept.files(), [aside.clone()]);
+    assert!(kept.cached(&aside).unwrap() == other);
+    insta::assert_snapshot!("fetch_lasting_refusals", errors);
+
+    let circle = Server::start(|_, request, stream| {
+        reply(stream, "302 Found", &format!("Location: {}x\r\n", request.path), b"")
+    });
+    let (_, error) = refusal(&body, &circle);
+    assert!(error.contains("it redirects in circles, too often, or away from https"), "{error}");
+    assert_eq!(circle.requests().len(), 6);
+}
+
+#[test]
+fn refusals_that_may_pass_are_asked_again() {
+    let body = noise(200_000);
+    let mut errors = String::new();
+    let mut thrice = |name: &str, server: Server| {
+        let (_, error) = refusal(&body, &server);
+        assert_eq!(server.requests().len(), 3, "{name}");
+        errors += &format!("{name}\n  {error}\n");
+    };
+    thrice("503", Server::fixed("503 Service Unavailable", "", "no"));
+    let whole = body.clone();
+    thrice("truncation", Server::start(move |_, _, stream| broken_off(stream, &whole, 1_000)));
+    let whole = body.clone();
+    thrice(
+        "stall",
+        Server::start(move |_, _, stream| {
+            broken_off(stream, &whole, 1_000);
+            std::thread::sleep(Duration::from_secs(2));
+        }),
+    );
+    thrice("silence", Server::start(|_, _, _| std::thread::sleep(Duration::from_secs(2))));
+    let insta_settings = {
+        let mut settings = insta::Settings::clone_current();
+        settings.add_filter(r"too slow: \d+ bytes in [\d.]+ s", "too slow: [N] bytes in [TIME]");
+        settings
+    };
+    let whole = body.clone();
+    thrice(
+        "slow loris",
+        Server::start(move |_, _, stream| {
+            head(stream, "200 OK", &format!("Content-Length: {}\r\n", whole.len()));
+            for byte in &whole {
+                if stream.write_all(&[*byte]).is_err() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }),
+    );
+    insta_settings.bind(|| insta::assert_snapshot!("fetch_passing_refusals", errors));
+
+    let closed = Server::closed();
+    let (_, error) = refusal(&body, &closed);
+    assert!(error.contains("no connection: Connection refused"), "{error}");
+}
+
+#[test]
+fn retry_after_is_honoured_up_to_its_bound() {
+    for (header, least, most) in [("Retry-After: 1\r\n", 1.0, 2.5), ("Retry-After: 9999\r\n", 1.2, 2.7)] {
+        let body = noise(1_000);
+        let whole = body.clone();
+        let server = Server::start(move |number, request, stream| match number {
+            0 => reply(stream, "429 Too Many Requests", header, b""),
+            _ => whole_or_rest(request, &whole, stream),
+        });
+        let world = World::new(&[list("thing", &[&server], &body)]);
+        let start = Instant::now();
+        world.good(&["thing"]);
+        let seconds = start.elapsed().as_secs_f64();
+        assert!((least..most).contains(&seconds), "{header}: {seconds} s");
+    }
+}
+
+#[test]
+fn mirrors_are_asked_in_turn() {
+    let body = noise(300_000);
+    let whole = body.clone();
+    let breaks = Server::start(move |_, _, stream| broken_off(stream, &whole, 50_000));
+    let other = Server::good(noise(300_001)[1..].to_vec());
+    let gone = Server::fixed("404 Not Found", "", "");
+    let good = Server::good(body.clone());
+    let world = World::new(&[list("thing", &[&gone, &breaks, &good], &body), list("more", &[&other, &good], &body)]);
+    world.good(&["thing", "more"]);
+    assert!(world.cached("data/split/thing.bin").unwrap() == body);
+    assert!(world.cached("data/split/more.bin").unwrap() == body);
+    assert_eq!((gone.starts(), breaks.starts()), (vec![0], vec![0]));
+    // What the second mirror gave counts, since the hash tells; what the wrong one gave does not.
+    let mut starts = good.starts();
+    starts.sort_unstable();
+    assert_eq!(starts, [0, 50_000]);
+    let resumed = good.requests().into_iter().find(|request| request.start().is_some()).unwrap();
+    assert_eq!(resumed.header("if-range"), None, "one server's ETag says nothing to another");
+}
+
+#[test]
+fn a_proxy_is_asked_where_one_is_named() {
+    let body = noise(1_000);
+    let proxy = Server::good(body.clone());
+    let nowhere = Server::closed();
+    let text = list("thing", &[&nowhere], &body).replace(&nowhere.url, "http://files.invalid");
+    let world = World::new(&[text]);
+    let output = world.command(&["thing"]).env("HTTP_PROXY", &proxy.url).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(proxy.requests()[0].path, "http://files.invalid/split/thing.bin");
+}
+
+#[test]
+fn every_known_hash_is_checked() {
+    let body = noise(1_000);
+    let server = Server::good(body.clone());
+    let mut git = Hasher::new(Algorithm::GitBlob, body.len() as u64);
+    git.update(&body);
+    let right = format!("md5 = '{}'\ngit_blob = '{}'", md5(&body), git.finish());
+    let sha = format!("sha256 = '{}'", sha256(&body));
+    let with = |hashes: &str| World::new(&[list("thing", &[&server], &body).replace(&sha, hashes)]);
+    with(&format!("{sha}\n{right}")).good(&["thing"]);
+    with(&right).good(&["thing"]);
+    for (key, name) in [("md5", "md5"), ("git_blob", "git blob id")] {
+        let at = right.find(key).unwrap() + key.len() + 4;
+        let digit = if right.as_bytes()[at] == b'0' { "1" } else { "0" };
+        let error = with(&format!("{}{digit}{}", &right[..at], &right[at + 1..])).error(&["thing"]);
+        assert!(error.contains(&format!("its {name} is ")), "{error}");
+    }
+}

@@ -1,0 +1,177 @@
+//! What nobody published a hash of, what Google Drive says, and what the user brings.
+
+use crate::server::{Server, reply, whole_or_rest};
+use crate::world::{World, checkpoints, list, md5, noise, zip_of};
+
+#[test]
+fn without_a_hash_the_first_download_is_pinned() {
+    let packed = zip_of(&[("checkpoints/run/model_2000.pt", b"weights")]);
+    let server = Server::good(packed.clone());
+    let world = World::new(&checkpoints(&server.url));
+    let refused = world.error(&["checkpoints-pretrain"]);
+    assert_eq!(server.requests().len(), 0, "it was downloaded for nothing");
+    let pinned = world.good(&["checkpoints-pretrain", "--pin"]);
+    assert_eq!(world.cached("published/checkpoints-pretrain/checkpoints/run/model_2000.pt").unwrap(), b"weights");
+    let pins = String::from_utf8(world.cached("pins.toml").unwrap()).unwrap();
+    let listed = world.good(&["--list"]).out;
+    assert!(listed.contains("present, pinned"), "{listed}");
+
+    // Somebody else with these pins gets the same bytes without --pin, or an error.
+    let other = World::new(&checkpoints(&server.url));
+    let shared = world.path("cache/pins.toml");
+    let with_pins = ["checkpoints-pretrain", "--pins", shared.to_str().unwrap()];
+    other.good(&with_pins);
+    let changed = Server::good(zip_of(&[("checkpoints/run/model_2000.pt", b"strange")]));
+    let victim = World::new(&checkpoints(&changed.url));
+    let mismatch = victim.error(&with_pins).replace(&world.folder.path().display().to_string(), "[OTHER]");
+    assert!(victim.cached("published/checkpoints-pretrain/checkpoints/run/model_2000.pt").is_none());
+    // --pin does not overrule a pin.
+    victim.error(&[with_pins.as_slice(), &["--pin"]].concat());
+    insta::assert_snapshot!("fetch_pins", format!("{refused}\n{}{}\n{pins}\n{mismatch}", pinned.err, pinned.out));
+}
+
+#[test]
+fn a_file_that_was_brought_is_told_from_its_siblings() {
+    let server = Server::fixed("404 Not Found", "", "");
+    let world = World::new(&checkpoints(&server.url));
+    let save = |name: &str, bytes: &[u8]| {
+        sdclr::fs::write(&world.path(name), bytes).unwrap();
+        world.path(name).to_str().unwrap().to_owned()
+    };
+    let pretrain = save("from a browser.zip", &zip_of(&[("checkpoints/run/model_2000.pt", b"weights")]));
+    let tune = save(
+        "b.zip",
+        &zip_of(&[("checkpoints_tune/run/best_model.pt", b"probe"), ("checkpoints_tune/run/log.txt", b"")]),
+    );
+    let changed = save("c.zip", &zip_of(&[("checkpoints/run/model_2000.pt", b"strange")]));
+    let both = save("d.zip", &zip_of(&[("a/model_2000.pt", b""), ("a/best_model.pt", b"")]));
+    let neither = save("e.zip", &zip_of(&[("a/readme", b"")]));
+    let page = save("f.zip", b"<html>");
+    let brought = |path: &str| world.fetch(&["all", "--from", path, "--pin"]);
+    let mut said = String::new();
+    for path in [&pretrain, &tune, &pretrain, &changed, &both, &neither, &page] {
+        let result = brought(path);
+        said += &format!("{}{}{:?}\n", result.err, result.out, result.code);
+    }
+    // Named alone, a file is what its name says; but a file that is no archive is never pinned.
+    let single = world.error(&["checkpoints-tune", "--from", &pretrain, "--pin"]);
+    let fresh = World::new(&checkpoints(&server.url));
+    sdclr::fs::write(&fresh.path("f.zip"), b"<html>").unwrap();
+    let no_archive = fresh.error(&["checkpoints-tune", "--from", fresh.path("f.zip").to_str().unwrap(), "--pin"]);
+    let folder = fresh.error(&["checkpoints-tune", "--from", fresh.folder.path().to_str().unwrap(), "--pin"]);
+    assert!(fresh.cached("pins.toml").is_none());
+    assert_eq!(fresh.files(), ["downloads/checkpoints-tune.zip.wrong-hash-b7d082ee"]);
+    insta::assert_snapshot!("fetch_from", format!("{said}{single}\n{no_archive}\n{folder}"));
+    assert_eq!(server.requests().len(), 0);
+    assert_eq!(world.cached("published/checkpoints-pretrain/checkpoints/run/model_2000.pt").unwrap(), b"weights");
+    assert_eq!(world.cached("published/checkpoints-tune/checkpoints_tune/run/best_model.pt").unwrap(), b"probe");
+}
+
+#[test]
+fn lists_are_brought_as_a_folder() {
+    let body = noise(1_000);
+    let server = Server::fixed("404 Not Found", "", "");
+    let world = World::new(&[list("thing", &[&server], &body)]);
+    let clone = world.path("clone");
+    sdclr::fs::write(&clone.join("split/thing.bin"), &body).unwrap();
+    world.good(&["thing", "--from", clone.to_str().unwrap()]);
+    assert!(world.cached("data/split/thing.bin").unwrap() == body);
+    sdclr::fs::write(&clone.join("split/thing.bin"), b"other").unwrap();
+    let wrong = world.error(&["thing", "--from", clone.to_str().unwrap()]);
+    assert!(wrong.contains("is not split/thing.bin: its length is 5 bytes, expected 1000 bytes"), "{wrong}");
+    assert!(world.cached("data/split/thing.bin").unwrap() == body, "a good file was replaced by a wrong one");
+}
+
+/// A page in the manner of Google Drive's.
+fn drive_page(title: &str, body: &str) -> String {
+    format!("<!DOCTYPE html><html><head><title>Google Drive - {title}</title></head><body>{body}</body></html>")
+}
+
+#[test]
+fn drive_asks_to_confirm_and_gets_its_answer() {
+    let packed = zip_of(&[("checkpoints/run/model_2000.pt", b"weights")]);
+    let whole = packed.clone();
+    let server = Server::start(move |_, request, stream| {
+        if request.path.contains("uuid=a%26b-1") && request.path.contains("confirm=t") {
+            return whole_or_rest(request, &whole, stream);
+        }
+        let form = "<p>Google Drive can't scan this file for viruses.</p>\
+            <form id=\"download-form\" action=\"/download\" method=\"get\"><input type=\"submit\" value=\"Download anyway\"/>\
+            <input type=\"hidden\" name=\"id\" value=\"1\"><input type='hidden' name='export' value='download'>\
+            <input type=\"hidden\" name=\"confirm\" value=\"t\"><input type=\"hidden\" name=\"uuid\" value=\"a&amp;b-1\"></form>";
+        let page = drive_page("Virus scan warning", form);
+        reply(stream, "200 OK", "Content-Type: text/html; charset=utf-8\r\n", page.as_bytes());
+    });
+    let world = World::new(&checkpoints(&server.url));
+    world.good(&["checkpoints-pretrain", "--pin"]);
+    assert!(world.cached("downloads/checkpoints-pretrain.zip").unwrap() == packed);
+    let paths: Vec<String> = server.requests().into_iter().map(|request| request.path).collect();
+    assert_eq!(paths, ["/pretrain?id=1", "/download?id=1&export=download&confirm=t&uuid=a%26b-1"]);
+}
+
+#[test]
+fn what_drive_says_instead_of_the_file_is_named() {
+    let form = |action: &str| {
+        format!(
+            "<form id=\"download-form\" action=\"{action}\"><input type=\"hidden\" name=\"confirm\" value=\"t\"></form>"
+        )
+    };
+    let pages = [
+        ("quota", drive_page("Quota exceeded", "Too many users have viewed or downloaded this file recently.")),
+        ("login", drive_page("Sign in", "<a href='https://accounts.google.com/ServiceLogin'>to continue</a>")),
+        ("access", drive_page("Access denied", "You need access. Ask for it, or switch accounts.")),
+        ("virus", drive_page("Infected file", "This file is infected with a virus. Only its owner may have it.")),
+        ("no form", drive_page("Virus scan warning", "It is too large to be scanned.")),
+        ("foreign form", drive_page("Virus scan warning", &form("http://example.org/download"))),
+        ("confirms for ever", drive_page("Virus scan warning", &form("/again"))),
+        ("gone", drive_page("Not found", "Error 404: the file does not exist.")),
+    ];
+    let mut said = String::new();
+    for (name, page) in pages {
+        let server =
+            Server::start(move |_, _, stream| reply(stream, "200 OK", "Content-Type: text/html\r\n", page.as_bytes()));
+        let world = World::new(&checkpoints(&server.url));
+        said += &format!("{name}\n  {}\n", world.error(&["checkpoints-pretrain", "--pin"]));
+        assert!(world.cached("pins.toml").is_none() && world.cached("downloads/checkpoints-pretrain.zip").is_none());
+        assert_eq!(server.requests().len(), if name == "confirms for ever" { 2 } else { 1 }, "{name}");
+    }
+    insta::assert_snapshot!("fetch_drive_obstacles", said);
+}
+
+#[test]
+fn imagenet_is_brought_and_checked() {
+    let lists = "train/n1/a.JPEG 0\ntrain/n1/b.JPEG 0\nval/n1/c.JPEG 0\n";
+    let server = Server::good(lists.as_bytes().to_vec());
+    let tars = ["train.tar", "val.tar"].map(|name| {
+        format!("[[artifact.source.brought.files]]\npath = '{name}'\nsize = 3\nmd5 = '{}'\n", md5(name[..3].as_bytes()))
+    });
+    let imagenet = format!(
+        "[[artifact]]\nname = 'imagenet'\nabout = ''\nplace = 'data'\nlicence = 'terms of example.org'\nnote = ''\n\
+         [artifact.source.brought]\nlists = ['thing']\n{}{}",
+        tars[0], tars[1]
+    );
+    let world = World::new(&[list("thing", &[&server], lists.as_bytes()), imagenet]);
+    let mut said = world.error(&["imagenet"]);
+    let folder = world.path("images");
+    let mut bring = |files: &[(&str, &str)]| {
+        for (name, text) in files {
+            sdclr::fs::write(&folder.join(name), text.as_bytes()).unwrap();
+        }
+        let outcome = world.fetch(&["imagenet", "--from", folder.to_str().unwrap()]);
+        said += &format!("\n{}{}", outcome.err, outcome.out);
+    };
+    bring(&[("readme", "")]);
+    bring(&[("train/n1/a.JPEG", "")]);
+    world.good(&["thing"]);
+    bring(&[]);
+    bring(&[("train/n1/b.JPEG", ""), ("val/n1/c.JPEG", "")]);
+    let found = world.path("cache/data/imagenet/train/n1/a.JPEG").exists();
+    assert!(found, "images that were checked are not linked");
+    let verified = world.good(&["--verify"]).out;
+    bring(&[("train.tar", "tra"), ("val.tar", "va")]);
+    bring(&[("val.tar", "vol")]);
+    bring(&[("val.tar", "val")]);
+    let single = world.good(&["imagenet", "--from", folder.join("val.tar").to_str().unwrap()]);
+    let other = world.error(&["imagenet", "--from", folder.join("readme").to_str().unwrap()]);
+    insta::assert_snapshot!("fetch_imagenet", format!("{said}\n{verified}{}{}{other}", single.err, single.out));
+}

@@ -1,0 +1,117 @@
+//! What there is to fetch, and what a registry may say.
+
+use proptest::prelude::*;
+use sdclr::artifact::registry::{Archive, Artifact, Brought, Lists, Place, Registry, RemoteFile, Source};
+
+use crate::server::Server;
+use crate::world::{Said, World, archive, list, plain, sha256};
+
+#[test]
+fn what_there_is_to_fetch() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let output = plain(&["fetch"]).args(arguments).env("SDCLR_CACHE", folder.path()).output().unwrap();
+        Said::of(output, folder.path())
+    };
+    insta::assert_snapshot!("fetch_list", run(&["--list"]).out);
+    let suite = run(&["--suite", "cifar10-lt", "--list"]).out;
+    let names: Vec<&str> =
+        suite.lines().skip(1).map_while(|line| line.split(' ').next().filter(|name| !name.is_empty())).collect();
+    assert_eq!(names, ["cifar10", "cifar10-splits"]);
+    let errors = [
+        run(&[]),
+        run(&["cifra10"]),
+        run(&["--suite", "digits-lt"]),
+        run(&["cifar10-checkpoints"]),
+        run(&["imagenet"]),
+        run(&["cifar10", "--offline"]),
+    ];
+    let errors: Vec<String> = errors.iter().map(|said| said.err.clone()).collect();
+    insta::assert_snapshot!("fetch_errors", errors.join("\n"));
+}
+
+#[test]
+fn registries_that_contradict_themselves_are_refused() {
+    let good = Server::good(Vec::new());
+    let thing = list("thing", &[&good], b"x");
+    let known = format!("sha256 = '{}'", sha256(b"x"));
+    let broken = [
+        thing.replace("name = 'thing'", "name = 'a thing'"),
+        format!("{thing}{thing}"),
+        thing.replace("split/thing.bin", "../thing.bin"),
+        thing.replace("split/thing.bin", "/etc/thing.bin"),
+        thing.replace(&known, "sha256 = 'abc'"),
+        thing.replace(&known, ""),
+        thing.replace("size = 1", ""),
+        thing.replace("http://", "ftp://"),
+        thing.replace("licence", "license"),
+        archive("pack", "data", "a/b.zip", "http://localhost/", &[], "size = 1"),
+        format!("{}{}", archive("all", "data", "b.zip", "http://localhost/", &[], "size = 1"), ""),
+    ];
+    let errors: Vec<String> =
+        broken.iter().map(|text| World::new(std::slice::from_ref(text)).error(&["thing"])).collect();
+    let world = World::new(&[thing]);
+    sdclr::fs::write(&world.path("cache/pins.toml"), b"thing = 3").unwrap();
+    let pins = world.error(&["thing"]);
+    insta::assert_snapshot!("fetch_registry_errors", format!("{}\n{pins}", errors.join("\n")));
+}
+
+fn remote_file() -> impl Strategy<Value = RemoteFile> {
+    let hash = |digits: usize| prop::option::of(prop::string::string_regex(&format!("[0-9a-f]{{{digits}}}")).unwrap());
+    let urls = prop::collection::vec("https?://[a-z]{1,9}\\.org/[a-zA-Z0-9 '\"&=?%~-]{0,20}", 0..3);
+    ("[a-zA-Z0-9_' .-]{0,12}[a-z]", urls, any::<u32>(), hash(64), hash(32), hash(40)).prop_map(
+        |(path, urls, size, sha256, md5, git_blob)| {
+            let size = Some(u64::from(size));
+            let git_blob = git_blob.or_else(|| Some("0".repeat(40)));
+            RemoteFile { path, urls, size, at_most: None, sha256, md5, git_blob }
+        },
+    )
+}
+
+fn source() -> impl Strategy<Value = Source> {
+    let names = || prop::collection::vec("[a-z0-9/_.]{1,9}", 0..3);
+    let inside = prop::collection::btree_map("[a-z/.\"' ]{1,9}", "[0-9a-f]{32}", 0..3);
+    prop_oneof![
+        (remote_file(), names(), prop::option::of(any::<u32>()), inside).prop_map(
+            |(file, marks, unpacked, md5_inside)| {
+                Source::Archive(Archive { file, marks, unpacked: unpacked.map(u64::from), md5_inside })
+            }
+        ),
+        prop::collection::vec(remote_file(), 1..4)
+            .prop_map(|files| Source::Lists(Lists { base: vec!["https://example.org/".to_owned()], files })),
+        (prop::collection::vec(remote_file(), 1..3), names())
+            .prop_map(|(files, lists)| Source::Brought(Brought { lists, files })),
+    ]
+}
+
+proptest! {
+    /// Whatever an entry of the registry says, written and read again it says the same.
+    #[test]
+    fn registry_entries_round_trip(
+        name in "[a-z0-9-]{1,20}",
+        texts in prop::array::uniform3("[ -~äß\n]{0,30}"),
+        published in any::<bool>(),
+        source in source(),
+    ) {
+        let [about, licence, note] = texts;
+        let place = if published { Place::Published } else { Place::Data };
+        let mut registry = Registry::load(None).unwrap();
+        let suites = vec!["cifar10-lt".to_owned()];
+        registry.artifacts = vec![Artifact { name, about, groups: vec![], suites, place, licence, note, source }];
+        let text = toml::to_string(&registry).unwrap();
+        prop_assert_eq!(Registry::parse("a property", &text).unwrap(), registry);
+    }
+}
+
+#[test]
+fn the_embedded_registry_round_trips() {
+    let registry = Registry::load(None).unwrap();
+    assert_eq!(Registry::parse("again", &toml::to_string(&registry).unwrap()).unwrap(), registry);
+    let lists: usize = registry
+        .artifacts
+        .iter()
+        .filter(|artifact| matches!(artifact.source, Source::Lists(_)))
+        .map(|artifact| artifact.files().len())
+        .sum();
+    assert_eq!((registry.artifacts.len(), lists), (15, 48));
+}
