@@ -63,7 +63,10 @@ fn check_archive(file: &RemoteFile, path: &Path, voice: &Voice) -> Result<(), Ar
         }
     };
     let (path, expected_name) = (path.to_path_buf(), file.path.clone());
-    wrong.map_or(Ok(()), |wrong| Err(ArtifactError::Brought { path, expected_name, wrong, pins: None }))
+    match wrong.map(Box::new) {
+        Some(wrong) => Err(ArtifactError::Brought { path, expected_name, wrong, pins: None }),
+        None => Ok(()),
+    }
 }
 
 /// Looks for every image that the published lists name.

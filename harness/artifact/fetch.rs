@@ -285,7 +285,7 @@ impl<'a> Fetcher<'a> {
                 Some(wrong) => Err(ArtifactError::Brought {
                     path: from.to_path_buf(),
                     expected_name: file.path.clone(),
-                    wrong,
+                    wrong: Box::new(wrong),
                     pins: pins.has(&artifact.name).then(|| pins.path.clone()),
                 }),
                 None => Ok(digests),
@@ -329,7 +329,7 @@ impl<'a> Fetcher<'a> {
             let found = check::digest(&place.join(path), &known)?;
             if let Some(wrong) = check::mismatch(&place.join(path), &found, &known)? {
                 let kept = check::set_aside(&place.join(path))?;
-                return Err(ArtifactError::Inside { file: name, wrong, kept });
+                return Err(ArtifactError::Inside { file: name, wrong: Box::new(wrong), kept });
             }
             files.push(UnpackedFile { path: name, size: found.bytes, sha256: found.sha256 });
         }

@@ -56,13 +56,13 @@ pub enum ArtifactError {
         path.display(),
         pins.as_ref().map(|pins| format!(" (pinned in {})", pins.display())).unwrap_or_default()
     )]
-    Brought { path: PathBuf, expected_name: String, wrong: check::Mismatch, pins: Option<PathBuf> },
+    Brought { path: PathBuf, expected_name: String, wrong: Box<check::Mismatch>, pins: Option<PathBuf> },
     #[error("{} is none of {candidates}: {reason}; name one of them to say which it is", path.display())]
     Unidentified { path: PathBuf, candidates: String, reason: String },
     #[error("--from names {}, {found}; expected {expected}", path.display())]
     FromWhat { path: PathBuf, found: String, expected: String },
     #[error("{file} of the archive is not the published one: {wrong}; it is kept as {} and is not used", kept.display())]
-    Inside { file: String, wrong: check::Mismatch, kept: PathBuf },
+    Inside { file: String, wrong: Box<check::Mismatch>, kept: PathBuf },
     #[error("the archive lacks {file}; expected all of {expected}")]
     Lacks { file: String, expected: String },
     #[error(

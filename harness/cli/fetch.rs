@@ -20,15 +20,16 @@ use crate::progress::Progress;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   sdclr fetch --list
-  sdclr fetch --suite cifar10-lt            # CIFAR-10 and its split lists
+  sdclr fetch --suite cifar10-lt           # CIFAR-10 and its split lists
   sdclr fetch cifar100 cifar100-splits
-  sdclr fetch cifar10-checkpoints --pin     # no hash is published: trust the first download, write down its hash
-  sdclr fetch cifar10-checkpoints --from FILE.zip --pin    # the same from a file that a browser downloaded
-  sdclr fetch imagenet --from DIR           # check ImageNet's archives, or the folder of train/ and val/
+  sdclr fetch cifar10-checkpoints --pin    # no hash is published: trust the first download
+  sdclr fetch cifar10-checkpoints --from FILE.zip --pin    # from a file that a browser saved
+  sdclr fetch imagenet --from DIR          # check its archives, or the folder of train/ and val/
   sdclr fetch --verify
 
-The authors' archives lie on Google Drive, which may refuse; a browser often gets through. --pin writes size and hash
-to pins.toml in the cache: share that file, and others name it with --pins so that they get the same bytes or an error.")]
+The authors' archives lie on Google Drive, which may refuse; a browser often gets through.
+
+Share the pins (pins.toml in the cache): whoever names them with --pins gets the same bytes or an error.")]
 pub(super) struct FetchArgs {
     /// What to fetch: names and groups that --list shows
     names: Vec<String>,

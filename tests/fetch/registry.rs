@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use sdclr::artifact::registry::{Archive, Artifact, Brought, Lists, Place, Registry, RemoteFile, Source};
 
 use crate::server::Server;
-use crate::world::{Said, World, archive, list, plain, sha256};
+use crate::world::{Said, TRANSFER, World, archive, list, plain, sha256};
 
 #[test]
 fn what_there_is_to_fetch() {
@@ -46,14 +46,21 @@ fn registries_that_contradict_themselves_are_refused() {
         thing.replace("http://", "ftp://"),
         thing.replace("licence", "license"),
         archive("pack", "data", "a/b.zip", "http://localhost/", &[], "size = 1"),
-        format!("{}{}", archive("all", "data", "b.zip", "http://localhost/", &[], "size = 1"), ""),
+        archive("all", "data", "b.zip", "http://localhost/", &[], "size = 1"),
     ];
-    let errors: Vec<String> =
-        broken.iter().map(|text| World::new(std::slice::from_ref(text)).error(&["thing"])).collect();
+    let errors = broken.iter().map(|text| {
+        let text = format!("{TRANSFER}{text}");
+        let error = Registry::parse("REGISTRY", &text).unwrap_err().to_string();
+        // A port is in one of them.
+        error.replace(&good.url, "http://[SERVER]").replace(&good.url.replace("http", "ftp"), "ftp://[SERVER]")
+    });
+    let errors: Vec<String> = errors.collect();
+    let zero = TRANSFER.replace("stall_seconds = 0.6", "stall_seconds = 0.0");
+    let zero = Registry::parse("REGISTRY", &format!("{zero}{thing}")).unwrap_err().to_string();
     let world = World::new(&[thing]);
     sdclr::fs::write(&world.path("cache/pins.toml"), b"thing = 3").unwrap();
     let pins = world.error(&["thing"]);
-    insta::assert_snapshot!("fetch_registry_errors", format!("{}\n{pins}", errors.join("\n")));
+    insta::assert_snapshot!("fetch_registry_errors", format!("{}\n{zero}\n{pins}", errors.join("\n")));
 }
 
 fn remote_file() -> impl Strategy<Value = RemoteFile> {
