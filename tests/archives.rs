@@ -548,3 +548,38 @@ fn hashes_are_those_of_the_usual_programs() {
         }
     }
 }
+
+/// On a disk that fills up: the disk's error, nothing left, and what was there before unharmed. Runs itself again in a
+/// name space of its own, where anybody may mount a small disk.
+#[test]
+fn a_full_disk_leaves_nothing() {
+    const DISK: &str = "SDCLR_TEST_SMALL_DISK";
+    let Some(disk) = std::env::var_os(DISK) else {
+        let disk = temporary();
+        let script = r#"mount -t tmpfs -o size=64k none "$SDCLR_TEST_SMALL_DISK" || exit 75; exec "$0" --exact a_full_disk_leaves_nothing"#;
+        let child = std::process::Command::new("unshare")
+            .args(["-rm", "sh", "-c", script])
+            .arg(std::env::current_exe().unwrap())
+            .env(DISK, disk.path())
+            .output();
+        match child {
+            Ok(output) if output.status.success() => {}
+            Ok(output) if output.status.code() == Some(101) => {
+                panic!("{}", String::from_utf8_lossy(&output.stdout))
+            }
+            other => eprintln!("skipped: no small disk can be mounted here ({other:?})"),
+        }
+        return;
+    };
+    let into = Path::new(&disk).join("into");
+    let root = temporary();
+    unpack(&write_archive(&root, &tar_gz(&[file("a", b"first")])), &into).unwrap();
+    let before = tree(Path::new(&disk));
+    let noise: Vec<u8> = (0..100_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let entries = [file("a", b"second"), file("b", &noise)];
+    for archive in [tar_gz(&entries), zipped(&entries)] {
+        let error = unpack(&write_archive(&root, &archive), &into).unwrap_err();
+        assert!(error.to_string().contains("free some space"), "{error}");
+        assert_eq!(tree(Path::new(&disk)), before);
+    }
+}

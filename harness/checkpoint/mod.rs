@@ -5,9 +5,11 @@
 //! is taken for it. Out: a [`StateDict`] on the CPU, or a [`Training`] from which a run goes on bitwise.
 
 mod bounds;
+pub mod export;
 mod pickle;
 mod safetensors_file;
 mod torch_pt;
+mod torch_pt_writer;
 mod training;
 
 use std::fs::File;
@@ -19,6 +21,7 @@ use tch::{Device, Kind, TchError, Tensor};
 
 pub use crate::network::StateDict;
 use crate::text::{describe, printable};
+pub use torch_pt_writer::Root;
 pub use training::{FORMAT, Training, TrainingMeta, read_training, write_training};
 
 /// A checkpoint could not be read or written.
@@ -156,6 +159,10 @@ fn tensor_of(path: &Path, name: &str, bytes: &[u8], shape: &[usize], kind: Kind)
     }
     let shape: Vec<i64> = shape.iter().map(|&extent| extent as i64).collect();
     Tensor::f_from_data_size(bytes, &shape, kind).map_err(|source| CheckpointError::Copy { name, source })
+}
+
+fn kind_error(path: &Path, name: &str, kind: String) -> CheckpointError {
+    CheckpointError::Kind { path: path.into(), name: printable(name), kind }
 }
 
 /// Opens a regular file within [`bounds::FILE_BYTES`]; gives its length too.

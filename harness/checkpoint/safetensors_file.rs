@@ -11,7 +11,7 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use tch::{Kind, Tensor};
 
-use super::{CheckpointError, StateDict, bounds};
+use super::{CheckpointError, StateDict, bounds, kind_error};
 
 /// Bytes of the header's length.
 const LENGTH_BYTES: usize = 8;
@@ -129,8 +129,4 @@ fn info_of(path: &Path, name: &str, tensor: &Tensor, start: usize) -> Result<Ten
     let shape = tensor.size().iter().map(|&extent| extent as usize).collect();
     let end = start + tensor.numel() * kind.elt_size_in_bytes();
     Ok(TensorInfo { dtype, shape, data_offsets: (start, end) })
-}
-
-fn kind_error(path: &Path, name: &str, kind: String) -> CheckpointError {
-    CheckpointError::Kind { path: path.into(), name: super::printable(name), kind }
 }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod doctor;
+mod export;
 mod features;
 mod fetch;
 mod pretrain;
@@ -32,6 +33,7 @@ enum Command {
     Pretrain(pretrain::PretrainArgs),
     Probe(probe::ProbeArgs),
     Features(features::FeaturesArgs),
+    Export(export::ExportArgs),
     Views(views::ViewsArgs),
     Replay(replay::ReplayArgs),
     Bench(bench::BenchArgs),
@@ -113,6 +115,7 @@ impl Command {
             Command::Pretrain(args) => args.run(),
             Command::Probe(args) => args.run(),
             Command::Features(args) => args.run(),
+            Command::Export(args) => args.run(),
             Command::Views(args) => args.run(),
             Command::Replay(args) => args.run(),
             Command::Bench(args) => args.run(),

@@ -1,9 +1,10 @@
 //! The backbone: ResNet with torchvision's layer names (REFERENCE.md "Networks").
 
+use clap::ValueEnum;
 use tch::{Device, Tensor};
 
 use super::layers::{BatchNorm, Conv, Init, Normalize, Visitor, channels_last};
-use super::{NetworkError, NetworkSpec, Pass};
+use super::{NetworkError, NetworkSpec, Pass, StateDict};
 use crate::recipe::{Depth, Stem};
 
 impl Depth {
@@ -17,6 +18,18 @@ impl Depth {
             Depth::Resnet101 => ([3, 4, 23, 3], true),
             Depth::Resnet152 => ([3, 8, 36, 3], true),
         }
+    }
+
+    /// The depth whose blocks `state` holds, names without prefix; `None` where there is no such.
+    pub fn of_state(state: &StateDict) -> Option<Self> {
+        let has = |stage: usize, block: usize, convolution: usize| {
+            state.get(&format!("layer{}.{block}.conv{convolution}.weight", stage + 1)).is_some()
+        };
+        Self::value_variants().iter().copied().find(|depth| {
+            let (blocks, bottleneck) = depth.blocks();
+            let fits = |(stage, &count): (usize, &usize)| has(stage, count - 1, 2) && !has(stage, count, 2);
+            blocks.iter().enumerate().all(fits) && has(0, 0, 3) == bottleneck
+        })
     }
 
     /// Channels of the pooled feature for a first stage of `width`: 512 for ResNet-18 of width 64, 2048 for ResNet-50.

@@ -1,0 +1,44 @@
+//! `sdclr export`: our encoders in the form that other programs take.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::checkpoint::export::{Export, Format, Names};
+use crate::checkpoint::{self, Root};
+
+/// Write a checkpoint so that PyTorch and torchvision load it
+///
+/// Takes every checkpoint of a ResNet that the other commands read, and prints the lines of Python that load the result.
+///
+/// torchvision's networks do not normalise their input as ours do: with --names torchvision, images in [0, 1] must go
+/// through transforms.Normalize first. Its ResNets have a 7x7 stem: for CIFAR's 3x3 stem, the lines printed change it.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  sdclr export encoder.safetensors --format torch-pt --names torchvision --out encoder.pt")]
+pub(super) struct ExportArgs {
+    /// A checkpoint, .pt or .safetensors
+    checkpoint: PathBuf,
+    #[arg(long)]
+    format: Format,
+    #[arg(long)]
+    names: Names,
+    /// The file to write
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+impl ExportArgs {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let export = Export::new(&checkpoint::read_weights(&self.checkpoint)?, self.names)?;
+        export.write(&self.out, self.format)?;
+        let (count, bytes) = (export.state.len(), export.bytes());
+        println!("{}: {count} tensors, {bytes} bytes, of a {}", self.out.display(), export.spec);
+        if let (Root::Checkpoint { epoch: None }, Format::TorchPt) = (export.root, self.format) {
+            println!("its epoch is None: the checkpoint does not tell");
+        }
+        print!("in Python:\n{}", export.python(&self.out, self.format));
+        Ok(ExitCode::SUCCESS)
+    }
+}
