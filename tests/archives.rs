@@ -421,6 +421,37 @@ fn common_archives_are_read() {
     assert_eq!(std::fs::read(place.into.join("gr\u{f6}\u{df}e")).unwrap(), b"zip64");
 }
 
+/// What GNU tar, and Python where it is there, make of a tree in each of their formats.
+#[test]
+fn archives_of_usual_programs_are_read() {
+    let root = temporary();
+    let top = root.path().join("top");
+    std::fs::create_dir_all(top.join("folder")).unwrap();
+    put(&top.join("folder/data_batch_1.bin"), &[7; 5000]);
+    put(&top.join("empty"), b"");
+    let python = |kind: &str| {
+        let program = format!("import shutil; shutil.make_archive('out', '{kind}', '.', 'top')");
+        (format!("python {kind}"), vec!["python3".to_owned(), "-c".to_owned(), program])
+    };
+    let tar = |format: &str| {
+        let arguments = ["tar", &format!("--format={format}"), "-czf", "out.tar.gz", "top"];
+        (format!("tar {format}"), arguments.map(str::to_owned).to_vec())
+    };
+    for (name, command) in [tar("gnu"), tar("posix"), tar("ustar"), tar("v7"), python("gztar"), python("zip")] {
+        let archive = root.path().join(if name == "python zip" { "out.zip" } else { "out.tar.gz" });
+        let _ = std::fs::remove_file(&archive);
+        let output = std::process::Command::new(&command[0]).args(&command[1..]).current_dir(root.path()).output();
+        if !output.as_ref().is_ok_and(|output| output.status.success()) {
+            eprintln!("skipped {name}: {output:?}");
+            continue;
+        }
+        let place = place();
+        let unpacked = unpack(&archive, &place.into).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(unpacked.bytes, 5000, "{name}");
+        assert_eq!(tree(&place.into.join("top")), tree(&top), "{name}");
+    }
+}
+
 /// Well-formed trees: folders and files under names that nothing speaks against.
 fn trees() -> impl Strategy<Value = Vec<Packed>> {
     let part = "[a-z0-9_\u{e4}][a-z0-9_. -]{0,7}";

@@ -268,8 +268,8 @@ fn python() -> Option<PathBuf> {
 /// Writes images, and the features that `sdclr features` finds with the checkpoint `from`.
 fn features(folder: &TempDir, from: &str, network: &str) {
     let path = |name: &str| folder.path().join(name).display().to_string();
-    let pixels: Vec<u8> = (0..4 * 3 * 64 * 64_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 21) as u8).collect();
-    let images = Array4::from_shape_vec((4, 3, 64, 64), pixels).unwrap();
+    let pixels: Vec<u8> = (0..2 * 3 * 48 * 48_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 21) as u8).collect();
+    let images = Array4::from_shape_vec((2, 3, 48, 48), pixels).unwrap();
     let file = std::fs::File::options().create(true).truncate(true).write(true).open(path("images.npy")).unwrap();
     images.write_npy(file).unwrap();
     let output = sdclr(&[
