@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use sdclr::checkpoint::{CheckpointError, read_training, read_weights};
+use sdclr::checkpoint::{CheckpointError, read_object, read_training, read_weights};
 
 /// What an attack that got through would create.
 const MARKER: &str = "/tmp/sdclr-attack-marker";
@@ -46,7 +46,7 @@ fn fixture(name: &str) -> PathBuf {
 fn read(path: &Path) -> Result<usize, CheckpointError> {
     let start = Instant::now();
     let result = read_weights(path).map(|weights| weights.state.len());
-    let _ = read_training(path);
+    let (_, _) = (read_training(path), read_object(path));
     assert!(start.elapsed() < Duration::from_secs(10), "{} took {:?}", path.display(), start.elapsed());
     assert!(
         PEAK.load(Ordering::Relaxed) < MOST_BYTES,
@@ -99,29 +99,70 @@ attacks! {
     extension: "extension.pt", "ForbiddenOpcode", ["EXT1"];
     out_of_band: "out_of_band.pt", "ForbiddenOpcode", ["NEXT_BUFFER"];
     unknown_opcode: "unknown_opcode.pt", "ForbiddenOpcode", ["0xff"];
-    deep_nesting: "deep_nesting.pt", "Malformed", ["nesting exceeds"];
-    memo_bomb: "memo_bomb.pt", "Malformed", ["memo bomb"];
+    deep_nesting: "deep_nesting.pt", "Bound", ["nesting", "found 65, allowed 64"];
+    memo_bomb: "memo_bomb.pt", "Bound", ["objects", "shared ones counted"];
     persistent_id_text: "persistent_id_text.pt", "Malformed", ["persistent id"];
-    persistent_id_short: "persistent_id_short.pt", "Malformed", ["persistent id has 2 fields"];
+    persistent_id_short: "persistent_id_short.pt", "Malformed", ["persistent id that has 2 fields"];
     pickle_truncated: "pickle_truncated.pt", "Truncated", ["pickle ends within byte"];
     long_string: "long_string.pt", "Truncated", ["pickle ends within byte"];
     stack_underflow: "stack_underflow.pt", "Malformed", ["underflow"];
 
-    absurd_size: "absurd_size.pt", "Malformed", ["1099511627776"];
+    cycle_list: "cycle_list.pt", "Malformed", ["'extra/0' holds itself"];
+    cycle_dict: "cycle_dict.pt", "Malformed", ["'extra/x' holds itself"];
+    cycle_tuple: "cycle_tuple.pt", "Malformed", ["'extra/0/0' holds itself"];
+    items_of_list: "items_of_list.pt", "Malformed", ["puts items into a list"];
+    items_of_tensor: "items_of_tensor.pt", "Malformed", ["puts items into a tensor"];
+    items_odd: "items_odd.pt", "Malformed", ["a key without a value"];
+    append_to_dict: "append_to_dict.pt", "Malformed", ["puts items into a dictionary"];
+    append_to_tuple: "append_to_tuple.pt", "Malformed", ["puts items into a tuple"];
+    add_to_list: "add_to_list.pt", "Malformed", ["puts items into a list"];
+    build_list: "build_list.pt", "Malformed", ["state of a list (BUILD)"];
+    build_dict: "build_dict.pt", "Malformed", ["state of a dictionary (BUILD)"];
+    build_tensor: "build_tensor.pt", "Malformed", ["state of a tensor (BUILD)"];
+    build_text: "build_text.pt", "Malformed", ["state of an OrderedDict"];
+    newobj: "newobj.pt", "ForbiddenOpcode", ["NEWOBJ (0x81)", "byte 201"];
+    text_opcode: "text_opcode.pt", "ForbiddenOpcode", ["INT (0x49)"];
+    call_data: "call_data.pt", "Malformed", ["calls a list"];
+    call_list: "call_list.pt", "Malformed", ["arguments that are no tuple"];
+    call_storage: "call_storage.pt", "Malformed", ["arguments that are not its own"];
+    call_text: "call_text.pt", "Malformed", ["arguments that are not its own"];
+    call_itself: "call_itself.pt", "Malformed", ["_rebuild_from_type_v2"];
+    class_as_value: "class_as_value.pt", "Malformed", ["'extra' is a class or function"];
+    storage_as_value: "storage_as_value.pt", "Malformed", ["'extra' is a storage"];
+    mark_missing: "mark_missing.pt", "Malformed", ["needs a mark"];
+    memo_missing: "memo_missing.pt", "Malformed", ["object 99, which was not stored"];
+    memo_texts: "memo_texts.pt", "Bound", ["bytes of text"];
+    memo_tensors: "memo_tensors.pt", "Bound", ["number of tensors"];
+    huge_tuple: "huge_tuple.pt", "Bound", ["objects", "found 500001"];
+    call_copies: "call_copies.pt", "Bound", ["bytes that calls in its pickle copy"];
+    call_encodes: "call_encodes.pt", "Bound", ["bytes that calls in its pickle copy"];
+    key_twice: "key_twice.pt", "Malformed", ["'state_dict/w' stands twice"];
+    key_true: "key_true.pt", "Malformed", ["stands twice"];
+    key_list: "key_list.pt", "Malformed", ["'extra' is a list"];
+    key_number: "key_number.pt", "Malformed", ["'1' has a name that is no text"];
+    wide_integer: "wide_integer.pt", "Malformed", ["an integer of 255 bytes"];
+    not_utf8: "not_utf8.pt", "Malformed", ["not UTF-8"];
+    protocol: "protocol.pt", "Malformed", ["protocol 9"];
+    numpy_object: "numpy_object.pt", "Malformed", ["calls Scalar"];
+    numpy_short: "numpy_short.pt", "Malformed", ["calls Scalar"];
+    persistent_id_module: "persistent_id_module.pt", "Malformed", ["is no storage's"];
+    storage_twice: "storage_twice.pt", "Malformed", ["storage '0' in another way"];
+
+    absurd_size: "absurd_size.pt", "Bound", ["bytes of tensor 'state_dict/w'", "found 4398046511104"];
     expanded: "expanded.pt", "Bound", ["bytes of all tensors", "found 8589934592"];
-    shape_overflow: "shape_overflow.pt", "Malformed", ["overflows"];
-    empty_overflow: "empty_overflow.pt", "Bound", ["bytes of tensor 'w'"];
-    stride_overflow: "stride_overflow.pt", "Malformed", ["stride"];
-    negative_stride: "negative_stride.pt", "Malformed", ["stride must be non-negative, got -1"];
-    negative_offset: "negative_offset.pt", "Malformed", ["storage offset must be non-negative, got -1"];
-    negative_shape: "negative_shape.pt", "Malformed", ["shape must be non-negative, got -4"];
-    negative_count: "negative_count.pt", "Malformed", ["element count must be non-negative, got -4"];
-    offset_beyond: "offset_beyond.pt", "Malformed", ["needs 1004 elements", "declares 4"];
-    rank: "rank.pt", "Bound", ["dimensions of tensor 'w'", "found 1000, allowed 16"];
-    rank_mismatch: "rank_mismatch.pt", "Malformed", ["stride rank 1 does not match shape rank 2"];
-    storage_missing: "storage_missing.pt", "Malformed", ["data/7", "not found"];
-    storage_short: "storage_short.pt", "Truncated", ["requires 4 elements", "only 2"];
-    storage_path: "storage_path.pt", "Malformed", ["not found in archive"];
+    shape_overflow: "shape_overflow.pt", "Bound", ["bytes of tensor 'state_dict/w'"];
+    empty_overflow: "empty_overflow.pt", "Bound", ["bytes of tensor 'state_dict/w'"];
+    stride_overflow: "stride_overflow.pt", "Malformed", ["reaches over 13835058055282163712 elements"];
+    negative_stride: "negative_stride.pt", "Malformed", ["'state_dict/w' has the stride -1"];
+    negative_offset: "negative_offset.pt", "Malformed", ["from element -1"];
+    negative_shape: "negative_shape.pt", "Malformed", ["has the extent -4"];
+    negative_count: "negative_count.pt", "Malformed", ["storage '0' has -4 elements"];
+    offset_beyond: "offset_beyond.pt", "Malformed", ["4 elements from element 1000", "storage '0' has 4"];
+    rank: "rank.pt", "Bound", ["dimensions of tensor 'state_dict/w'", "found 1000, allowed 16"];
+    rank_mismatch: "rank_mismatch.pt", "Malformed", ["has 2 extents and 1 strides"];
+    storage_missing: "storage_missing.pt", "Malformed", ["'data/7'", "not found in the archive"];
+    storage_short: "storage_short.pt", "Truncated", ["storage '0' has 8 bytes, expected 16"];
+    storage_path: "storage_path.pt", "Malformed", ["'data/../../../etc/passwd'", "not found in the archive"];
     joined_names: "joined_names.pt", "NoTensors", ["deeper down, under 'a'"];
     no_tensors: "no_tensors.pt", "NoTensors", ["its keys are epoch", "'state_dict'"];
     root_tensor: "root_tensor.pt", "NoTensors", ["root is no dictionary"];
@@ -134,8 +175,9 @@ attacks! {
     path_traversal: "path_traversal.pt", "Malformed", ["'../../evil' leads out"];
     absolute_path: "absolute_path.pt", "Malformed", ["'/etc/evil' leads out"];
     no_pickle: "no_pickle.pt", "Malformed", ["0 entries data.pkl"];
-    big_endian: "big_endian.pt", "Malformed", ["ig-endian"];
-    checksum: "checksum.pt", "Malformed", ["checksum", "'w'"];
+    byte_order: "byte_order.pt", "Malformed", ["byteorder says 'middle'"];
+    storage_long: "storage_long.pt", "Truncated", ["storage '0' has 20 bytes, expected 16"];
+    checksum: "checksum.pt", "Malformed", ["checksum", "storage '0'"];
     entry_size: "entry_size.pt", "Bound", ["unpacked"];
     truncated: "truncated.pt", "Truncated", ["zip directory"];
 
@@ -145,7 +187,12 @@ attacks! {
     bare_pickle: "bare_pickle.pt", "NotACheckpoint", ["80 02 63"];
     legacy: "legacy.pt", "ForbiddenGlobal", ["'os.system'"];
     legacy_tar: "legacy_tar.pt", "NotACheckpoint", ["80 02 8a"];
-    legacy_short: "legacy_short.pt", "Malformed", ["beyond the end of the file"];
+    legacy_short: "legacy_short.pt", "Bound", ["bytes of all tensors", "found 4194304"];
+    legacy_version: "legacy_version.pt", "Malformed", ["version is not 1001"];
+    legacy_count: "legacy_count.pt", "Malformed", ["says that it has 2305843009213693952 elements, expected 4"];
+    legacy_missing: "legacy_missing.pt", "Malformed", ["storage '0', which is not found"];
+    legacy_unknown: "legacy_unknown.pt", "Malformed", ["names one that no tensor lies in"];
+    legacy_twice: "legacy_twice.pt", "Malformed", ["storage '0' stands twice"];
     header_length: "header_length.safetensors", "Bound", ["header", "found 9223372036854775808"];
     header_beyond: "header_beyond.safetensors", "Truncated", ["header alone has 4096 bytes"];
     overlap: "overlap.safetensors", "Malformed", ["invalid offset"];

@@ -1,4 +1,4 @@
-//! Checkpoints that PyTorch wrote give PyTorch's tensors, to the bit; our own formats give back what was put in.
+//! Checkpoints that PyTorch wrote give what torch.load gives, to the bit; our own formats give back what was put in.
 //! The goldens are those of `reference/torch/checkpoint_goldens.py`.
 
 use std::collections::BTreeMap;
@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 use sdclr::checkpoint::{
-    CheckpointError, FORMAT, StateDict, Training, TrainingMeta, read_training, read_weights, state_sha256,
-    write_training, write_weights,
+    CheckpointError, FORMAT, Object, StateDict, Training, TrainingMeta, Value, read_object, read_training,
+    read_weights, state_sha256, write_training, write_weights,
 };
 use sdclr::record::EpochRecord;
+use serde_json::json;
 use tch::{Kind, Tensor};
 
 fn golden(name: &str) -> PathBuf {
@@ -69,7 +70,180 @@ macro_rules! goldens {
         }
     };
 }
-goldens!(pretrain, pretrain_protocol4, pretrain_legacy, pretrain_numpy1, probe, mask_3, views, dtypes, bare);
+goldens!(
+    pretrain,
+    pretrain_protocol4,
+    pretrain_legacy,
+    pretrain_1_7,
+    probe,
+    mask_3,
+    views,
+    views_legacy,
+    dtypes,
+    dtypes_big_endian,
+    dtypes_no_checksums,
+    bare,
+);
+
+/// Compares objects with what torch.load gave, as the golden program wrote it.
+#[derive(Default)]
+struct Comparison {
+    /// Where each storage of the file lies in memory.
+    storages: BTreeMap<u64, usize>,
+}
+
+impl Comparison {
+    fn check(&mut self, found: &Object, expected: &serde_json::Value, place: &str) {
+        let form = match found {
+            Value::None => json!(null),
+            Value::Bool(value) => json!(value),
+            Value::Str(text) => json!(text),
+            Value::Int(value) => json!({"int": value.to_string()}),
+            Value::Float(value) => json!({"float": hex(&value.to_be_bytes())}),
+            Value::Complex(real, imaginary) => {
+                json!({"complex": hex(&real.to_be_bytes()) + &hex(&imaginary.to_be_bytes())})
+            }
+            Value::Bytes(bytes) => json!({"bytes": hex(bytes)}),
+            Value::Dtype(name) => json!({"dtype": name}),
+            Value::Device(name) => json!({"device": name}),
+            Value::List(items) => return self.check_items("list", items, expected, place),
+            Value::Tuple(items) => return self.check_items("tuple", items, expected, place),
+            Value::Set(items) => return self.check_items("set", items, expected, place),
+            Value::Dict(entries) => {
+                let pairs = expected["dict"].as_array().unwrap_or_else(|| panic!("{place}: a dictionary, {expected}"));
+                assert_eq!(pairs.len(), entries.len(), "{place}");
+                for ((key, value), pair) in entries.iter().zip(pairs) {
+                    self.check(key, &pair[0], place);
+                    self.check(value, &pair[1], &format!("{place}/{key:?}"));
+                }
+                return;
+            }
+            Value::Tensor(tensor) => return self.check_tensor(tensor, &expected["tensor"], place),
+        };
+        assert_eq!(&form, expected, "{place}");
+    }
+
+    fn check_items(&mut self, form: &str, items: &[Object], expected: &serde_json::Value, place: &str) {
+        let others = expected[form].as_array().unwrap_or_else(|| panic!("{place}: a {form}, {expected}"));
+        assert_eq!(items.len(), others.len(), "{place}");
+        for (index, (item, other)) in items.iter().zip(others).enumerate() {
+            self.check(item, other, &format!("{place}/{index}"));
+        }
+    }
+
+    fn check_tensor(&mut self, tensor: &Tensor, expected: &serde_json::Value, place: &str) {
+        let kind = tensor.kind();
+        let names = [
+            (Kind::Float, "float32"),
+            (Kind::Double, "float64"),
+            (Kind::Half, "float16"),
+            (Kind::BFloat16, "bfloat16"),
+            (Kind::Int64, "int64"),
+            (Kind::Int, "int32"),
+            (Kind::Int16, "int16"),
+            (Kind::Int8, "int8"),
+            (Kind::Uint8, "uint8"),
+            (Kind::Bool, "bool"),
+            (Kind::ComplexHalf, "complex32"),
+            (Kind::ComplexFloat, "complex64"),
+            (Kind::ComplexDouble, "complex128"),
+            (Kind::Float8e5m2, "float8_e5m2"),
+            (Kind::Float8e4m3fn, "float8_e4m3fn"),
+            (Kind::Float8e5m2fnuz, "float8_e5m2fnuz"),
+            (Kind::Float8e4m3fnuz, "float8_e4m3fnuz"),
+        ];
+        let name = names.iter().find(|(known, _)| *known == kind).map(|(_, name)| *name);
+        assert_eq!(json!(name), expected["dtype"], "{place}");
+        assert_eq!(tensor.device(), tch::Device::Cpu, "{place}");
+        let layout = [("shape", tensor.size()), ("stride", tensor.stride())];
+        layout.iter().for_each(|(what, found)| assert_eq!(json!(found), expected[what], "{what} of {place}"));
+        // Bits, whatever the type: copying rearranges them alone.
+        let flat = tensor.contiguous().view(-1).view_dtype(Kind::Uint8);
+        assert_eq!(json!(hex(&bytes(&flat))), expected["bytes"], "{place}");
+        if let (Some(storage), 1..) = (expected["storage"].as_u64(), tensor.numel()) {
+            let offset = expected["offset"].as_u64().unwrap() as usize * kind.elt_size_in_bytes();
+            let start = (tensor.data_ptr() as usize).wrapping_sub(offset);
+            assert_eq!(*self.storages.entry(storage).or_insert(start), start, "{place} shares its storage");
+            let places: std::collections::BTreeSet<_> = self.storages.values().collect();
+            assert_eq!(places.len(), self.storages.len(), "{place} shares only its storage");
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Names of the golden `.pt` files that begin with `prefix`, without their suffix.
+fn golden_names(prefix: &str) -> Vec<String> {
+    let files = std::fs::read_dir(golden("")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = files.filter_map(|file| Some(file.strip_suffix(".pt")?.to_owned())).collect();
+    names.retain(|name| name.starts_with(prefix));
+    names.sort();
+    names
+}
+
+#[test]
+fn every_object_is_what_torch_load_gives() {
+    let names = golden_names("");
+    let names: Vec<_> = names.iter().filter(|name| !name.starts_with("refused_")).collect();
+    assert!(names.len() >= 20, "{names:?}");
+    for name in names {
+        let text = sdclr::fs::read_to_string(&golden(&format!("{name}.json"))).unwrap();
+        let expected = serde_json::from_str(&text).unwrap();
+        let found = read_object(&golden(&format!("{name}.pt"))).unwrap_or_else(|error| panic!("{error}"));
+        Comparison::default().check(&found, &expected, name);
+    }
+}
+
+#[test]
+fn objects_are_found_by_their_keys() {
+    let object = read_object(&golden("probe.pt")).unwrap();
+    let optimizer = object.get("optim").unwrap();
+    let momentum = optimizer.get("state").unwrap().get_int(0).unwrap().get("momentum_buffer").unwrap();
+    assert_eq!(momentum.as_tensor().unwrap().size(), [4, 3, 3, 3]);
+    let groups = optimizer.get("param_groups").unwrap().items().unwrap();
+    assert_eq!(groups[0].get("lr").unwrap().as_float(), Some(0.25), "a numpy.float64");
+    let milestones = object.get("scheduler").unwrap().get("milestones").unwrap();
+    assert_eq!(milestones.get_int(20).unwrap().as_int(), Some(1), "a Counter");
+    assert_eq!(object.get("best_prec1").unwrap().as_tensor().unwrap().double_value(&[]), 61.5);
+    assert_eq!(groups[0].get("foreach").map(|value| matches!(value, Value::None)), Some(true));
+    assert!(object.get("nothing").is_none() && object.as_str().is_none());
+}
+
+/// Tensors of sorts that are known and not read say which, and where they stand.
+#[test]
+fn tensors_of_other_sorts_are_named() {
+    let sorts = golden_names("refused_");
+    assert!(sorts.len() >= 16, "{sorts:?}");
+    for file in sorts {
+        let sort = file.strip_prefix("refused_").unwrap();
+        let words = match sort {
+            "per_channel" => "qint8",
+            "sparse_csr" => "sparse",
+            "conjugate" => "complex64 to be conjugated",
+            "negative" => "float32 to be conjugated or negated",
+            other => other,
+        };
+        for error in [
+            read_object(&golden(&format!("{file}.pt"))).map(drop).unwrap_err(),
+            read_weights(&golden(&format!("{file}.pt"))).map(drop).unwrap_err(),
+        ] {
+            let (message, kind) = (error.to_string(), matches!(error, CheckpointError::Kind { .. }));
+            assert!(kind && message.contains(&format!("has the type {words}")), "{file}: {message}");
+            assert!(message.contains("w'"), "{message}");
+        }
+    }
+}
+
+#[test]
+fn weights_that_share_a_storage_are_parted() {
+    let state = read_weights(&golden("views.pt")).unwrap().state;
+    let (base, slice) = (state.get("base").unwrap(), state.get("slice").unwrap());
+    let before = bytes(base);
+    let _ = slice.shallow_clone().fill_(-1.0);
+    assert_eq!(bytes(base), before);
+}
 
 #[test]
 fn prefix_and_integer_buffers_are_kept() {

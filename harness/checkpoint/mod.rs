@@ -6,7 +6,7 @@
 
 mod bounds;
 pub mod export;
-mod pickle;
+mod pt;
 mod safetensors_file;
 mod torch_pt;
 mod torch_pt_writer;
@@ -19,8 +19,13 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use tch::{Device, Kind, TchError, Tensor};
 
+use bounds::Exceeded;
+use pt::Format;
+
 pub use crate::network::StateDict;
 use crate::text::{describe, printable};
+pub use pt::Value;
+pub use torch_pt::Object;
 pub use torch_pt_writer::Root;
 pub use training::{FORMAT, Training, TrainingMeta, read_training, write_training};
 
@@ -89,15 +94,13 @@ pub struct Weights {
 /// Tensors saved on a GPU come back on the CPU; views and shared storages come back as separate contiguous tensors.
 ///
 /// # Errors
-/// One variant of [`CheckpointError`] per kind of damage. No file makes this run code, panic, or take memory out of
-/// proportion to the file's size.
+/// One variant of [`CheckpointError`] per kind of damage; [`CheckpointError::NoTensors`] says where tensors stand that
+/// lie deeper in the file. No file makes this run code, panic, or take memory out of proportion to the file's size.
 pub fn read_weights(path: &Path) -> Result<Weights, CheckpointError> {
     let (file, length) = open(path)?;
     let head = head(&file, path)?;
-    if head.starts_with(b"PK") {
-        torch_pt::read_zip(path, &file, length)
-    } else if torch_pt::is_legacy(&head) {
-        torch_pt::read_legacy(path, &file, length)
+    if let Some(format) = Format::of(&head) {
+        torch_pt::read_weights(path, &file, format)
     } else if head.get(8) == Some(&b'{') {
         let contents = safetensors_file::read(path, &file, length)?;
         match training::meta_of(path, &contents)? {
@@ -112,6 +115,22 @@ pub fn read_weights(path: &Path) -> Result<Weights, CheckpointError> {
         }
     } else {
         Err(CheckpointError::NotACheckpoint { path: path.into(), found: describe(&head) })
+    }
+}
+
+/// Reads all that a PyTorch `.pt` file holds (zip, and the older stream format), as `torch.load` with
+/// `map_location="cpu"` gives it: nested containers in their order, tensors with the strides and the shared storages of
+/// the file.
+///
+/// # Errors
+/// As [`read_weights`]; also where an object is no plain data, or a tensor is of a type that tch lacks (quantised,
+/// `uint16`, ...), or sparse, nested or without values.
+pub fn read_object(path: &Path) -> Result<Object, CheckpointError> {
+    let (file, _) = open(path)?;
+    let head = head(&file, path)?;
+    match Format::of(&head) {
+        Some(format) => torch_pt::read_object(path, &file, format),
+        None => Err(CheckpointError::NotACheckpoint { path: path.into(), found: describe(&head) }),
     }
 }
 
@@ -174,7 +193,7 @@ fn open(path: &Path) -> Result<(File, u64), CheckpointError> {
         let found = "is a folder or a device, not a file".to_owned();
         return Err(CheckpointError::NotACheckpoint { path: path.into(), found });
     }
-    bounds::check(path, "the file in bytes", metadata.len(), bounds::FILE_BYTES)?;
+    bounds::check("the file in bytes", metadata.len(), bounds::FILE_BYTES).map_err(too_large(path))?;
     Ok((file, metadata.len()))
 }
 
@@ -185,4 +204,8 @@ fn head(file: &File, path: &Path) -> Result<Vec<u8>, CheckpointError> {
         .read_to_end(&mut head)
         .map_err(|source| CheckpointError::Unreadable { path: path.into(), source })?;
     Ok(head)
+}
+
+fn too_large(path: &Path) -> impl Fn(Exceeded) -> CheckpointError {
+    move |Exceeded { what, found, allowed }| CheckpointError::Bound { path: path.into(), what, found, allowed }
 }

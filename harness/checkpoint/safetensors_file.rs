@@ -47,7 +47,7 @@ pub(super) fn read(path: &Path, mut file: &File, length: u64) -> Result<Contents
     let mut header_bytes = [0; LENGTH_BYTES];
     file.read_exact(&mut header_bytes).map_err(unreadable)?;
     let header_bytes = u64::from_le_bytes(header_bytes);
-    bounds::check(path, "bytes of its header", header_bytes, bounds::HEADER_BYTES)?;
+    bounds::check("bytes of its header", header_bytes, bounds::HEADER_BYTES).map_err(super::too_large(path))?;
     let data_start = header_bytes + LENGTH_BYTES as u64;
     if data_start > length {
         return Err(truncated(format!("its header alone has {header_bytes} bytes, the file {length}")));
@@ -66,8 +66,11 @@ pub(super) fn read(path: &Path, mut file: &File, length: u64) -> Result<Contents
     let infos = header.tensors();
     let mut entries: Vec<_> = infos.iter().map(|(name, info)| (info.data_offsets, name.as_str(), *info)).collect();
     entries.sort_by_key(|(offsets, name, _)| (*offsets, *name));
-    let shapes = entries.iter().map(|(_, name, info)| (*name, info.shape.as_slice(), info.dtype.bitsize() / 8));
-    bounds::check_tensors(path, length, shapes)?;
+    let mut sizes = bounds::Tensors::of(length);
+    for (_, name, info) in &entries {
+        let shape: Vec<u64> = info.shape.iter().map(|&extent| extent as u64).collect();
+        sizes.add(&super::printable(name), &shape, info.dtype.bitsize() as u64 / 8).map_err(super::too_large(path))?;
+    }
     let mut state = StateDict::new();
     // The offsets have no holes, so the tensors follow each other; one buffer serves them all.
     for ((start, end), name, info) in entries {
@@ -102,7 +105,7 @@ pub(super) fn write<'a>(
     let header = Metadata::new(metadata, infos).map_err(|error| malformed(error.to_string()))?;
     let mut header = serde_json::to_vec(&header).map_err(|error| malformed(error.to_string()))?;
     header.resize(header.len().next_multiple_of(LENGTH_BYTES), b' ');
-    bounds::check(path, "bytes of its header", header.len() as u64, bounds::HEADER_BYTES)?;
+    bounds::check("bytes of its header", header.len() as u64, bounds::HEADER_BYTES).map_err(super::too_large(path))?;
     let mut bytes = Vec::new();
     Ok(crate::fs::write_with(path, |file| {
         file.write_all(&(header.len() as u64).to_le_bytes())?;

@@ -1,214 +1,197 @@
-//! PyTorch `.pt` files: the zip archive that torch.save writes (`NAME/data.pkl` and one entry per storage), and the
-//! stream of pickles that it wrote before 1.6.
-//!
-//! The unpickling is `pytorch-reader`'s, which executes nothing; what stands here are the bounds around it, checked
-//! on the file before it sees it and on the shapes before any tensor is read.
+//! PyTorch `.pt` files to tensors: what [`super::pt`] describes, read into memory of libtorch's. Storages are read
+//! straight into that memory, each once, and only those that are asked for.
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::Path as FilePath;
 
-use pytorch_reader::{DType, PickleError, PickleValue, PytorchError, PytorchReader};
-use tch::Kind;
-use zip::ZipArchive;
+use tch::{Device, Kind, TchError, Tensor};
 
-use super::pickle::{self, Refusal};
-use super::{CheckpointError, StateDict, Weights, bounds};
+use super::pt::{Checkpoint, Format, Path, Refusal, TensorSpec, Value};
+use super::{CheckpointError, StateDict, Weights, too_large};
+use crate::text::printable;
+
+/// A Python object as data, its tensors on the CPU. Tensors of one storage share memory, as in PyTorch.
+pub type Object = Value<Tensor>;
 
 /// Where a training checkpoint and a mask file keep their tensors.
 const KEYS: [&str; 2] = ["state_dict", "pruneMask"];
 
-/// How a file before 1.6 begins: a pickle of protocol 2 with torch.save's magic number.
-const LEGACY_START: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
-/// Pickles at the head of such a file: magic number, protocol, system, the object, the keys of the storages.
-const LEGACY_PICKLES: usize = 5;
-/// A TAR archive says so at byte 257, whatever its first file's name is.
-const TAR_MAGIC: std::ops::Range<usize> = 257..262;
-
-/// Whether the file is in the format before 1.6 (and not at once a TAR archive, for which the reader would take it).
-pub(super) fn is_legacy(head: &[u8]) -> bool {
-    head.starts_with(LEGACY_START) && head.get(TAR_MAGIC) != Some(b"ustar")
+/// Reads everything.
+pub(super) fn read_object(path: &FilePath, file: &File, format: Format) -> Result<Object, CheckpointError> {
+    let (mut loader, root) = Loader::open(path, file, format)?;
+    root.try_map(&Path::ROOT, &mut |place, spec| loader.tensor(place, &spec))
 }
 
-/// Reads the zip format. `length` is the file's, in bytes.
-pub(super) fn read_zip(path: &Path, file: &File, length: u64) -> Result<Weights, CheckpointError> {
-    let pickle = checked_pickle(path, file, length)?;
-    let scan = pickle::scan(&pickle).map_err(|refusal| refused(path, refusal, 0))?;
-    let order = scan.first_seen.iter().map(|(name, offset)| ((*name).to_owned(), *offset)).collect();
-    load(path, length, &order)
-}
-
-/// Reads the format before 1.6. `length` is the file's, in bytes.
-pub(super) fn read_legacy(path: &Path, mut file: &File, length: u64) -> Result<Weights, CheckpointError> {
-    let mut start = Vec::new();
-    file.seek(SeekFrom::Start(0))
-        .and_then(|_| file.take(bounds::HEADER_BYTES).read_to_end(&mut start))
-        .map_err(|source| CheckpointError::Unreadable { path: path.into(), source })?;
-    let mut order = HashMap::new();
-    let mut offset = 0;
-    for _ in 0..LEGACY_PICKLES {
-        let scan = pickle::scan(&start[offset..]).map_err(|refusal| refused(path, refusal, offset))?;
-        for (name, seen) in scan.first_seen {
-            order.entry(name.to_owned()).or_insert(offset + seen);
-        }
-        offset += scan.end;
-    }
-    load(path, length, &order)
-}
-
-fn refused(path: &Path, refusal: Refusal, start: usize) -> CheckpointError {
-    let path = path.to_path_buf();
-    match refusal {
-        Refusal::Global { global, offset } => CheckpointError::ForbiddenGlobal { path, global, offset: start + offset },
-        Refusal::Opcode { opcode, offset } => CheckpointError::ForbiddenOpcode { path, opcode, offset: start + offset },
-        Refusal::Truncated { offset } => {
-            CheckpointError::Truncated { path, found: format!("its pickle ends within byte {}", start + offset) }
-        }
-        Refusal::Opcodes => CheckpointError::Bound {
-            path,
-            what: "opcodes of its pickle".into(),
-            found: u128::from(bounds::OPCODES) + 1,
-            allowed: bounds::OPCODES.into(),
-        },
-    }
-}
-
-/// Checks the archive's directory and gives the one pickle in it.
-fn checked_pickle(path: &Path, file: &File, length: u64) -> Result<Vec<u8>, CheckpointError> {
-    let malformed = |reason: String| CheckpointError::Malformed { path: path.into(), reason };
-    let mut archive = ZipArchive::new(file).map_err(|error| CheckpointError::Truncated {
-        path: path.into(),
-        found: format!("the zip directory at its end is missing or broken ({error})"),
-    })?;
-    bounds::check(path, "number of zip entries", archive.len() as u64, bounds::ZIP_ENTRIES)?;
-    if archive.has_duplicate_names() {
-        return Err(malformed("two of its zip entries have the same name".into()));
-    }
-    let mut unfolded = 0u128;
-    let mut pickles = Vec::new();
-    for index in 0..archive.len() {
-        let entry = archive.by_index_raw(index).map_err(|error| malformed(error.to_string()))?;
-        let name = entry.name().map_err(|error| malformed(error.to_string()))?;
-        if name.starts_with('/') || name.contains(['\\', '\0']) || name.split('/').any(|part| part == "..") {
-            return Err(malformed(format!("the zip entry '{}' leads out of the archive", super::printable(&name))));
-        }
-        unfolded += u128::from(entry.size());
-        if name == "data.pkl" || name.ends_with("/data.pkl") {
-            pickles.push((index, entry.size()));
-        }
-    }
-    bounds::check(
-        path,
-        "bytes of its zip entries when unpacked, for a file of its size",
-        unfolded,
-        bounds::unfolded_bytes(length),
-    )?;
-    let [(index, size)] = pickles[..] else {
-        return Err(malformed(format!("it holds {} entries data.pkl, one was expected", pickles.len())));
+/// Reads the one dictionary of tensors that a checkpoint's weights are.
+pub(super) fn read_weights(path: &FilePath, file: &File, format: Format) -> Result<Weights, CheckpointError> {
+    let (mut loader, root) = Loader::open(path, file, format)?;
+    let no_tensors = |found: String| CheckpointError::NoTensors { path: path.into(), found };
+    let epoch = root.get("epoch").and_then(Value::as_int);
+    let Value::Dict(mut entries) = root else {
+        return Err(no_tensors("its root is no dictionary".into()));
     };
-    bounds::check(path, "bytes of its pickle", size, bounds::HEADER_BYTES)?;
-    let mut pickle = Vec::new();
-    let entry = archive.by_index(index).map_err(|error| malformed(error.to_string()))?;
-    entry.take(bounds::HEADER_BYTES).read_to_end(&mut pickle).map_err(|error| unreadable(path, &error))?;
-    Ok(pickle)
-}
-
-/// Reads the tensors of a file that passed the checks. `order` says where each name first stands in its pickle.
-fn load(path: &Path, length: u64, order: &HashMap<String, usize>) -> Result<Weights, CheckpointError> {
-    let PickleValue::Dict(root) =
-        PytorchReader::read_pickle_data(path, None).map_err(|error| unpickled(path, &error))?
-    else {
-        return Err(CheckpointError::NoTensors { path: path.into(), found: "its root is no dictionary".into() });
-    };
-    let key = KEYS.into_iter().find(|key| matches!(root.get(*key), Some(PickleValue::Dict(_))));
-    check_flat(path, &root, key)?;
-    let reader = match key {
-        Some(key) => PytorchReader::with_top_level_key(path, key),
-        None => PytorchReader::new(path),
+    let found = KEYS.iter().find_map(|name| {
+        entries.iter().position(|(key, value)| key.as_str() == Some(name) && value.entries().is_some())
+    });
+    if let Some(index) = found
+        && let (_, Value::Dict(inner)) = entries.swap_remove(index)
+    {
+        entries = inner;
     }
-    .map_err(|error| unpickled(path, &error))?;
-    let mut tensors: Vec<_> = reader.tensors().values().collect();
-    tensors.sort_by_key(|tensor| (order.get(&tensor.name).copied().unwrap_or(usize::MAX), tensor.name.clone()));
-    let shapes = tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.shape(), tensor.dtype().size()));
-    bounds::check_tensors(path, length, shapes)?;
+    check_flat(&entries).map_err(no_tensors)?;
+    let tensors = named_tensors(path, entries)?;
+    let mut users = HashMap::new();
+    tensors.iter().for_each(|(_, spec)| *users.entry(spec.storage).or_insert(0) += 1);
     let mut state = StateDict::new();
-    for tensor in tensors {
-        let kind = kind_of(path, &tensor.name, tensor.dtype())?;
-        let bytes = tensor.read().map_err(|error| unreadable(path, &error))?;
-        state.insert(tensor.name.clone(), super::tensor_of(path, &tensor.name, &bytes, tensor.shape(), kind)?);
+    for (name, spec) in tensors {
+        let tensor = loader.tensor(&Path::ROOT.key::<()>(&Value::Str(name.clone())), &spec)?;
+        let alone = users[&spec.storage] == 1 && loader.fills_storage(&tensor, &spec);
+        let tensor = if alone { Ok(tensor) } else { separate(&tensor) };
+        let tensor = tensor.map_err(|source| CheckpointError::Copy { name: printable(&name), source })?;
+        state.insert(name, tensor);
     }
-    let epoch = match root.get("epoch") {
-        Some(PickleValue::Int(epoch)) => Some(*epoch),
-        _ => None,
-    };
     Ok(Weights { state, epoch })
 }
 
-/// Checks that the dictionary read holds tensors, and none of them deeper down, where a joined name could stand for
-/// two of them.
-fn check_flat(path: &Path, root: &HashMap<String, PickleValue>, key: Option<&str>) -> Result<(), CheckpointError> {
-    let read = match key.and_then(|key| root.get(key)) {
-        Some(PickleValue::Dict(inner)) => inner,
-        _ => root,
-    };
-    let found = match read.iter().find(|(_, value)| !is_tensor(value) && holds_tensor(value)) {
-        Some((name, _)) => format!("tensors stand deeper down, under '{}'", super::printable(name)),
-        None if read.values().any(is_tensor) => return Ok(()),
-        None => {
-            let mut names: Vec<_> = read.keys().map(|name| super::printable(name)).collect();
-            names.sort_unstable();
-            names.truncate(5);
-            format!("its keys are {}", names.join(", "))
+type Entry = (Value<TensorSpec>, Value<TensorSpec>);
+
+/// The tensors of a dictionary with their names.
+fn named_tensors(path: &FilePath, entries: Vec<Entry>) -> Result<Vec<(String, TensorSpec)>, CheckpointError> {
+    let tensors = entries.into_iter().filter_map(|entry| match entry {
+        (Value::Str(name), Value::Tensor(spec)) => Some(Ok((name, spec))),
+        (key, Value::Tensor(_)) => {
+            let reason = format!("its tensor '{}' has a name that is no text", Path::ROOT.key(&key));
+            Some(Err(CheckpointError::Malformed { path: path.into(), reason }))
         }
-    };
-    Err(CheckpointError::NoTensors { path: path.into(), found })
+        _ => None,
+    });
+    tensors.collect()
 }
 
-fn is_tensor(value: &PickleValue) -> bool {
-    matches!(value, PickleValue::Unsupported(python_type) if python_type == "torch.Tensor")
+/// Checks that a dictionary holds tensors, and none of them deeper down, where a joined name could stand for two of
+/// them.
+fn check_flat(entries: &[Entry]) -> Result<(), String> {
+    let is_tensor = |value: &Value<_>| matches!(value, Value::Tensor(_));
+    if let Some((key, _)) = entries.iter().find(|(_, value)| !is_tensor(value) && holds_tensor(value)) {
+        return Err(format!("tensors stand deeper down, under '{}'", Path::ROOT.key(key)));
+    }
+    if entries.iter().any(|(_, value)| is_tensor(value)) {
+        return Ok(());
+    }
+    let names: Vec<_> = entries.iter().take(5).map(|(key, _)| Path::ROOT.key(key).to_string()).collect();
+    Err(format!("its keys are {}", names.join(", ")))
 }
 
-fn holds_tensor(value: &PickleValue) -> bool {
+fn holds_tensor(value: &Value<TensorSpec>) -> bool {
     match value {
-        PickleValue::Dict(entries) => entries.values().any(holds_tensor),
-        PickleValue::List(items) => items.iter().any(holds_tensor),
-        other => is_tensor(other),
+        Value::Tensor(_) => true,
+        Value::Dict(entries) => entries.iter().any(|(_, value)| holds_tensor(value)),
+        Value::List(items) | Value::Tuple(items) | Value::Set(items) => items.iter().any(holds_tensor),
+        _ => false,
     }
 }
 
-fn kind_of(path: &Path, name: &str, dtype: DType) -> Result<Kind, CheckpointError> {
-    Ok(match dtype {
-        DType::F64 => Kind::Double,
-        DType::F32 => Kind::Float,
-        DType::F16 => Kind::Half,
-        DType::BF16 => Kind::BFloat16,
-        DType::I64 => Kind::Int64,
-        DType::I32 => Kind::Int,
-        DType::I16 => Kind::Int16,
-        DType::I8 => Kind::Int8,
-        DType::U8 => Kind::Uint8,
-        DType::Bool => Kind::Bool,
-        DType::U16 | DType::U32 | DType::U64 => {
-            let (name, kind) = (super::printable(name), format!("{dtype:?}"));
-            return Err(CheckpointError::Kind { path: path.into(), name, kind });
-        }
+/// A contiguous copy in memory of its own.
+fn separate(tensor: &Tensor) -> Result<Tensor, TchError> {
+    let mut copy = Tensor::f_empty(tensor.size(), (tensor.kind(), Device::Cpu))?;
+    copy.f_copy_(tensor)?;
+    Ok(copy)
+}
+
+/// An open file and the storages read so far.
+struct Loader<'a> {
+    path: &'a FilePath,
+    checkpoint: Checkpoint<&'a File>,
+    /// As bytes.
+    storages: Vec<Option<Tensor>>,
+}
+
+impl<'a> Loader<'a> {
+    fn open(path: &'a FilePath, file: &'a File, format: Format) -> Result<(Self, Value<TensorSpec>), CheckpointError> {
+        let mut checkpoint = Checkpoint::open(file, format).map_err(|refusal| refused(path, refusal))?;
+        let root = std::mem::replace(&mut checkpoint.root, Value::None);
+        let storages = checkpoint.storages.iter().map(|_| None).collect();
+        Ok((Self { path, checkpoint, storages }, root))
+    }
+
+    /// The tensor as the file describes it, a view of its storage.
+    fn tensor(&mut self, place: &Path<'_>, spec: &TensorSpec) -> Result<Tensor, CheckpointError> {
+        let kind = kind_of(spec.dtype.name).ok_or_else(|| CheckpointError::Kind {
+            path: self.path.into(),
+            name: place.to_string(),
+            kind: spec.dtype.name.into(),
+        })?;
+        let failed = |source| CheckpointError::Copy { name: place.to_string(), source };
+        let storage = match &mut self.storages[spec.storage] {
+            Some(storage) => storage,
+            empty => {
+                let bytes = self.checkpoint.storages[spec.storage].bytes;
+                let mut storage = Tensor::f_empty([bytes as i64], (Kind::Uint8, Device::Cpu)).map_err(failed)?;
+                let read = self.checkpoint.read(spec.storage, bytes_of(&mut storage));
+                read.map_err(|refusal| refused(self.path, refusal))?;
+                empty.insert(storage)
+            }
+        };
+        let signed = |numbers: &[u64]| numbers.iter().map(|&number| number as i64).collect::<Vec<_>>();
+        let whole = storage.numel() - storage.numel() % kind.elt_size_in_bytes();
+        storage
+            .f_narrow(0, 0, whole as i64)
+            .and_then(|bytes| bytes.f_view_dtype(kind))
+            .and_then(|flat| flat.f_as_strided(signed(&spec.shape), signed(&spec.stride), spec.offset as i64))
+            .map_err(failed)
+    }
+
+    /// Whether the tensor is its whole storage, in order.
+    fn fills_storage(&self, tensor: &Tensor, spec: &TensorSpec) -> bool {
+        let bytes = (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64;
+        tensor.is_contiguous() && bytes == self.checkpoint.storages[spec.storage].bytes
+    }
+}
+
+/// The memory of a fresh tensor of bytes.
+fn bytes_of(tensor: &mut Tensor) -> &mut [u8] {
+    if tensor.numel() == 0 {
+        return &mut [];
+    }
+    // SAFETY: `numel` bytes of libtorch's, which nobody else knows yet; any byte is a u8, and they are written before
+    // they are read.
+    unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast(), tensor.numel()) }
+}
+
+/// tch's name for a type of elements; `None`: it has none, or elements that are not what they look like (quantised).
+fn kind_of(dtype: &str) -> Option<Kind> {
+    Some(match dtype {
+        "float64" => Kind::Double,
+        "float32" => Kind::Float,
+        "float16" => Kind::Half,
+        "bfloat16" => Kind::BFloat16,
+        "int64" => Kind::Int64,
+        "int32" => Kind::Int,
+        "int16" => Kind::Int16,
+        "int8" => Kind::Int8,
+        "uint8" => Kind::Uint8,
+        "bool" => Kind::Bool,
+        "complex32" => Kind::ComplexHalf,
+        "complex64" => Kind::ComplexFloat,
+        "complex128" => Kind::ComplexDouble,
+        "float8_e5m2" => Kind::Float8e5m2,
+        "float8_e4m3fn" => Kind::Float8e4m3fn,
+        "float8_e5m2fnuz" => Kind::Float8e5m2fnuz,
+        "float8_e4m3fnuz" => Kind::Float8e4m3fnuz,
+        _ => return None,
     })
 }
 
-/// What the reader found wrong with the pickle or its container.
-fn unpickled(path: &Path, error: &PytorchError) -> CheckpointError {
-    match error {
-        PytorchError::Io(error) | PytorchError::Pickle(PickleError::Io(error)) => unreadable(path, error),
-        other => CheckpointError::Malformed { path: path.into(), reason: super::printable(&other.to_string()) },
-    }
-}
-
-/// What reading an entry's bytes met.
-fn unreadable(path: &Path, error: &std::io::Error) -> CheckpointError {
-    let text = super::printable(&error.to_string());
-    match error.kind() {
-        ErrorKind::UnexpectedEof => CheckpointError::Truncated { path: path.into(), found: text },
-        _ => CheckpointError::Malformed { path: path.into(), reason: text },
+fn refused(path: &FilePath, refusal: Refusal) -> CheckpointError {
+    let path = path.to_path_buf();
+    match refusal {
+        Refusal::Io(source) => CheckpointError::Unreadable { path, source },
+        Refusal::Truncated(found) => CheckpointError::Truncated { path, found },
+        Refusal::Bound(exceeded) => too_large(&path)(exceeded),
+        Refusal::Global { global, offset } => CheckpointError::ForbiddenGlobal { path, global, offset },
+        Refusal::Opcode { opcode, offset } => CheckpointError::ForbiddenOpcode { path, opcode, offset },
+        Refusal::Malformed(reason) => CheckpointError::Malformed { path, reason },
+        Refusal::Kind { name, kind } => CheckpointError::Kind { path, name, kind },
     }
 }

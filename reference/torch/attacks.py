@@ -152,7 +152,7 @@ def pickles():
     yield "deep_nesting", "100,000 lists within each other", archive(
         beside(b"]" * 100_000 + b"a" * 99_999), method=zipfile.ZIP_DEFLATED
     )
-    bomb = b"]q\x00" + b"".join(b"](" + (b"h" + bytes([i])) * 10 + b"eq" + bytes([i + 1]) for i in range(20))
+    bomb = b"]q\x00" + b"".join(b"0](" + (b"h" + bytes([i])) * 10 + b"eq" + bytes([i + 1]) for i in range(20))
     yield "memo_bomb", "twenty lists, each holding the one before ten times", archive(beside(bomb))
     yield "persistent_id_text", "a persistent id that is a string", archive(beside(text("storage") + b"Q"))
     short = items(text("storage"), text("0")) + b"Q"
@@ -160,6 +160,76 @@ def pickles():
     yield "pickle_truncated", "a pickle without its end", archive(state(w=tensor())[:-20])
     yield "long_string", "a string that claims 4 GB", archive(beside(b"X\xff\xff\xff\xffhello"))
     yield "stack_underflow", "REDUCE on an empty stack", archive(pickle(b"R"))
+
+
+def objects():
+    """What a stack machine with a memo could be made to do."""
+    memo = b"q\x00"
+
+    def alone(payload, **arguments):
+        return archive(pickle(payload), {}, **arguments)
+
+    yield "cycle_list", "a list that holds itself", archive(beside(b"]" + memo + b"h\x00a"))
+    yield "cycle_dict", "a dictionary that holds itself", archive(beside(b"}" + memo + text("x") + b"h\x00s"))
+    cycle = b"]" + memo + b"h\x00\x85" + b"a"
+    yield "cycle_tuple", "a list that holds a tuple that holds the list", archive(beside(cycle))
+    pair = text("x") + number(1)
+    yield "items_of_list", "SETITEMS of a list", archive(beside(b"](" + pair + b"u"))
+    yield "items_of_tensor", "SETITEM of a tensor", archive(beside(tensor() + pair + b"s"))
+    yield "items_odd", "SETITEMS of a key without a value", archive(beside(b"}(" + pair + text("y") + b"u"))
+    yield "append_to_dict", "APPENDS to a dictionary", archive(beside(b"}(" + pair + b"e"))
+    yield "append_to_tuple", "APPEND to a tuple", archive(beside(b")" + number(1) + b"a"))
+    yield "add_to_list", "ADDITEMS to a list", archive(beside(b"](" + pair + b"\x90"))
+    yield "build_list", "BUILD of a list", archive(beside(b"]}b"))
+    yield "build_dict", "BUILD of a plain dictionary", archive(beside(b"}" + dictionary(x=number(1)) + b"b"))
+    yield "build_tensor", "BUILD of a tensor", archive(beside(tensor() + dictionary(x=number(1)) + b"b"))
+    ordered = name("collections", "OrderedDict") + b")R"
+    yield "build_text", "BUILD of an OrderedDict with a state that is text", archive(beside(ordered + text("x") + b"b"))
+    yield "newobj", "NEWOBJ of an allowed class", archive(beside(name("collections", "OrderedDict") + b")\x81"))
+    yield "text_opcode", "INT, an opcode of protocol 0", archive(beside(b"I1\n"))
+    yield "call_data", "REDUCE of a list", archive(beside(b"])R"))
+    yield "call_list", "REDUCE with a list of arguments", archive(beside(name("torch", "Size") + b"]R"))
+    yield "call_storage", "REDUCE of a class of storages", archive(beside(name("torch", "FloatStorage") + b")R"))
+    swapped = items(text("0"), number(0), items(number(4)), items(number(1)))
+    yield "call_text", "a tensor of text", archive(beside(name("torch._utils", "_rebuild_tensor") + swapped + b"R"))
+    twice = name("torch._tensor", "_rebuild_from_type_v2")
+    nested = twice + items(twice, name("torch", "Tensor"), items(), b"N") + b"R"
+    yield "call_itself", "_rebuild_from_type_v2 of itself", archive(beside(nested))
+    yield "class_as_value", "a class where a value should be", archive(beside(name("torch", "FloatStorage")))
+    yield "storage_as_value", "a storage where a value should be", archive(beside(storage()))
+    yield "mark_missing", "POP_MARK without a mark", archive(beside(b"1"))
+    yield "memo_missing", "BINGET of what was not stored", archive(beside(b"h\x63"))
+    yield "memo_texts", "a text of 0.5 MB in 1,000 places", alone(
+        text("a" * 500_000) + memo + b"0](" + b"h\x00" * 1000 + b"e", method=zipfile.ZIP_DEFLATED
+    )
+    yield "memo_tensors", "a tensor in 25,000 places", archive(
+        pickle(tensor() + memo + b"0](" + b"h\x00" * 25_000 + b"e"), method=zipfile.ZIP_DEFLATED
+    )
+    yield "huge_tuple", "a tuple of 900,000 objects", alone(b"(" + b"N" * 900_000 + b"t", method=zipfile.ZIP_DEFLATED)
+    call = b"h\x01h\x00\x85R0"
+    sets = name("builtins", "set") + b"q\x010](" + b"N" * 100_000 + b"e" + memo + call * 1000
+    yield "call_copies", "1,000 sets of one list of 100,000 objects", alone(sets, method=zipfile.ZIP_DEFLATED)
+    encode = name("_codecs", "encode") + b"q\x010" + items(text("a" * 100_000), text("latin1")) + memo
+    yield "call_encodes", "1,000 times the bytes of one text of 0.1 MB", alone(
+        encode + b"h\x01h\x00R0" * 1000, method=zipfile.ZIP_DEFLATED
+    )
+    double = b"}(" + text("w") + tensor() + text("w") + number(1) + b"u"
+    yield "key_twice", "two values under one name", archive(pickle(dictionary(state_dict=double)))
+    yield "key_true", "two values under 1 and True, which are one key", archive(beside(b"}(K\x01N\x88Nu"))
+    yield "key_list", "a list as a key", archive(beside(b"}]Ns"))
+    yield "key_number", "a tensor whose name is a number", archive(pickle(dictionary(state_dict=b"}K\x01" + tensor() + b"s")))
+    yield "wide_integer", "an integer of 255 bytes", archive(beside(b"\x8a\xff" + bytes(255)))
+    yield "not_utf8", "text that is not UTF-8", archive(beside(b"X\x02\0\0\0\xff\xff"))
+    yield "protocol", "protocol 9", archive(pickle(tensor(), 9))
+    dtype = name("numpy", "dtype") + items(text("O8"), b"\x89", b"\x88") + b"R"
+    scalar = name("numpy.core.multiarray", "scalar") + items(dtype, b"C\x08" + bytes(8)) + b"R"
+    yield "numpy_object", "a NumPy scalar that is a pointer", archive(beside(scalar))
+    short = scalar.replace(text("O8"), text("f8")).replace(b"C\x08" + bytes(8), b"C\x04" + bytes(4))
+    yield "numpy_short", "a NumPy float64 of four bytes", archive(beside(short))
+    module = items(text("module"), name("torch", "Tensor"), text("0"), text("cpu"), number(4)) + b"Q"
+    yield "persistent_id_module", "a persistent id that brings source code", archive(beside(module))
+    other = tensor(held=storage(count=2), shape=(2,))
+    yield "storage_twice", "one storage of two sizes", archive(state(v=tensor(), w=other))
 
 
 def tensors():
@@ -204,7 +274,8 @@ def zips():
     yield "path_traversal", "an entry ../../evil", archive(good, more=[("../../evil", b"x")])
     yield "absolute_path", "an entry /etc/evil", archive(good, more=[("/etc/evil", b"x")])
     yield "no_pickle", "a zip archive that is no checkpoint", renamed(archive(good), b"data.pkl", b"data.txt")
-    yield "big_endian", "a file of a big-endian machine", archive(good, order=b"big")
+    yield "byte_order", "a file of a machine of neither byte order", archive(good, order=b"middle")
+    yield "storage_long", "a storage that is longer than the pickle says", archive(good, {"0": FOUR + b"more"})
     whole = archive(good)
     yield "checksum", "a storage whose bytes do not fit its checksum", whole.replace(FOUR, FOUR[::-1])
     crc = struct.pack("<I", zlib.crc32(FOUR))
@@ -229,6 +300,18 @@ def others():
     short = magic + system + pickle(dictionary(w=tensor(held=storage(count=2**20), shape=(2**20,))))
     short += pickle(b"](" + text("0") + b"e") + FOUR
     yield "legacy_short.pt", "the format before PyTorch 1.6, a storage of 4 MB that is not there", short
+    one = system + pickle(dictionary(w=tensor()))
+    count = struct.pack("<q", 4)
+    keys = pickle(b"](" + text("0") + b"e")
+    version = magic.replace(b"M\xe9\x03", b"M\xea\x03") + one + keys + count + FOUR
+    yield "legacy_version.pt", "the format before PyTorch 1.6 in a version that never was", version
+    lies = magic + one + keys + struct.pack("<q", 2**61) + FOUR
+    yield "legacy_count.pt", "the same, a storage that claims 2^61 elements behind the pickle", lies
+    yield "legacy_missing.pt", "the same, a storage that is not in the list", magic + one + pickle(b"]")
+    strange = pickle(b"](" + text("0") + text("1") + b"e")
+    yield "legacy_unknown.pt", "the same, a storage that no tensor names", magic + one + strange + (count + FOUR) * 2
+    again = pickle(b"](" + text("0") + text("0") + b"e")
+    yield "legacy_twice.pt", "the same, a storage listed twice", magic + one + again + (count + FOUR) * 2
     yield "header_length.safetensors", "a header length of 2^63", safetensors({"w": w}, FOUR, length=2**63)
     yield "header_beyond.safetensors", "a header that is longer than the file", safetensors({"w": w}, FOUR, length=4096)
     yield "overlap.safetensors", "two tensors in the same bytes", safetensors({"v": w, "w": w}, FOUR)
@@ -265,7 +348,7 @@ def main():
         "| file | what it is |",
         "|---|---|",
     ]
-    for group in (pickles, tensors, zips, others):
+    for group in (pickles, objects, tensors, zips, others):
         for file, what, data in group():
             file = file if "." in file else f"{file}.pt"
             (out / file).write_bytes(data)

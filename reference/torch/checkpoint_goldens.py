@@ -1,9 +1,10 @@
-"""Writes small PyTorch checkpoints as training runs leave them, each beside its tensors as safetensors.
+"""Writes small PyTorch checkpoints as training runs leave them, each beside what torch.load makes of it.
 
     python reference/torch/checkpoint_goldens.py --out fixtures/golden/checkpoint
 
-NAME.pt is what is read, NAME.safetensors what must come out (tensors contiguous, on the CPU), expected.json the epoch
-and the names in their order. A second run writes the same bytes.
+NAME.pt is what is read, NAME.json everything that torch.load gives for it. Of checkpoints of weights, NAME.safetensors
+holds the tensors that must come out (contiguous, on the CPU), and expected.json the epoch and the names in their order.
+refused_SORT.pt holds a tensor `w` of a sort that is not read. A second run writes the same bytes.
 """
 
 import argparse
@@ -98,6 +99,87 @@ def dtypes():
     return state
 
 
+def all_dtypes():
+    """Every type of elements that libtorch and tch both know, the bits of small whole numbers and a pattern."""
+    names = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool complex32 complex64 complex128"
+    eighths = "float8_e5m2 float8_e4m3fn float8_e5m2fnuz float8_e4m3fnuz"
+    pattern = torch.arange(96, dtype=torch.uint8) * 5 % 251
+    state = {}
+    for name in f"{names} {eighths}".split():
+        dtype = getattr(torch, name)
+        bits = pattern % 2 if dtype == torch.bool else pattern
+        state[name] = bits.clone().view(dtype)
+        state[f"{name}.part"] = bits.clone().view(dtype).view(2, -1)[:, 1:3].t()
+    return {"state_dict": state}
+
+
+def adam():
+    """Adam with all its state, two schedules beside it, parameters that are Parameters and some with attributes."""
+    torch.manual_seed(4)
+    model = Tiny()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, amsgrad=True)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(torch.rand(4, 3, 8, 8)).square().mean().backward()
+        optimizer.step()
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+    marked = nn.Parameter(torch.tensor([1.0, 2.0]))
+    marked.note = "kept by Python alone"
+    plain = torch.tensor([3.0, 4.0])
+    plain.note = "kept by Python alone"
+    return {
+        "epoch": numpy.int64(7),
+        "state_dict": model.state_dict(keep_vars=True),
+        "optim": optimizer.state_dict(),
+        "schedules": [cosine.state_dict(), plateau.state_dict()],
+        "marked": marked,
+        "plain": plain,
+    }
+
+
+def values():
+    """Every sort of Python value that is read, shared ones among them."""
+    numbers = [0, 1, -1, 255, 256, 65535, 65536, 2**31 - 1, -(2**31), 2**31, 2**62, -(2**63), 2**64 - 1, 2**100, -(2**100)]
+    codes = ["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16", ">f8", ">i4"]
+    shared, tensor = [1, "a"], torch.arange(6, dtype=torch.float32).view(2, 3)
+    default = collections.defaultdict(list)
+    default["x"].append(1)
+    return {
+        "none": None,
+        "bools": (True, False),
+        "ints": numbers,
+        "floats": [0.0, -0.0, 1.5, 1e300, 5e-324, float("inf"), float("-inf"), float("nan")],
+        "complex": 1.5 - 2j,
+        "texts": ["", "plain", "ünïcode ☃ \U0001f4a5", "line\nbreak", "long " * 60],
+        "bytes": [b"", b"plain", bytes(range(256)), bytearray(b"array"), b"long " * 60],
+        "tuples": [(), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), ((((),),),)],
+        "sets": [set(), {3}, frozenset({4}), frozenset()],
+        "dicts": [{}, {1: "int", "1": "text", None: 0, 2.5: 1, (1, "t"): 2, b"b": 3, -1: {"deep": [{}]}}],
+        "subclasses": [collections.OrderedDict(b=1, a=2), collections.Counter("abca"), default],
+        "numpy": [numpy.array(3, code)[()] for code in codes] + [numpy.bool_(False), numpy.float32(0.1)],
+        "torch": [torch.Size([2, 3]), torch.Size([]), torch.device("cpu"), torch.device("cuda:1"), torch.bfloat16],
+        "shared": [shared, shared, {"again": shared}],
+        "tensors": [tensor, tensor, tensor[1], tensor.t(), nn.Parameter(tensor), torch.zeros(0), torch.tensor(2)],
+    }
+
+
+def refused():
+    """(sort, a tensor of a sort that is not read)"""
+    for name in "uint16 uint32 uint64 float8_e8m0fnu float4_e2m1fn_x2 bits8".split():
+        yield name, torch.zeros(8, dtype=torch.uint8).view(getattr(torch, name))
+    for dtype in (torch.qint8, torch.quint8, torch.qint32):
+        yield str(dtype)[6:], torch.quantize_per_tensor(torch.ones(2, 2), 0.5, 1, dtype)
+    scales, zeros = torch.ones(2, dtype=torch.float64), torch.zeros(2, dtype=torch.int64)
+    yield "per_channel", torch.quantize_per_channel(torch.ones(2, 2), scales, zeros, 0, torch.qint8)
+    yield "sparse", torch.eye(2).to_sparse()
+    yield "sparse_csr", torch.eye(2).to_sparse_csr()
+    yield "nested", torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    yield "meta", torch.ones(2, device="meta")
+    yield "conjugate", torch.ones(2, dtype=torch.complex64).conj()
+    yield "negative", torch.ones(2, dtype=torch.complex64).conj().imag
+
+
 def checkpoints():
     """(name, contents, key of the tensors, arguments of torch.save)"""
     model, optimizer = trained()
@@ -121,41 +203,138 @@ def checkpoints():
     yield "bare", state, None, {}
 
 
-def with_old_numpy(archive):
-    """The same archive with the module name that NumPy 1 writes."""
+def objects():
+    """(name, contents, arguments of torch.save) of files that are read as they are, not for their weights"""
+    yield "all_dtypes", all_dtypes(), {}
+    yield "adam", adam(), {}
+    for protocol in range(2, 6):
+        yield f"values_protocol{protocol}", values(), {"pickle_protocol": protocol}
+    yield "root_tensor", torch.arange(3), {}
+    yield "root_list", [torch.arange(3), None], {}
+
+
+def rewritten(archive, change):
+    """The same archive, each entry as `change(name, bytes)` gives it; `None` leaves it out."""
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(archive)) as source, zipfile.ZipFile(out, "w") as target:
         for entry in source.infolist():
-            data = source.read(entry)
-            if entry.filename.endswith("data.pkl"):
-                assert b"numpy._core" in data
-                data = data.replace(b"numpy._core", b"numpy.core")
-            target.writestr(zipfile.ZipInfo(entry.filename), data)
+            data = change(entry.filename.removeprefix("archive/"), source.read(entry))
+            if data is not None:
+                target.writestr(zipfile.ZipInfo(entry.filename), data)
+    return out.getvalue()
+
+
+def big_endian(archive, dtypes):
+    """As a machine of the other byte order writes it; `dtypes` are those of the storages in their order."""
+
+    def change(name, data):
+        if name == "byteorder":
+            return b"big"
+        if name.startswith("data/"):
+            dtype = dtypes[int(name.removeprefix("data/"))]
+            word = dtype.itemsize // (2 if dtype.is_complex else 1)
+            return b"".join(data[i : i + word][::-1] for i in range(0, len(data), word))
+        return data
+
+    return rewritten(archive, change)
+
+
+class StoragePickler(pickle.Pickler):
+    """Writes what torch.save's pickler writes (protocol 2); storages get the keys that `key_of` gives."""
+
+    def __init__(self, out, key_of, *more):
+        super().__init__(out, protocol=2)
+        self.key_of, self.more, self.storages = key_of, more, {}
+
+    def persistent_id(self, value):
+        if not isinstance(value, torch.storage.TypedStorage):
+            return None
+        key = self.storages.setdefault(value.data_ptr(), (self.key_of(len(self.storages)), value))[0]
+        return "storage", getattr(torch, value.pickle_storage_type()), key, "cuda:0", value.size(), *self.more
+
+
+def layout_1_7(contents):
+    """The archive that PyTorch 1.7 wrote with NumPy 1: storages named by address, three sorts of entries."""
+    pickled, out = io.BytesIO(), io.BytesIO()
+    pickler = StoragePickler(pickled, lambda index: str(94_000_000_000_000 + 64 * index))
+    pickler.dump(contents)
+    assert b"numpy._core" in pickled.getvalue()
+    with zipfile.ZipFile(out, "w") as target:
+        entries = [("data.pkl", pickled.getvalue().replace(b"numpy._core", b"numpy.core"))]
+        entries += [(f"data/{key}", bytes(storage.untyped())) for key, storage in pickler.storages.values()]
+        for name, data in [*entries, ("version", b"3\n")]:
+            target.writestr(zipfile.ZipInfo(f"model_3/{name}"), data)
     return out.getvalue()
 
 
 def legacy(contents):
     """The stream of pickles that torch.save wrote before 1.6; it names storages by address, here they are numbered."""
-    storages = {}
-
-    class Pickler(pickle.Pickler):
-        def persistent_id(self, value):
-            if not isinstance(value, torch.storage.TypedStorage):
-                return None
-            key = storages.setdefault(value.data_ptr(), (f"{len(storages):03}", value))[0]
-            return "storage", getattr(torch, value.pickle_storage_type()), key, "cuda:0", value.size(), None
-
     out = io.BytesIO()
     system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
     for head in (torch.serialization.MAGIC_NUMBER, 1001, system):
         pickle.dump(head, out, protocol=2)
-    Pickler(out, protocol=2).dump(contents)
-    pickle.dump([key for key, _ in storages.values()], out, protocol=2)
-    for _, storage in storages.values():
+    pickler = StoragePickler(out, lambda index: f"{index:03}", None)
+    pickler.dump(contents)
+    pickle.dump([key for key, _ in pickler.storages.values()], out, protocol=2)
+    for _, storage in pickler.storages.values():
         out.write(struct.pack("<q", storage.size()) + bytes(storage.untyped()))
-    # PyTorch itself must take it for one of its own.
-    torch.load(io.BytesIO(out.getvalue()), map_location="cpu", weights_only=False)
     return out.getvalue()
+
+
+class Tree:
+    """What torch.load gives, as JSON: numbers by their bits, tensors by layout and bytes, storages numbered."""
+
+    def __init__(self):
+        self.storages = {}
+
+    def of(self, value):
+        match value:
+            case None | bool() | str():
+                return value
+            case numpy.generic():
+                return self.of(value.item())
+            case int():
+                return {"int": str(value)}
+            case float():
+                return {"float": struct.pack(">d", value).hex()}
+            case complex():
+                return {"complex": struct.pack(">dd", value.real, value.imag).hex()}
+            case bytes() | bytearray():
+                return {"bytes": value.hex()}
+            case torch.Tensor():
+                return {"tensor": self.tensor(value)}
+            case torch.dtype():
+                return {"dtype": str(value).removeprefix("torch.")}
+            case torch.device():
+                return {"device": str(value)}
+            case dict():
+                return {"dict": [[self.of(key), self.of(item)] for key, item in value.items()]}
+            case tuple():
+                return {"tuple": [self.of(item) for item in value]}
+            case list():
+                return {"list": [self.of(item) for item in value]}
+            case set() | frozenset():
+                return {"set": [self.of(item) for item in value]}
+        raise TypeError(f"no form for {type(value)}")
+
+    def tensor(self, tensor):
+        storage = tensor.untyped_storage()
+        number = self.storages.setdefault(storage.data_ptr(), len(self.storages)) if storage.nbytes() else None
+        flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+        return {
+            "dtype": str(tensor.dtype).removeprefix("torch."),
+            "shape": list(tensor.shape),
+            "stride": list(tensor.stride()),
+            "offset": tensor.storage_offset(),
+            "storage": number,
+            "bytes": flat.numpy().tobytes().hex(),
+        }
+
+
+def saved(contents, **arguments):
+    buffer = io.BytesIO()
+    torch.save(contents, buffer, **arguments)
+    return buffer.getvalue()
 
 
 def main():
@@ -163,14 +342,21 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, required=True)
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
-    warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
+    for message in ("TypedStorage is deprecated", "ComplexHalf support", "Sparse .* beta", "The PyTorch API of nested"):
+        warnings.filterwarnings("ignore", message=message)
     # Runs were saved from a GPU: every storage says so.
     torch.serialization.location_tag = lambda storage: "cuda:0"
     expected = {}
 
-    def golden(name, archive, contents, key):
-        state = contents if key is None else contents[key]
+    def write(name, archive):
+        """The file, and what PyTorch itself makes of it."""
         (out / f"{name}.pt").write_bytes(archive)
+        loaded = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=False)
+        (out / f"{name}.json").write_text(json.dumps(Tree().of(loaded), ensure_ascii=False) + "\n")
+
+    def golden(name, archive, contents, key):
+        write(name, archive)
+        state = contents if key is None else contents[key]
         copy = {"memory_format": torch.contiguous_format}
         tensors = {tensor: value.detach().clone(**copy) for tensor, value in state.items()}
         safetensors.torch.save_file(tensors, out / f"{name}.safetensors")
@@ -178,12 +364,22 @@ def main():
         expected[name] = {"epoch": epoch, "names": list(state)}
 
     for name, contents, key, arguments in checkpoints():
-        buffer = io.BytesIO()
-        torch.save(contents, buffer, **arguments)
-        golden(name, buffer.getvalue(), contents, key)
+        golden(name, saved(contents, **arguments), contents, key)
         if name == "pretrain":
             golden("pretrain_legacy", legacy(contents), contents, key)
-            golden("pretrain_numpy1", with_old_numpy(buffer.getvalue()), contents, key)
+            golden("pretrain_1_7", layout_1_7(contents), contents, key)
+        if name == "views":
+            golden("views_legacy", legacy(contents), contents, key)
+        if name == "dtypes":
+            storages = [tensor.dtype for tensor in contents.values()]
+            golden("dtypes_big_endian", big_endian(saved(contents), storages), contents, key)
+            torch.serialization.set_crc32_options(False)
+            golden("dtypes_no_checksums", saved(contents), contents, key)
+            torch.serialization.set_crc32_options(True)
+    for name, contents, arguments in objects():
+        write(name, saved(contents, **arguments))
+    for sort, tensor in refused():
+        (out / f"refused_{sort}.pt").write_bytes(saved({"epoch": 1, "state_dict": {"w": tensor}}))
     (out / "expected.json").write_text(json.dumps(expected, indent=1, ensure_ascii=False) + "\n")
 
 
