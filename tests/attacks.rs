@@ -253,6 +253,16 @@ fn every_truncation_is_refused() {
     }
 }
 
+/// What the fuzzer found worth keeping (`fuzz/`): errors or tensors, as above.
+#[test]
+fn the_fuzzers_corpus_is_harmless() {
+    let root = std::env::var("CARGO_MANIFEST_DIR").unwrap();
+    let folder = std::fs::read_dir(Path::new(&root).join("fuzz/corpus/pt")).unwrap();
+    let results: Vec<_> = folder.map(|entry| read(&entry.unwrap().path())).collect();
+    let refused = results.iter().filter(|result| result.is_err()).count();
+    assert!(results.len() >= 32 && refused >= results.len() / 2, "{refused} of {} refused", results.len());
+}
+
 /// A few thousand damaged copies of good files: errors or tensors, never a panic, never much memory.
 #[test]
 fn damaged_bytes_never_panic() {

@@ -1,5 +1,5 @@
-//! Races: our step, augmentation, mask and probe beside the same work in PyTorch, in one run on one machine. In: what to
-//! race and how big. Out: seconds per iteration of each contestant, the ratio to ours, peak memory.
+//! Races: our step, augmentation, mask, probe and reading of checkpoints beside the same work in PyTorch, in one run on
+//! one machine. In: what to race and how big. Out: seconds per iteration of each contestant, the ratio to ours, peak memory.
 
 mod peer;
 mod workload;
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use tch::Device;
 
+use crate::checkpoint::CheckpointError;
 use crate::network::NetworkError;
 use crate::pretrain::PretrainError;
 use crate::probe::ProbeError;
@@ -26,6 +27,8 @@ pub enum BenchError {
         "the PyTorch peer {command} failed: {reason}; make its environment with ci/oracle --env, or race alone with --no-peer"
     )]
     Peer { command: String, reason: String },
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     #[error(transparent)]
     Recipe(#[from] RecipeError),
     #[error(transparent)]
@@ -46,6 +49,8 @@ pub struct BenchOptions {
     pub batch: usize,
     /// Images of an augmentation iteration or of a probe epoch.
     pub images: usize,
+    /// The checkpoint that is read, which the peer writes where there is none.
+    pub file: Option<PathBuf>,
     /// Counted rounds, after one that is not; in each, every contestant runs once.
     pub rounds: usize,
     /// Iterations of a round.
@@ -103,12 +108,15 @@ pub trait Racer {
 /// # Errors
 /// The peer does not start, or our own network cannot be made.
 pub fn racers(options: &BenchOptions) -> Result<Vec<Box<dyn Racer>>, BenchError> {
-    let mut racers: Vec<Box<dyn Racer>> = vec![Box::new(Workload::new(options)?)];
+    let mut peers: Vec<Box<dyn Racer>> = Vec::new();
     if let Some(program) = &options.peer {
         for variant in Peer::variants(program, options)? {
-            racers.push(Box::new(Peer::start(program, options, &variant)?));
+            peers.push(Box::new(Peer::start(program, options, &variant)?));
         }
     }
+    // Ours reads what a peer may have written.
+    let mut racers: Vec<Box<dyn Racer>> = vec![Box::new(Workload::new(options)?)];
+    racers.extend(peers);
     Ok(racers)
 }
 
@@ -156,12 +164,12 @@ pub fn race(options: &BenchOptions) -> Result<BenchReport, BenchError> {
 }
 
 impl BenchOptions {
-    /// Images that an iteration works on; the mask sees none.
+    /// Images that an iteration works on; the mask and a checkpoint see none.
     fn images_per_iteration(&self) -> Option<usize> {
         match self.kind {
             Kind::Step => Some(self.batch),
             Kind::Augment | Kind::Probe => Some(self.images),
-            Kind::Mask => None,
+            Kind::Mask | Kind::Checkpoint => None,
         }
     }
 }

@@ -55,6 +55,9 @@ impl Peer {
         command.arg(&program.script).args([name_of(&options.kind), "--device".into(), device]);
         command.args(["--network".into(), name_of(&options.network), "--batch".into(), options.batch.to_string()]);
         command.args(["--images".into(), options.images.to_string()]);
+        if let Some(file) = &options.file {
+            command.arg("--file").arg(file);
+        }
         command.args(["--threads".into(), tch::get_num_threads().to_string()]);
         let text = format!("{} {}", program.python.display(), program.script.display());
         let failed = |reason: String| BenchError::Peer { command: text.clone(), reason };

@@ -28,6 +28,8 @@ pub enum Kind {
     Mask,
     /// One training epoch of the linear probe
     Probe,
+    /// Everything in a training checkpoint of PyTorch's, read
+    Checkpoint,
 }
 
 /// Our own work.
@@ -90,6 +92,10 @@ impl Workload {
                     train_epoch(&network, &set, &list, &probe, &mut optimizer, 1, 30.0)?;
                     Ok(())
                 })
+            }
+            Kind::Checkpoint => {
+                let file = options.file.clone().unwrap_or_default();
+                Box::new(move || crate::checkpoint::read_object(&file).map(drop).map_err(BenchError::from))
             }
         };
         Ok(Self { device, body })

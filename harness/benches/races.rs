@@ -15,8 +15,8 @@ fn races(criterion: &mut Criterion) {
     for kind in [Kind::Step, Kind::Augment, Kind::Mask, Kind::Probe] {
         let peer = PeerProgram::find(Path::new("."));
         let network = if kind == Kind::Probe { Depth::Resnet10 } else { Depth::Resnet18 };
-        let (batch, images, rounds, iterations) = (64, 256, 1, 1);
-        let options = BenchOptions { kind, device, network, batch, images, rounds, iterations, peer };
+        let (batch, images, file, rounds, iterations) = (64, 256, None, 1, 1);
+        let options = BenchOptions { kind, device, network, batch, images, file, rounds, iterations, peer };
         let mut group = criterion.benchmark_group(name_of(&kind));
         group.sample_size(10).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(20));
         for mut racer in bench::racers(&options).expect("the contestants start") {

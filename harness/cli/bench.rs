@@ -10,7 +10,7 @@ use crate::fs;
 use crate::recipe::{Depth, name_of};
 use crate::suite::environment;
 
-/// Race our step, augmentation, mask or probe against PyTorch in one run
+/// Race our step, augmentation, mask, probe or reading of checkpoints against PyTorch in one run
 ///
 /// The peer is reference/torch/peer.py with the environment of ci/oracle --env (or SDCLR_ORACLE_PYTHON); without them
 /// ours runs alone.
@@ -31,6 +31,9 @@ pub(super) struct BenchArgs {
     /// Images of an iteration (augment, probe)
     #[arg(long, default_value_t = 512)]
     images: usize,
+    /// The checkpoint to read (checkpoint) [default: one of a ResNet with momentum, written by PyTorch for the race]
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
     /// Counted rounds
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -53,7 +56,16 @@ impl BenchArgs {
             eprintln!("no PyTorch to race in this folder (ci/oracle --env makes one); ours runs alone");
         }
         let Self { kind, network, batch, images, rounds, iterations, .. } = self;
-        let report = bench::race(&BenchOptions { kind, device, network, batch, images, rounds, iterations, peer })?;
+        let scratch = tempfile::tempdir()?;
+        let file = match self.file {
+            None if kind == Kind::Checkpoint && peer.is_none() => {
+                anyhow::bail!("there is no PyTorch here to write a checkpoint for the race; name one with --file")
+            }
+            None if kind == Kind::Checkpoint => Some(scratch.path().join("checkpoint.pt")),
+            named => named,
+        };
+        let report =
+            bench::race(&BenchOptions { kind, device, network, batch, images, file, rounds, iterations, peer })?;
         print!("{}", table(&report));
         if let Some(path) = &self.json {
             fs::write(path, (serde_json::to_string_pretty(&report)? + "\n").as_bytes())?;

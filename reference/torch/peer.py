@@ -1,16 +1,17 @@
 """The other side of `sdclr bench`: the published algorithms, and the best eager PyTorch, timed on request.
 
-    python reference/torch/peer.py step|augment|mask|probe [options]
+    python reference/torch/peer.py step|augment|mask|probe|checkpoint [options]
 
 Prints one JSON line {"ready", "torch", "threads", "variants"}, then answers each line `run VARIANT COUNT` on its input
 with {"seconds", "peak_rss_bytes"}, until the input ends. What a variant needs is made at its first run, outside
 the time. One iteration is: step - one optimiser step; augment - one image, both views; mask - the masks of one epoch;
-probe - one training epoch. The peak is the process's: for a variant's own, run it alone."""
+probe - one training epoch; checkpoint - one file, read whole. The peak is the process's: for a variant's own, run it alone."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import pathlib
 import resource
 import sys
 import time
@@ -142,11 +143,32 @@ def probe_work(options: argparse.Namespace, variant: str) -> Work:
     return run
 
 
+def checkpoint_work(options: argparse.Namespace, variant: str) -> Work:
+    """A training checkpoint as the published code loads it, onto the CPU."""
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            torch.load(options.file, map_location="cpu", weights_only=False)
+
+    return run
+
+
+def write_checkpoint(options: argparse.Namespace) -> None:
+    """What pre-training saves: the network under the prefix of DistributedDataParallel, and SGD with its momentum."""
+    model = nn.ModuleDict({"module": make_network(options, dual_bn=True)})
+    optimizer = st.make_optimizer("sgd", model.parameters(), 0.5, 0.9, 1e-4)
+    for parameter in model.parameters():
+        parameter.grad = torch.rand_like(parameter)
+    optimizer.step()
+    torch.save({"epoch": 1, "state_dict": model.state_dict(), "optim": optimizer.state_dict()}, options.file)
+
+
 KINDS: dict[str, tuple[Callable[[argparse.Namespace, str], Work], list[str]]] = {
     "step": (step_work, ["published", "joint", "joint-channels-last"]),
     "augment": (augment_work, ["torchvision"]),
     "mask": (mask_work, ["published"]),
     "probe": (probe_work, ["published"]),
+    "checkpoint": (checkpoint_work, ["torch.load"]),
 }
 
 
@@ -159,6 +181,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=64, help="images per step")
     parser.add_argument("--size", type=int, default=32, help="side of an image in pixels")
     parser.add_argument("--images", type=int, default=512, help="images of the probe's epoch")
+    parser.add_argument("--file", type=pathlib.Path, help="the checkpoint to read; written where there is none")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     return parser.parse_args()
@@ -173,6 +196,8 @@ def main() -> None:
     make, variants = KINDS[options.kind]
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
+    if options.kind == "checkpoint" and not options.file.exists():
+        write_checkpoint(options)
     # As on the paper's GPUs: true float32.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
