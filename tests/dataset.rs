@@ -27,7 +27,7 @@ fn cifar10_and_its_lists_are_the_official_ones() {
     let Some(data) = data() else { return };
     let set = Dataset::load(DatasetName::Cifar10, Some(&data), Device::Cpu).unwrap();
     assert!(set.official);
-    assert_eq!(set.train.images.size(), [50_000, 3, 32, 32]);
+    assert_eq!(set.train.resident("").unwrap().size(), [50_000, 3, 32, 32]);
     let data = Some(data.as_path());
     for split in 1..=5 {
         let tail = sorted_counts(&set, data, ListName::Pretrain(PretrainSplit::D_i, split));
@@ -92,7 +92,7 @@ fn the_python_version_holds_the_same_images() {
 #[test]
 fn the_embedded_digits_are_long_tailed_as_documented() {
     let set = Dataset::load(DatasetName::Digits, None, Device::Cpu).unwrap();
-    assert_eq!(set.train.images.size(), [1797, 3, 16, 16]);
+    assert_eq!(set.train.resident("").unwrap().size(), [1797, 3, 16, 16]);
     for split in 1..=3 {
         let tail = sorted_counts(&set, None, ListName::Pretrain(PretrainSplit::D_i, split));
         assert_eq!(tail, [2, 2, 4, 7, 12, 18, 28, 42, 65, 100]);

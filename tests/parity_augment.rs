@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use sdclr::augment::{JitterOp, Shift, ViewParams, adjust, pad_crop_flip, resize_centre_crop, views};
+use sdclr::augment::{
+    JitterOp, ResizedCrop, Shift, ViewParams, adjust, pad_crop_flip, resize_centre_crop, resized_crop, views,
+};
+use sdclr::dataset::{Picture, decode};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
@@ -24,6 +27,7 @@ enum Operation {
     View { params: ViewParams, size: i64 },
     PadCropFlip { padding: i64, top: i64, left: i64, flip: bool },
     ResizeCentreCrop { short: i64, size: i64 },
+    ResizedCrop { params: ResizedCrop, size: i64 },
 }
 
 impl Operation {
@@ -34,7 +38,8 @@ impl Operation {
             Self::PadCropFlip { padding, top, left, flip } => {
                 pad_crop_flip(image, &[Shift { top: *top, left: *left, flip: *flip }], *padding)
             }
-            Self::ResizeCentreCrop { short, size } => resize_centre_crop(image, *short, *size),
+            Self::ResizeCentreCrop { short, size } => resize_centre_crop(&picture(image), *short, *size),
+            Self::ResizedCrop { params, size } => resized_crop(&picture(image), *params, *size),
         }
         .unwrap()
     }
@@ -47,6 +52,12 @@ struct Case {
     operation: Operation,
     sha256: String,
     offset: Option<usize>,
+}
+
+/// The image as a decoder gives it.
+fn picture(image: &Tensor) -> Picture {
+    let (_, _, height, width) = image.size4().unwrap();
+    Picture { height, width, pixels: image.get(0).permute([1, 2, 0]).contiguous().flatten(0, -1).try_into().unwrap() }
 }
 
 /// Knuth's MMIX generator, as in the oracle.
@@ -215,12 +226,9 @@ fn real_cifar_images_match_torchvision_to_the_bit() {
     assert_all(&failures, cases.len());
 }
 
-/// Pixels as Pillow has them: the decoder must be libjpeg's, since others differ from it by a level here and there.
-fn decode_jpeg(file: &[u8]) -> Tensor {
-    let mut decoder = mozjpeg::Decompress::new_mem(file).unwrap().rgb().unwrap();
-    let (height, width) = (decoder.height() as i64, decoder.width() as i64);
-    let pixels: Vec<u8> = decoder.read_scanlines().unwrap();
-    decoder.finish().unwrap();
+/// The decoded image, uint8 `[1, 3, H, W]`.
+fn decoded(file: &[u8]) -> Tensor {
+    let Picture { height, width, pixels } = decode(file).unwrap();
     Tensor::from_slice(&pixels).view([1, height, width, 3]).permute([0, 3, 1, 2]).contiguous()
 }
 
@@ -243,7 +251,7 @@ fn real_imagenet_images_match_torchvision_to_the_bit() {
             missing += 1;
             continue;
         };
-        let image = decode_jpeg(&file);
+        let image = decoded(&file);
         assert_eq!(sha256(&bytes(&image)), case.decoded, "{} was decoded otherwise than by Pillow", case.file);
         compared += 1;
         if sha256(&bytes(&case.operation.apply(&image))) != case.sha256 {

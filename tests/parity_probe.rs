@@ -8,12 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use golden::{FLOAT64, assert_digests, assert_near, assert_tensors_near, images, pixels};
 use sdclr::augment::{self, Shift, ViewKey};
-use sdclr::dataset::{Dataset, ImageSet};
+use sdclr::dataset::{Dataset, ImageSet, Images};
 use sdclr::native;
 use sdclr::network::{DDP_PREFIX, Head, Network, NetworkSpec, Pass, StateDict};
 use sdclr::probe::{self, ProbeData, ProbeJob};
 use sdclr::progress::Progress;
-use sdclr::recipe::{DatasetName, Depth, ProbeRecipe, Protocol, Stem};
+use sdclr::recipe::{
+    DatasetName, Depth, OrderName, ProbeRecipe, Protocol, Selection, Stem, TestTransform, TrainTransform,
+};
 use sdclr::record::{Environment, JobHeader};
 use sdclr::split::IndexList;
 use sdclr::verdict;
@@ -84,7 +86,15 @@ impl Run {
             weight_decay: s.weight_decay,
             milestones: s.milestones.clone(),
             validate_every: s.validate_every,
+            selection: Selection::Top1,
+            order: OrderName::Addressed,
+            train_transform: TrainTransform::PadCrop,
+            test_transform: TestTransform::None,
             padding: s.padding,
+            scale: [1.0, 1.0],
+            ratio: [1.0, 1.0],
+            resize: s.side,
+            size: s.side,
             flip_probability: s.flip_probability,
             seed: s.seed,
         }
@@ -96,7 +106,7 @@ impl Run {
         let patterns = pixels("probe.patterns", &[classes, 3, side, side]).to_kind(Kind::Int);
         let patterns = patterns.index_select(0, &Tensor::from_slice(labels));
         let images = (noise * 3 + patterns * 5).divide_scalar_mode(8, "floor").to_kind(Kind::Uint8);
-        ImageSet { images, labels: labels.to_vec() }
+        ImageSet { images: Images::Resident(images), labels: labels.to_vec() }
     }
 
     fn dataset(&self) -> Dataset {
@@ -109,7 +119,7 @@ impl Run {
             classes: (0..self.settings.classes).map(|class| class.to_string()).collect(),
             train: self.image_set("probe.images", &self.labels),
             test: self.image_set("probe.test", &self.test_labels),
-            sha256: String::new(),
+            sha256: None,
             official: false,
         }
     }
@@ -140,7 +150,7 @@ impl Run {
 }
 
 fn list(name: &str, indices: Vec<i64>) -> IndexList {
-    IndexList { name: name.to_owned(), indices, sha256: String::new() }
+    IndexList { name: name.to_owned(), indices, sha256: String::new(), own: None }
 }
 
 fn header() -> JobHeader {
@@ -190,7 +200,7 @@ fn shifted_views_have_a_black_border() {
         let count = expected.size()[0] as usize;
         let shifts: Vec<Shift> =
             draws.shifts[..count].iter().map(|&(top, left, flip)| Shift { top, left, flip }).collect();
-        let images = set.images.index_select(0, &Tensor::from_slice(&run.train[..count]));
+        let images = set.resident("").unwrap().index_select(0, &Tensor::from_slice(&run.train[..count]));
         assert_eq!(augment::pad_crop_flip(&images, &shifts, run.settings.padding).unwrap(), *expected, "epoch {epoch}");
     }
 }

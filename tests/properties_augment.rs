@@ -2,9 +2,10 @@
 
 use proptest::prelude::*;
 use sdclr::augment::{
-    AugmentError, Crop, Jitter, JitterOp, Shift, ViewKey, ViewParams, adjust, draw, draw_shift, pad_crop_flip,
-    resize_centre_crop, views,
+    AugmentError, Crop, Jitter, JitterOp, ResizedCrop, Shift, ViewKey, ViewParams, adjust, draw, draw_resized_crop,
+    draw_shift, pad_crop_flip, resize_centre_crop, resized_crop, views,
 };
+use sdclr::dataset::Picture;
 use sdclr::recipe::{AugmentRecipe, Recipe};
 use tch::{Device, Kind, Tensor};
 
@@ -31,6 +32,12 @@ fn images(count: i64, height: i64, width: i64, seed: i64) -> Tensor {
         .remainder(256)
         .to_kind(Kind::Uint8)
         .view([count, 3, height, width])
+}
+
+/// An image `[3, H, W]` as a decoder gives it.
+fn picture(image: &Tensor) -> Picture {
+    let (_, height, width) = image.size3().unwrap();
+    Picture { height, width, pixels: image.permute([1, 2, 0]).contiguous().flatten(0, -1).try_into().unwrap() }
 }
 
 /// The whole image, untouched.
@@ -67,7 +74,12 @@ proptest! {
         }
         let still = Shift { top: 3, left: 3, flip: false };
         prop_assert_eq!(&pad_crop_flip(&images, &[still, still], 3).unwrap(), &images);
-        prop_assert_eq!(&resize_centre_crop(&images, side, side).unwrap(), &images);
+        let first = images.get(0);
+        let picture = picture(&first);
+        prop_assert_eq!(&resize_centre_crop(&picture, side, side).unwrap(), &first);
+        let crop = Crop { top: 0, left: 0, height: side, width: side };
+        prop_assert_eq!(&resized_crop(&picture, ResizedCrop { crop, flip: false }, side).unwrap(), &first);
+        prop_assert_eq!(resized_crop(&picture, ResizedCrop { crop, flip: true }, side).unwrap(), first.flip([2]));
     }
 
     #[test]
@@ -106,6 +118,8 @@ proptest! {
             prop_assert!(jitter.hue.abs() <= 0.1);
         }
         prop_assert!(params.blur.is_none_or(|sigma| (0.1..2.0).contains(&sigma)));
+        let crop = draw_resized_crop(key, recipe.scale, recipe.ratio, 0.5, height, width).crop;
+        prop_assert!(crop.lies_within(height, width), "{:?}", crop);
     }
 
     #[test]
@@ -214,6 +228,11 @@ fn what_does_not_fit_is_refused() {
     let outside = Shift { top: 9, left: 0, flip: false };
     assert!(matches!(pad_crop_flip(&good, &[outside; 2], 4), Err(AugmentError::Shift { index: 0, .. })));
     assert_eq!(pad_crop_flip(&good, &[outside; 2], -1).unwrap_err(), AugmentError::Padding { padding: -1 });
-    assert_eq!(resize_centre_crop(&good, 8, 9).unwrap_err(), AugmentError::Centre { size: 9, short: 8 });
+    let picture = picture(&good.get(0));
+    assert_eq!(resize_centre_crop(&picture, 8, 9).unwrap_err(), AugmentError::Centre { size: 9, short: 8 });
+    assert_eq!(resize_centre_crop(&picture, 8, 0).unwrap_err(), AugmentError::Size { size: 0 });
+    let crop = Crop { top: 0, left: 1, height: picture.height, width: picture.width };
+    let outside = resized_crop(&picture, ResizedCrop { crop, flip: false }, 8);
+    assert!(matches!(outside, Err(AugmentError::Crop { index: 0, .. })));
     assert_eq!(adjust(&good, JitterOp::Hue, &[0.0]).unwrap_err(), AugmentError::Count { images: 2, params: 1 });
 }

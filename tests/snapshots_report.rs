@@ -18,7 +18,7 @@ fn recipe(suite: &str, method: &str) -> serde_json::Value {
     }
     let sdclr = method == "sdclr";
     serde_json::json!({
-        "method": method, "dual_bn": sdclr, "prune_ratio": if sdclr { 0.9 } else { 0.0 },
+        "method": method, "dataset": "digits", "dual_bn": sdclr, "prune_ratio": if sdclr { 0.9 } else { 0.0 },
         "lr": 0.5, "epochs": 40, "augment": { "scale": [0.4, 1.0] }, "probe": { "few": { "epochs": 100 } },
     })
 }

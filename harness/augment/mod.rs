@@ -1,6 +1,7 @@
 //! Augmentation, batched on tensors, in arithmetic that reproduces torchvision on 8-bit PIL images to the bit.
 //! In: uint8 images `[N, 3, H, W]` on any device and one row of drawn parameters per image. Out: uint8 views
-//! `[N, 3, size, size]` on the same device. Implements REFERENCE.md "Augmentation" and the image transforms of
+//! `[N, 3, size, size]` on the same device. (Decoded files of any size have their own: [`resized_crop`] and
+//! [`resize_centre_crop`].) Implements REFERENCE.md "Augmentation" and the image transforms of
 //! "Evaluation". Drawing ([`draw`], [`draw_shift`]) and applying ([`views`], [`pad_crop_flip`]) are apart, so that
 //! parameters can be recorded, replayed and checked.
 
@@ -8,13 +9,17 @@ mod blur;
 mod colour;
 mod groups;
 mod params;
+mod picture;
 mod resize;
 
 use tch::{Device, Kind, Tensor};
 
 use crate::native::parallel_map;
 use groups::by_group;
-pub use params::{Crop, Jitter, JitterOp, Shift, ViewKey, ViewParams, draw, draw_shift};
+pub use params::{
+    Crop, Jitter, JitterOp, ResizedCrop, Shift, ViewKey, ViewParams, draw, draw_resized_crop, draw_shift,
+};
+pub use picture::{resize_centre_crop, resized_crop};
 use resize::{Filter, Resizer};
 
 /// Images and parameters that do not go together.
@@ -147,34 +152,6 @@ pub fn pad_crop_flip(images: &Tensor, shifts: &[Shift], padding: i64) -> Result<
     let source = (rows + columns).view([count, 1, height * width]).expand([count, 3, height * width], false);
     let padded = images.constant_pad_nd([padding, padding, padding, padding]).flatten(2, 3);
     Ok(padded.gather(2, &source, false).view([count, 3, height, width]))
-}
-
-/// The transform of ImageNet's validation and test images: short side to `short` (the other side in proportion,
-/// truncated; bilinear with widened support), then the central `size` x `size` pixels, offsets rounded half to even as
-/// torchvision does. uint8 `[N, 3, H, W]` in, uint8 `[N, 3, size, size]` out.
-///
-/// # Errors
-/// The images have another kind or shape, or not `1 <= size <= short`.
-pub fn resize_centre_crop(images: &Tensor, short: i64, size: i64) -> Result<Tensor, AugmentError> {
-    let count = images.size().first().copied().unwrap_or_default();
-    let (height, width) = check_images(images, count.max(0) as usize)?;
-    if size < 1 {
-        return Err(AugmentError::Size { size });
-    }
-    if size > short {
-        return Err(AugmentError::Centre { size, short });
-    }
-    let shortest = height.min(width);
-    let axis = |length: i64| {
-        let resized = short * length / shortest;
-        resize::Window { length, resized, first: centre_offset(resized, size), size }
-    };
-    Ok(resize::window(images, Filter::Bilinear, axis(height), axis(width)))
-}
-
-/// `round((side - size) / 2)`, halves to the even neighbour.
-fn centre_offset(side: i64, size: i64) -> i64 {
-    (((side - size) as f64) / 2.0).round_ties_even() as i64
 }
 
 /// Height and width of `images`, once they are known to be `count` uint8 images `[N, 3, H, W]`.

@@ -81,6 +81,13 @@ pub struct ViewParams {
     pub blur: Option<f64>,
 }
 
+/// RandomResizedCrop and flip: the training view of ImageNet's probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResizedCrop {
+    pub crop: Crop,
+    pub flip: bool,
+}
+
 /// RandomCrop with padding and flip: offsets into the padded image, `0..=2 * padding`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shift {
@@ -185,4 +192,18 @@ pub fn draw_shift(key: ViewKey, padding: i64, flip_probability: f64) -> Shift {
     let top = stream.below(2 * padding + 1);
     let left = stream.below(2 * padding + 1);
     Shift { top, left, flip: stream.happens(flip_probability) }
+}
+
+/// The resized crop at `key` of an image of `height` x `width` pixels; flip, then the crop are read.
+pub fn draw_resized_crop(
+    key: ViewKey,
+    scale: [f64; 2],
+    ratio: [f64; 2],
+    flip_probability: f64,
+    height: i64,
+    width: i64,
+) -> ResizedCrop {
+    let mut stream = Stream::at(key);
+    let flip = stream.happens(flip_probability);
+    ResizedCrop { crop: draw_crop(&mut stream, scale, ratio, height, width), flip }
 }

@@ -6,13 +6,14 @@
 //! batched float64 matrix product gives PIL's sums on every device. (In float32 it would miss rounding ties.)
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use tch::{Kind, Tensor};
 
 use super::params::{Crop, ViewParams};
 
 /// 2^22: PIL's PRECISION_BITS for 8-bit images.
-const FIXED_POINT: f64 = (1 << 22) as f64;
+pub const FIXED_POINT: f64 = (1 << 22) as f64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Filter {
@@ -41,32 +42,31 @@ impl Filter {
         }
     }
 
-    /// The taps of a line of `length` pixels resized to `resized`.
-    fn taps(self, length: i64, resized: i64) -> Vec<Taps> {
+    /// The taps of the pixels at `kept` of a line of `length` pixels resized to `resized`.
+    pub fn taps(self, length: i64, resized: i64, kept: Range<i64>) -> Vec<Taps> {
         let scale = length as f64 / resized as f64;
         let widening = scale.max(1.0);
         let support = self.support() * widening;
-        (0..resized)
-            .map(|position| {
-                let centre = (position as f64 + 0.5) * scale;
-                // Truncation toward zero, as C casts.
-                let first = ((centre - support + 0.5) as i64).max(0);
-                let end = ((centre + support + 0.5) as i64).min(length);
-                let raw: Vec<f64> =
-                    (first..end).map(|pixel| self.at((pixel as f64 - centre + 0.5) * (1.0 / widening))).collect();
-                let sum: f64 = raw.iter().sum();
-                // Rounded half away from zero to fixed point, then scaled back, which is exact.
-                let fixed = |weight: f64| (weight / sum * FIXED_POINT + 0.5f64.copysign(weight)).trunc() / FIXED_POINT;
-                Taps { first: first as usize, weights: raw.into_iter().map(fixed).collect() }
-            })
-            .collect()
+        kept.map(|position| {
+            let centre = (position as f64 + 0.5) * scale;
+            // Truncation toward zero, as C casts.
+            let first = ((centre - support + 0.5) as i64).max(0);
+            let end = ((centre + support + 0.5) as i64).min(length);
+            let raw: Vec<f64> =
+                (first..end).map(|pixel| self.at((pixel as f64 - centre + 0.5) * (1.0 / widening))).collect();
+            let sum: f64 = raw.iter().sum();
+            // Rounded half away from zero to fixed point, then scaled back, which is exact.
+            let fixed = |weight: f64| (weight / sum * FIXED_POINT + 0.5f64.copysign(weight)).trunc() / FIXED_POINT;
+            Taps { first: first as usize, weights: raw.into_iter().map(fixed).collect() }
+        })
+        .collect()
     }
 }
 
 /// Where one pixel of the result comes from: weights (multiples of 2^-22) of neighbouring pixels from `first` on.
-struct Taps {
-    first: usize,
-    weights: Vec<f64>,
+pub struct Taps {
+    pub first: usize,
+    pub weights: Vec<f64>,
 }
 
 /// A part of one axis of an image that becomes the whole axis of a view.
@@ -87,7 +87,7 @@ impl Resizer {
     pub fn new(filter: Filter, lengths: impl Iterator<Item = i64>, size: i64) -> Self {
         let mut taps = HashMap::new();
         for length in lengths {
-            taps.entry(length).or_insert_with(|| filter.taps(length, size));
+            taps.entry(length).or_insert_with(|| filter.taps(length, size, 0..size));
         }
         Self { size, taps }
     }
@@ -123,26 +123,6 @@ impl Resizer {
         }
         Tensor::from_slice(&weights).view(shape)
     }
-}
-
-/// One axis of a resize that keeps a part of the result: `length` pixels to `resized`, of which `size` from `first`.
-#[derive(Debug, Clone, Copy)]
-pub struct Window {
-    pub length: i64,
-    pub resized: i64,
-    pub first: i64,
-    pub size: i64,
-}
-
-/// The same window of every image: uint8 `[N, 3, H, W]` to uint8 `[N, 3, rows.size, columns.size]`.
-pub fn window(images: &Tensor, filter: Filter, rows: Window, columns: Window) -> Tensor {
-    let matrix = |axis: Window| {
-        let resizer = Resizer::new(filter, std::iter::once(axis.length), axis.resized);
-        let line = Line { start: 0, length: axis.length, reversed: false };
-        let whole = resizer.matrices(std::iter::once(line), axis.length);
-        whole.narrow(1, axis.first, axis.size).expand([images.size()[0], axis.size, axis.length], false)
-    };
-    separable(images, &matrix(columns), &matrix(rows))
 }
 
 /// The smallest rectangle that holds all crops.

@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use serde::Serialize;
-use tch::Device;
+use tch::{Device, Tensor};
 
 use super::{BenchError, BenchOptions, Racer, peak_rss};
-use crate::dataset::ImageSet;
+use crate::dataset::{ImageSet, Images};
 use crate::native;
 use crate::network::{Mask, Network, NetworkSpec};
 use crate::pretrain::Trainer;
@@ -38,10 +38,15 @@ pub(super) struct Workload {
     body: Box<dyn FnMut() -> Result<(), BenchError>>,
 }
 
-/// Deterministic noise: uint8 images `[n, 3, 32, 32]` with labels 0 to 9 in turn.
-fn noise(n: usize, device: Device) -> Result<ImageSet, BenchError> {
+/// Deterministic noise: uint8 images `[n, 3, 32, 32]`.
+fn noise(n: usize, device: Device) -> Result<Tensor, BenchError> {
     let pixels = native::uniform((n * 3 * 32 * 32) as i64, 0).map_err(crate::network::NetworkError::from)? * 256.0;
-    let images = pixels.to_kind(tch::Kind::Uint8).view([-1, 3, 32, 32]).to_device(device);
+    Ok(pixels.to_kind(tch::Kind::Uint8).view([-1, 3, 32, 32]).to_device(device))
+}
+
+/// Noise with labels 0 to 9 in turn.
+fn noise_set(n: usize, device: Device) -> Result<ImageSet, BenchError> {
+    let images = Images::Resident(noise(n, device)?);
     Ok(ImageSet { images, labels: (0..n as i64).map(|i| i % 10).collect() })
 }
 
@@ -56,12 +61,12 @@ impl Workload {
                 // Steps of warm-up, whose small rates keep the made-up task finite; they cost what all steps cost.
                 let mut trainer = Trainer::new(&recipe, make(spec)?, 1000);
                 trainer.method.begin_epoch(&trainer.network, 1)?;
-                let views = noise(2 * batch, device)?.images.to_kind(tch::Kind::Float) / 255.0;
+                let views = noise(2 * batch, device)?.to_kind(tch::Kind::Float) / 255.0;
                 let views = views.view([-1, 2, 3, 32, 32]);
                 Box::new(move || trainer.step(&views).map(drop).map_err(BenchError::from))
             }
             Kind::Augment => {
-                let set = noise(images, device)?;
+                let set = noise_set(images, device)?;
                 let indices: Vec<i64> = (0..images as i64).collect();
                 let mut epoch = 0;
                 Box::new(move || {
@@ -82,9 +87,9 @@ impl Workload {
             }
             Kind::Probe => {
                 let network = make(spec.probe(10))?;
-                let set = noise(images, device)?;
+                let set = noise_set(images, device)?;
                 let indices = (0..images as i64).collect();
-                let list = IndexList { name: "noise".to_owned(), indices, sha256: String::new() };
+                let list = IndexList { name: "noise".to_owned(), indices, sha256: String::new(), own: None };
                 let classifier = Classifier::of(&network);
                 let mut optimizer = Optimizer::new(OptimizerName::Sgd, 0.9, 0.0, classifier.parameters());
                 let probe = recipe.probe.full;

@@ -1,16 +1,17 @@
 //! `sdclr doctor`: what is installed and what works.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
 use tch::{Device, Kind};
 
-use crate::dataset::Dataset;
+use crate::dataset::{Dataset, Images};
 use crate::native::{self, CudaState};
 use crate::network::{Network, NetworkSpec};
 use crate::pretrain::Trainer;
-use crate::recipe::{DatasetName, Recipe, name_of};
+use crate::recipe::{DatasetName, PretrainSplit, Recipe, name_of};
+use crate::split::{self, ListName};
 use crate::suite::environment;
 
 /// Tell what is installed and what works: libtorch, CUDA, data
@@ -56,21 +57,50 @@ impl DoctorArgs {
                 "data       none fetched (sdclr fetch) or named (--data DIR, SDCLR_DATA); the digits are embedded"
             ),
             Some(folder) => {
-                for name in [DatasetName::Cifar10, DatasetName::Cifar100] {
-                    match Dataset::load(name, Some(folder), Device::Cpu) {
-                        Ok(set) if set.official => println!("data       {}: the official download", name_of(&name)),
-                        Ok(set) => println!(
-                            "data       {}: differs from the official download ({})",
-                            name_of(&name),
-                            set.sha256
-                        ),
-                        Err(error) => println!("data       {error}"),
-                    }
+                for name in
+                    [DatasetName::Cifar10, DatasetName::Cifar100, DatasetName::Imagenet100, DatasetName::Imagenet]
+                {
+                    describe_data(name, folder);
                 }
             }
         }
         Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
+}
+
+/// A line on the data set in `folder`; of ImageNet, one on each list: its first image is decoded.
+fn describe_data(name: DatasetName, folder: &Path) {
+    let set = match Dataset::load(name, Some(folder), Device::Cpu) {
+        Ok(set) => set,
+        Err(error) => return println!("data       {error}"),
+    };
+    match (&set.train.images, &set.sha256) {
+        (Images::Files(files), _) => {
+            println!("data       {}: images in {}", name_of(&name), files.root().display());
+            let tail = [PretrainSplit::D_i, PretrainSplit::D_b].map(|kind| ListName::Pretrain(kind, 1));
+            let probe = [ListName::FewShot(1), ListName::Train, ListName::Validation, ListName::Test];
+            for list in tail.into_iter().chain(probe) {
+                match first_of(&set, folder, list) {
+                    Ok(line) => println!("  {line}"),
+                    Err(error) => println!("  {error:#}"),
+                }
+            }
+        }
+        _ if set.official => println!("data       {}: the official download", name_of(&name)),
+        (_, hash) => {
+            let hash = hash.as_deref().unwrap_or_default();
+            println!("data       {}: differs from the official download ({hash})", name_of(&name));
+        }
+    }
+}
+
+/// What a list of ImageNet holds, once its first image could be decoded.
+fn first_of(set: &Dataset, folder: &Path, list: ListName) -> anyhow::Result<String> {
+    let list = split::read(set, Some(folder), list)?;
+    if let Images::Files(files) = &list.images(&set.train).images {
+        files.read(0)?;
+    }
+    Ok(format!("{}: {} images, the first decodes", list.name, list.indices.len()))
 }
 
 /// A small SDCLR step from end to end.

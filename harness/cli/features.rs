@@ -9,6 +9,7 @@ use tch::{Kind, Tensor};
 use crate::checkpoint;
 use crate::network::{Network, NetworkSpec, Pass};
 use crate::npy;
+use crate::probe::images_at_once;
 use crate::recipe::Depth;
 use crate::suite::environment;
 
@@ -54,6 +55,7 @@ impl FeaturesArgs {
         let state = state.without_prefix(state.ddp_prefix());
         let network = Network::new(NetworkSpec::detect(&state, self.network)?, 0, Kind::Float, device)?;
         network.load(&state)?;
+        let at_once = images_at_once(images.size()[2] * images.size()[3]).min(256) as i64;
         let features = tch::no_grad(|| {
             let encode = |images: Tensor| {
                 let images = images.to_device(device).to_kind(Kind::Float) / 255.0;
@@ -63,7 +65,7 @@ impl FeaturesArgs {
                     Layer::Head => network.head(&features, &Pass::EVAL),
                 }
             };
-            Tensor::f_cat(&images.split(256, 0).into_iter().map(encode).collect::<Vec<_>>(), 0)
+            Tensor::f_cat(&images.split(at_once, 0).into_iter().map(encode).collect::<Vec<_>>(), 0)
         })?;
         npy::write(&self.out, &features)?;
         println!("{}: float32 {:?}", self.out.display(), features.size());

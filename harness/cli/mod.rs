@@ -50,7 +50,7 @@ enum Command {
 /// Where the data lie and how much of it to run.
 #[derive(Debug, Clone, Args)]
 struct ScaleArgs {
-    /// Folder of the data: cifar-10-batches-bin/ or cifar-10-batches-py/ (likewise CIFAR-100) and split/
+    /// Folder of the data: cifar-10-batches-bin/ or cifar-10-batches-py/ (likewise CIFAR-100), or imagenet/; and split/
     /// [default: what sdclr fetch brought]
     #[arg(long, value_name = "DIR", env = "SDCLR_DATA")]
     data: Option<PathBuf>,

@@ -21,7 +21,7 @@ use crate::suite::{self, PROTOCOLS, Selection};
   sdclr repro cifar10-lt --data DIR --methods sdclr --splits 1 --limit-images 512 --limit-epochs 1 --out runs/smoke
   sdclr repro cifar10-lt --data DIR --set epochs=500 --dry-run")]
 pub(super) struct ReproArgs {
-    /// digits-lt (embedded), cifar10-lt or cifar100-lt
+    /// digits-lt (embedded), cifar10-lt, cifar100-lt, imagenet100-lt or imagenet-lt-exp
     suite: String,
     #[command(flatten)]
     scale: ScaleArgs,

@@ -76,7 +76,7 @@ impl ViewsArgs {
             }
             Ok(())
         })?;
-        let originals = set.images.index_select(0, &Tensor::from_slice(&indices));
+        let originals = set.resident("sdclr views")?.index_select(0, &Tensor::from_slice(&indices));
         write_grid(&self.out.join("views.png"), &originals, &views)?;
         println!("{} images, 2 views each: {}", indices.len(), self.out.display());
         Ok(ExitCode::SUCCESS)

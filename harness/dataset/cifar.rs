@@ -107,7 +107,7 @@ pub(super) fn load(
         train: train.into_images(32, device)?,
         test: test.into_images(32, device)?,
         official: sha256 == layout.sha256,
-        sha256,
+        sha256: Some(sha256),
     })
 }
 

@@ -1,9 +1,11 @@
-//! Images and labels in the official order. In: a folder in the layout that users have (or nothing, for the embedded
-//! digits). Out: uint8 images `[N, 3, H, W]`, labels, class names, and a hash of the decoded content that is the same
-//! for every packaging of the same data.
+//! Images and labels. In: a folder in the layout that users have (or nothing, for the embedded digits). Out: uint8 images
+//! `[N, 3, H, W]` in the official order, labels, class names, and a hash of the decoded content that is the same for
+//! every packaging of the same data. ImageNet's images stay on disk: lists name them, and they are decoded when needed.
 
 mod cifar;
 mod digits;
+mod imagenet;
+mod picture;
 
 use std::path::{Path, PathBuf};
 
@@ -12,6 +14,8 @@ use tch::{Device, Tensor};
 
 use crate::fs::FsError;
 use crate::recipe::{DatasetName, name_of};
+pub use imagenet::ImageFiles;
+pub use picture::{Picture, decode};
 
 /// A data set could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -33,17 +37,44 @@ pub enum DatasetError {
     Label { path: PathBuf, index: usize, found: u64, last: usize },
     #[error("{} is not a batch of the python version: {reason}; download it again", path.display())]
     Batch { path: PathBuf, reason: String },
+    #[error("{list}, line {line}: {source}; is ImageNet unpacked whole, val/ sorted into the folders of its classes?")]
+    ImageFile { list: String, line: usize, source: FsError },
+    #[error("{list}, line {line}: {} cannot be decoded: {reason}; unpack it again", path.display())]
+    Image { list: String, line: usize, path: PathBuf, reason: String },
+    #[error("{what} needs images of one size; those of ImageNet are files of any size")]
+    NotResident { what: &'static str },
     #[error("libtorch: {0}")]
     Torch(#[from] tch::TchError),
 }
 
-/// Images of one size and their labels.
+/// Where images are.
+#[derive(Debug)]
+pub enum Images {
+    /// All of one size, on the device: uint8 `[N, 3, H, W]`.
+    Resident(Tensor),
+    /// Files of any size, decoded when needed.
+    Files(ImageFiles),
+}
+
+/// Images and their labels.
 #[derive(Debug)]
 pub struct ImageSet {
-    /// uint8 `[N, 3, H, W]`.
-    pub images: Tensor,
+    pub images: Images,
     /// One per image, counted from 0.
     pub labels: Vec<i64>,
+}
+
+impl ImageSet {
+    /// The images as a tensor, uint8 `[N, 3, H, W]`.
+    ///
+    /// # Errors
+    /// They are files; `what` says what cannot work on those.
+    pub fn resident(&self, what: &'static str) -> Result<&Tensor, DatasetError> {
+        match &self.images {
+            Images::Resident(images) => Ok(images),
+            Images::Files(_) => Err(DatasetError::NotResident { what }),
+        }
+    }
 }
 
 /// A data set as published: the lists of the split room index into `train` (and, for the digits, also into `test`).
@@ -53,9 +84,10 @@ pub struct Dataset {
     pub classes: Vec<String>,
     pub train: ImageSet,
     pub test: ImageSet,
-    /// sha256 over images and labels of both parts, decoded, in official order.
-    pub sha256: String,
-    /// Whether the content is that of the official download.
+    /// sha256 over images and labels of both parts, decoded, in official order. ImageNet, which is never read whole, has
+    /// none: the lists say which images a job reads, and their hashes stand for it.
+    pub sha256: Option<String>,
+    /// Whether the content is that of the official download; files of ImageNet are taken to be until they are read.
     pub official: bool,
 }
 
@@ -68,7 +100,7 @@ struct Part {
 impl Part {
     fn into_images(self, side: i64, device: Device) -> Result<ImageSet, DatasetError> {
         let images = Tensor::f_from_slice(&self.pixels)?.f_view([-1, 3, side, side])?.f_to_device(device)?;
-        Ok(ImageSet { images, labels: self.labels.into_iter().map(i64::from).collect() })
+        Ok(ImageSet { images: Images::Resident(images), labels: self.labels.into_iter().map(i64::from).collect() })
     }
 }
 
@@ -87,11 +119,15 @@ impl Dataset {
     /// # Errors
     /// A file is missing, of the wrong size, or holds labels that the data set does not have.
     pub fn load(name: DatasetName, data: Option<&Path>, device: Device) -> Result<Self, DatasetError> {
-        if name == DatasetName::Digits {
-            return digits::load(device);
-        }
-        let layout = cifar::layout(name);
+        let layout = match name {
+            DatasetName::Digits => return digits::load(device),
+            DatasetName::Cifar10 | DatasetName::Cifar100 => cifar::layout(name),
+            DatasetName::Imagenet100 | DatasetName::Imagenet => imagenet::layout(name),
+        };
         let folder = data.ok_or_else(|| DatasetError::NoFolder { dataset: name_of(&name), layout: layout.clone() })?;
-        cifar::load(name, folder, layout, device)
+        match name {
+            DatasetName::Imagenet100 | DatasetName::Imagenet => imagenet::load(name, folder, layout),
+            _ => cifar::load(name, folder, layout, device),
+        }
     }
 }

@@ -14,6 +14,7 @@ use tch::{Kind, Tensor};
 
 use crate::augment::AugmentError;
 use crate::checkpoint::CheckpointError;
+use crate::dataset::DatasetError;
 use crate::fs::FsError;
 use crate::native::NativeError;
 use crate::network::{Network, NetworkError};
@@ -45,6 +46,8 @@ pub enum PretrainError {
     OtherRun { folder: String, found: String, expected: String },
     #[error("{folder} is in use by another process; wait for it or choose another --out")]
     InUse { folder: String },
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
     #[error(transparent)]
     Augment(#[from] AugmentError),
     #[error(transparent)]

@@ -41,12 +41,13 @@ pub fn two_views(
     epoch: usize,
     indices: &[i64],
 ) -> Result<(Tensor, Vec<ViewParams>), PretrainError> {
-    let (_, _, height, width) = set.images.size4()?;
+    let images = set.resident("pre-training")?;
+    let (_, _, height, width) = images.size4()?;
     let key = |image: i64, view| ViewKey { seed, epoch: epoch as u64, image: image as u64, view };
     let keys = indices.iter().flat_map(|&image| [key(image, 0), key(image, 1)]);
     let params: Vec<ViewParams> = keys.map(|key| augment::draw(recipe, key, height, width)).collect();
-    let rows = Tensor::from_slice(indices).repeat_interleave_self_int(2, 0, None).to_device(set.images.device());
-    let views = augment::views(&set.images.f_index_select(0, &rows)?, &params, recipe.size)?;
+    let rows = Tensor::from_slice(indices).repeat_interleave_self_int(2, 0, None).to_device(images.device());
+    let views = augment::views(&images.f_index_select(0, &rows)?, &params, recipe.size)?;
     Ok((views.f_view([-1, 2, 3, recipe.size, recipe.size])?, params))
 }
 

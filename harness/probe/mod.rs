@@ -1,24 +1,28 @@
 //! The linear probe (paper section 4.1; REFERENCE.md "Evaluation"). In: an encoder, images, lists, a protocol. Out:
 //! test accuracy per class, of the classifier that did best on the validation list.
 
+mod views;
+
 use std::path::Path;
 use std::time::Instant;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
-use crate::augment::{self, AugmentError, Shift, ViewKey};
+use crate::augment::AugmentError;
 use crate::checkpoint::{self, CheckpointError};
-use crate::dataset::{Dataset, ImageSet};
+use crate::dataset::{Dataset, DatasetError, ImageSet};
 use crate::fs::{FolderLock, FsError};
 use crate::native::{self, NativeError};
 use crate::network::{Network, NetworkError, Pass, StateDict};
 use crate::pretrain::PretrainError;
 use crate::pretrain::optimizer::Optimizer;
+use crate::pretrain::order::epoch_order;
 use crate::progress::Progress;
-use crate::recipe::{OptimizerName, ProbeRecipe};
+use crate::recipe::{OptimizerName, OrderName, ProbeRecipe, Selection};
 use crate::record::{self, EpochRecord, Event, JobHeader, JobResult, ProbeOutcome, RecordError, RunLog};
 use crate::split::IndexList;
 use crate::verdict::{self, VerdictError};
+pub use views::images_at_once;
 
 /// A probe stopped.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +37,8 @@ pub enum ProbeError {
     Optimizer(#[from] PretrainError),
     #[error(transparent)]
     Verdict(#[from] VerdictError),
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
     #[error(transparent)]
     Augment(#[from] AugmentError),
     #[error(transparent)]
@@ -71,26 +77,22 @@ pub struct ProbeJob<'a> {
     pub test_only: bool,
 }
 
-/// Images encoded at once.
-const CHUNK: usize = 512;
-
-/// Pooled features `[n, C]` of the images at `indices`, as they are.
-fn encode(network: &Network, set: &ImageSet, indices: &[i64]) -> Result<Tensor, ProbeError> {
-    encode_batches(network, indices, |rows| Ok(set.images.f_index_select(0, rows)?))
-}
-
-/// Pooled features of the images that `select` gives for each chunk of `indices`, without gradient.
-fn encode_batches(
+/// Pooled features `[n, C]` of the images at `indices` under the test transform or, given an epoch, as that epoch's training
+/// sees them, without gradient.
+fn encode(
     network: &Network,
+    set: &ImageSet,
     indices: &[i64],
-    mut select: impl FnMut(&Tensor) -> Result<Tensor, ProbeError>,
+    recipe: &ProbeRecipe,
+    epoch: Option<usize>,
 ) -> Result<Tensor, ProbeError> {
     let _no_grad = tch::no_grad_guard();
     let mut features = Vec::new();
-    for chunk in indices.chunks(CHUNK) {
-        let images = select(&Tensor::from_slice(chunk).to_device(network.device()))?;
-        features.push(network.backbone(&(images.to_kind(Kind::Float) / 255.0), &Pass::EVAL));
-    }
+    views::in_chunks(set, indices, recipe, epoch, |views| {
+        let views = views.f_to_device(network.device())?.f_to_kind(Kind::Float)? / 255.0;
+        features.push(network.backbone(&views, &Pass::EVAL));
+        Ok(())
+    })?;
     Ok(Tensor::f_cat(&features, 0)?)
 }
 
@@ -106,7 +108,7 @@ fn count_correct(
     classes: usize,
 ) -> Result<Vec<[u64; 2]>, ProbeError> {
     let predicted = tch::no_grad(|| network.head(features, &Pass::EVAL).argmax(1, false));
-    let predicted = Vec::<i64>::try_from(predicted.f_to_device(tch::Device::Cpu)?)?;
+    let predicted = Vec::<i64>::try_from(predicted.f_to_device(Device::Cpu)?)?;
     let mut counts = vec![[0; 2]; classes];
     for (label, predicted) in labels.iter().zip(predicted) {
         counts[*label as usize][0] += 1;
@@ -115,9 +117,18 @@ fn count_correct(
     Ok(counts)
 }
 
-fn top1(counts: &[[u64; 2]]) -> f64 {
-    let [images, right] = counts.iter().fold([0, 0], |sum, count| [sum[0] + count[0], sum[1] + count[1]]);
-    100.0 * right as f64 / images as f64
+/// Share of images in per cent whose label is among the most likely classes that `selection` counts.
+fn accuracy(network: &Network, features: &Tensor, labels: &Tensor, selection: Selection) -> Result<f64, ProbeError> {
+    let _no_grad = tch::no_grad_guard();
+    let logits = network.head(features, &Pass::EVAL);
+    let hits = match selection {
+        Selection::Top1 => logits.f_argmax(1, false)?.f_eq_tensor(labels)?,
+        Selection::Top5 => {
+            let (_, likely) = logits.f_topk(logits.size()[1].min(5), 1, true, true)?;
+            likely.f_eq_tensor(&labels.f_view([-1, 1])?)?
+        }
+    };
+    Ok(100.0 * hits.f_sum(Kind::Int64)?.f_double_value(&[])? / labels.size()[0] as f64)
 }
 
 /// Runs the probe; where `folder` is given its records go there, and a finished probe is only read back.
@@ -168,15 +179,16 @@ fn evaluate(
         true => (Vec::new(), None),
         false => train(job, log, progress)?,
     };
-    let features = encode(job.network, &dataset.test, &test.indices)?;
-    let counts = count_correct(job.network, &features, &labels_of(&dataset.test, &test.indices), classes)?;
+    let set = test.images(&dataset.test);
+    let features = encode(job.network, set, &test.indices, job.recipe, None)?;
+    let counts = count_correct(job.network, &features, &labels_of(set, &test.indices), classes)?;
     if let (Some(class), false) = (counts.iter().position(|[images, _]| *images == 0), job.header.smoke) {
         return Err(ProbeError::EmptyClass { list: test.name.clone(), class });
     }
     // A smoke run's short list may miss a class, which then counts as 0 %.
     let accuracy = |[images, right]: &[u64; 2]| 100.0 * *right as f64 / (*images).max(1) as f64;
     let per_class: Vec<f64> = counts.iter().map(accuracy).collect();
-    let scores = verdict::scores(&per_class, &verdict::groups_by_thirds(class_counts))?;
+    let scores = verdict::scores(&per_class, &verdict::groups_of(dataset.name, class_counts))?;
     let outcome = ProbeOutcome {
         best_epoch: best.map(|(epoch, _)| epoch),
         best_validation_accuracy: best.map(|(_, accuracy)| accuracy),
@@ -227,9 +239,10 @@ type Trained = (Vec<EpochRecord>, Option<(usize, f64)>);
 /// Trains the classifier and leaves the network with the best one on the validation list.
 fn train(job: &ProbeJob, log: &mut Option<RunLog>, progress: &Progress) -> Result<Trained, ProbeError> {
     let ProbeJob { header, recipe, network, data, .. } = job;
-    let set = &data.dataset.train;
-    let validation = encode(network, set, &data.validation.indices)?;
-    let validation_labels = labels_of(set, &data.validation.indices);
+    let official = &data.dataset.train;
+    let (set, indices) = (data.validation.images(official), &data.validation.indices);
+    let validation = encode(network, set, indices, recipe, None)?;
+    let validation_labels = Tensor::f_from_slice(&labels_of(set, indices))?.f_to_device(network.device())?;
 
     let classifier = Classifier::of(network);
     let mut optimizer =
@@ -242,7 +255,7 @@ fn train(job: &ProbeJob, log: &mut Option<RunLog>, progress: &Progress) -> Resul
         let start = Instant::now();
         let reached = recipe.milestones.iter().filter(|milestone| **milestone <= epoch).count();
         let lr = recipe.lr * 0.1_f64.powi(reached as i32);
-        let loss = train_epoch(network, set, data.train, recipe, &mut optimizer, epoch, lr)?;
+        let loss = train_epoch(network, data.train.images(official), data.train, recipe, &mut optimizer, epoch, lr)?;
         let mut record = EpochRecord {
             epoch,
             loss,
@@ -254,8 +267,7 @@ fn train(job: &ProbeJob, log: &mut Option<RunLog>, progress: &Progress) -> Resul
         };
         // The last epoch is always validated, so that there is a best one when epochs are limited.
         if epoch % recipe.validate_every == 0 || epoch == epochs {
-            let counts = count_correct(network, &validation, &validation_labels, data.dataset.classes.len())?;
-            let accuracy = top1(&counts);
+            let accuracy = accuracy(network, &validation, &validation_labels, recipe.selection)?;
             record.validation_accuracy = Some(accuracy);
             if best.as_ref().is_none_or(|(_, known, _)| accuracy > *known) {
                 best = Some((epoch, accuracy, classifier.snapshot()));
@@ -277,7 +289,8 @@ fn train(job: &ProbeJob, log: &mut Option<RunLog>, progress: &Progress) -> Resul
     Ok((records, best))
 }
 
-/// One epoch over `list` in an addressed order with addressed crops and flips, at rate `lr`; the mean loss over images.
+/// One epoch over `list`, whose positions lie in `set`, in the recipe's order with addressed crops and flips, at rate `lr`;
+/// the mean loss over images.
 pub fn train_epoch(
     network: &Network,
     set: &ImageSet,
@@ -287,20 +300,16 @@ pub fn train_epoch(
     epoch: usize,
     lr: f64,
 ) -> Result<f64, ProbeError> {
-    let seed = native::addressed_seed(recipe.seed, &format!("probe order/{epoch}"));
-    let order = native::randperm(list.indices.len(), seed)?;
-    let indices: Vec<i64> = order.iter().map(|&position| list.indices[position as usize]).collect();
-    let shift = |&image: &i64| {
-        let key = ViewKey { seed: recipe.seed, epoch: epoch as u64, image: image as u64, view: 0 };
-        augment::draw_shift(key, recipe.padding, recipe.flip_probability)
+    let order = match recipe.order {
+        OrderName::Addressed => {
+            let seed = native::addressed_seed(recipe.seed, &format!("probe order/{epoch}"));
+            native::randperm(list.indices.len(), seed)?
+        }
+        OrderName::DistributedSampler => epoch_order(list.indices.len(), epoch, 0, 1)?,
     };
-    let mut shifts = indices.iter().map(shift);
+    let indices: Vec<i64> = order.iter().map(|&position| list.indices[position as usize]).collect();
     // The encoder is frozen: an epoch's features may be computed in large chunks before its small steps.
-    let features = encode_batches(network, &indices, |rows| {
-        let images = set.images.f_index_select(0, rows)?;
-        let shifts: Vec<Shift> = shifts.by_ref().take(images.size()[0] as usize).collect();
-        Ok(augment::pad_crop_flip(&images, &shifts, recipe.padding)?)
-    })?;
+    let features = encode(network, set, &indices, recipe, Some(epoch))?;
     let labels = Tensor::from_slice(&labels_of(set, &indices)).to_device(network.device());
     let mut sum = 0.0;
     for (step, batch) in indices.chunks(recipe.batch_size).enumerate() {

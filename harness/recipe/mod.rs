@@ -2,14 +2,18 @@
 //! overrides. Out: one resolved [`Recipe`], validated, whose hash keys run folders and resume.
 //! The published values are those of REFERENCE.md "Recipes published".
 
+mod checks;
 mod overrides;
+mod probe;
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use checks::{check, count, not_negative, positive, range, share};
 pub(crate) use overrides::nearest;
+pub use probe::{OrderName, ProbeRecipe, ProbeRecipes, Selection, TestTransform, TrainTransform};
 
 /// A recipe could not be found, read or accepted.
 #[derive(Debug, thiserror::Error)]
@@ -142,31 +146,6 @@ pub struct AugmentRecipe {
     pub blur_sigma: [f64; 2],
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ProbeRecipes {
-    pub full: ProbeRecipe,
-    pub few: ProbeRecipe,
-}
-
-/// The linear probe (REFERENCE.md "Evaluation").
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ProbeRecipe {
-    pub epochs: usize,
-    pub batch_size: usize,
-    pub lr: f64,
-    pub momentum: f64,
-    pub weight_decay: f64,
-    /// The rate is multiplied by 0.1 at the start of each of these epochs, counted from 1.
-    pub milestones: Vec<usize>,
-    pub validate_every: usize,
-    /// Black border of the random crop, in pixels.
-    pub padding: i64,
-    pub flip_probability: f64,
-    pub seed: u64,
-}
-
 /// Which probe: all labelled training images, or the balanced few-shot list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -207,6 +186,9 @@ embedded!(
     "cifar10-lt/sdclr",
     "cifar100-lt/simclr",
     "cifar100-lt/sdclr",
+    "imagenet100-lt/simclr",
+    "imagenet100-lt/sdclr",
+    "imagenet-lt-exp/simclr",
 );
 
 impl Recipe {
@@ -242,26 +224,6 @@ impl Recipe {
 
     /// Rejects values that no run can have, naming the key, what it holds and what is allowed.
     pub(crate) fn validate(&self) -> Result<(), RecipeError> {
-        let check = |key: &str, found: String, allowed: bool, expected: &str| {
-            if allowed {
-                return Ok(());
-            }
-            Err(RecipeError::Value { key: key.to_owned(), found, expected: expected.to_owned() })
-        };
-        let count = |key: &str, value: usize| check(key, value.to_string(), value >= 1, "at least 1 is needed");
-        let share = |key: &str, value: f64| {
-            check(key, value.to_string(), (0.0..=1.0).contains(&value), "a share between 0 and 1 is needed")
-        };
-        let positive = |key: &str, value: f64| {
-            check(key, value.to_string(), value > 0.0 && value.is_finite(), "a number above 0 is needed")
-        };
-        let not_negative = |key: &str, value: f64| {
-            check(key, value.to_string(), value >= 0.0 && value.is_finite(), "0 or more is needed")
-        };
-        let range = |key: &str, [low, high]: [f64; 2]| {
-            let allowed = 0.0 < low && low <= high && high.is_finite();
-            check(key, format!("[{low}, {high}]"), allowed, "two numbers above 0, the smaller first, are needed")
-        };
         count("epochs", self.epochs)?;
         let expected = "at least 2 images are needed: the loss contrasts them";
         check("batch_size", self.batch_size.to_string(), self.batch_size >= 2, expected)?;
@@ -307,21 +269,7 @@ impl Recipe {
         }
         check("augment.hue", a.hue.to_string(), (0.0..=0.5).contains(&a.hue), "0 to 0.5 turns are needed")?;
         for (name, probe) in [("full", &self.probe.full), ("few", &self.probe.few)] {
-            count(&format!("probe.{name}.epochs"), probe.epochs)?;
-            count(&format!("probe.{name}.batch_size"), probe.batch_size)?;
-            count(&format!("probe.{name}.validate_every"), probe.validate_every)?;
-            positive(&format!("probe.{name}.lr"), probe.lr)?;
-            not_negative(&format!("probe.{name}.weight_decay"), probe.weight_decay)?;
-            share(&format!("probe.{name}.flip_probability"), probe.flip_probability)?;
-            let key = format!("probe.{name}.momentum");
-            check(
-                &key,
-                probe.momentum.to_string(),
-                (0.0..1.0).contains(&probe.momentum),
-                "0 <= momentum < 1 is needed",
-            )?;
-            let key = format!("probe.{name}.padding");
-            check(&key, probe.padding.to_string(), (0..=64).contains(&probe.padding), "0 to 64 pixels are needed")?;
+            probe.validate(&format!("probe.{name}"), self.dataset)?;
         }
         Ok(())
     }

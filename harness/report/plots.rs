@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 use plotters::coord::combinators::BindKeyPoints;
 use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
+use serde::Deserialize;
 
 use super::summary::{ProbeRun, RANDOM, Setting, Summary, method_on, probe_label};
 use super::{Exporter, OutputFile, ReportError, stamp};
-use crate::recipe::{PretrainSplit, Protocol};
+use crate::recipe::{DatasetName, PretrainSplit, Protocol};
 use crate::record::EpochRecord;
-use crate::verdict::{Groups, groups_by_thirds, mean_std};
+use crate::verdict::{Groups, groups_of, mean_std};
 
 pub(super) struct Plots;
 
@@ -119,14 +120,13 @@ fn validation(summary: &Summary, protocol: Protocol) -> Figure {
     });
     let name = format!("validation_{}", crate::recipe::name_of(&protocol));
     let title = format!("{} probe, validation accuracy", probe_label(protocol));
-    let caption =
-        "Top-1 on the validation list, by which the tested epoch is chosen; thin: single splits, thick: their mean";
+    let caption = "Top-1 (ImageNet: top-5) on the validation list, by which the tested epoch is chosen; thin: single splits, thick: their mean";
     figure(&name, title, caption, Axes::Epochs { y: "validation accuracy (%)" }, series.collect())
 }
 
 fn per_class(summary: &Summary, protocol: Protocol) -> Option<Figure> {
     let first = summary.of_protocol(protocol).find_map(|cell| cell.runs.values().next())?;
-    let bounds = group_bounds(&first.outcome.class_counts)?;
+    let bounds = group_bounds(first)?;
     let series = summary.of_protocol(protocol).map(|cell| Series {
         label: cell.setting.legend(),
         style: style(&cell.setting.method, cell.setting.pretrain_split),
@@ -156,8 +156,10 @@ fn by_count<'a>(runs: impl Iterator<Item = &'a ProbeRun<'a>>) -> Vec<(f64, f64)>
 }
 
 /// The class counts between Few and Medium, and between Medium and Many: half-way on a logarithmic axis.
-fn group_bounds(class_counts: &[u64]) -> Option<[f64; 2]> {
-    let Groups { many, medium, few } = groups_by_thirds(class_counts);
+fn group_bounds(run: &ProbeRun) -> Option<[f64; 2]> {
+    let class_counts = &run.outcome.class_counts;
+    let dataset = DatasetName::deserialize(&run.job.header.recipe["dataset"]).ok()?;
+    let Groups { many, medium, few } = groups_of(dataset, class_counts);
     let between = |below: &[usize], above: &[usize]| {
         let count = |class: &usize| class_counts[*class].max(1) as f64;
         Some((count(below.first()?) * count(above.last()?)).sqrt())

@@ -1,5 +1,7 @@
-//! Which images: the published lists of positions in the official training order. In: a list's file. Out: the
-//! positions, in the file's order, checked against the data set; class counts.
+//! Which images: the published lists of positions in the official training order, and those of ImageNet, which name files
+//! and labels. In: a list's file. Out: the positions, in the file's order, checked against the data set; class counts.
+
+mod text;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -7,7 +9,7 @@ use std::path::{Path, PathBuf};
 use ndarray::Array1;
 use ndarray_npy::ReadNpyExt;
 
-use crate::dataset::{Dataset, ImageSet};
+use crate::dataset::{Dataset, ImageSet, Images};
 use crate::fs::{self, FsError};
 use crate::recipe::{DatasetName, PretrainSplit, hash_bytes, name_of};
 
@@ -32,6 +34,8 @@ pub enum SplitError {
     OutOfRange { list: String, entry: usize, found: i64, images: usize, dataset: String },
     #[error("{list}: entry {entry} repeats image {found}; a list names every image once: download it again")]
     Repeated { list: String, entry: usize, found: i64 },
+    #[error("{list}, line {line}: {found} {reason}; download the list again")]
+    Line { list: String, line: usize, found: String, reason: String },
     #[error("{list} is empty")]
     Empty { list: String },
 }
@@ -50,14 +54,17 @@ pub enum ListName {
     Test,
 }
 
-/// A list as read: positions in the official order, unsorted as published.
-#[derive(Debug, Clone)]
+/// A list as read, unsorted as published.
+#[derive(Debug)]
 pub struct IndexList {
     /// Published relative path, e.g. `cifar10_imbSub_with_subsets/split1_D_i.npy`.
     pub name: String,
+    /// Positions in the official order, or among the list's own images.
     pub indices: Vec<i64>,
     /// sha256 of the file.
     pub sha256: String,
+    /// The images that the list itself names (ImageNet).
+    pub own: Option<ImageSet>,
 }
 
 macro_rules! digits_lists {
@@ -85,7 +92,11 @@ const DIGITS_LISTS: &[(&str, &[u8])] = digits_lists!(
 
 /// How many splits of `dataset` are published.
 pub fn published_splits(dataset: DatasetName) -> usize {
-    if dataset == DatasetName::Digits { 3 } else { 5 }
+    match dataset {
+        DatasetName::Digits => 3,
+        DatasetName::Cifar10 | DatasetName::Cifar100 => 5,
+        DatasetName::Imagenet100 | DatasetName::Imagenet => 1,
+    }
 }
 
 /// The published relative path of a list; `None` where the list is the whole test file.
@@ -94,7 +105,7 @@ fn relative_path(dataset: DatasetName, list: ListName) -> Option<String> {
         DatasetName::Digits => ("", "", ""),
         DatasetName::Cifar10 => ("cifar10_imbSub_with_subsets/", "cifar10/", ""),
         DatasetName::Cifar100 => ("cifar100_imbSub_with_subsets/", "cifar100/", "cifar100_"),
-        DatasetName::Imagenet100 | DatasetName::Imagenet => return None,
+        DatasetName::Imagenet100 | DatasetName::Imagenet => return Some(imagenet_path(dataset, list)),
     };
     Some(match list {
         ListName::Pretrain(kind, split) => format!("{subsets}{prefix}split{split}_{}.npy", name_of(&kind)),
@@ -106,10 +117,28 @@ fn relative_path(dataset: DatasetName, list: ListName) -> Option<String> {
     })
 }
 
+/// The published relative path of a list of ImageNet.
+fn imagenet_path(dataset: DatasetName, list: ListName) -> String {
+    // Folder, what follows `imageNet_` and `ImageNet_`, what names the long tail's own lists, and the two held out.
+    let (folder, number, tail, held_out) = match dataset {
+        DatasetName::Imagenet100 => ("imagenet-100", "100_", "", "100"),
+        _ => ("ImageNet_LT", "", "exp_", "LT"),
+    };
+    let file = match list {
+        ListName::Pretrain(PretrainSplit::D_i, _) => format!("imageNet_{number}LT_{tail}train.txt"),
+        ListName::Pretrain(PretrainSplit::D_b, _) => format!("imageNet_{number}BL_{tail}train.txt"),
+        ListName::FewShot(_) => format!("imageNet_{number}sub_balance_train_0.01.txt"),
+        ListName::Train => format!("ImageNet_{number}train.txt"),
+        ListName::Validation => format!("ImageNet_{held_out}_val.txt"),
+        ListName::Test => format!("ImageNet_{held_out}_test.txt"),
+    };
+    format!("{folder}/{file}")
+}
+
 /// Reads `list` of `dataset` from `data`/split and checks every entry.
 ///
 /// # Errors
-/// The file is missing or not a list of int64, an entry is out of range or repeated, or the split does not exist.
+/// The file is missing or not a list, an entry is malformed, out of range or repeated, or the split does not exist.
 pub fn read(dataset: &Dataset, data: Option<&Path>, list: ListName) -> Result<IndexList, SplitError> {
     if let ListName::Pretrain(_, split) | ListName::FewShot(split) = list {
         let last = published_splits(dataset.name);
@@ -119,8 +148,19 @@ pub fn read(dataset: &Dataset, data: Option<&Path>, list: ListName) -> Result<In
     }
     let Some(name) = relative_path(dataset.name, list) else {
         let indices: Vec<i64> = (0..dataset.test.labels.len() as i64).collect();
-        return Ok(IndexList { name: "test".to_owned(), indices, sha256: dataset.sha256.clone() });
+        return Ok(IndexList {
+            name: "test".to_owned(),
+            indices,
+            sha256: dataset.sha256.clone().unwrap_or_default(),
+            own: None,
+        });
     };
+    if let Images::Files(files) = &dataset.train.images {
+        let folder = data.ok_or_else(|| SplitError::NoFolder { dataset: name_of(&dataset.name) })?;
+        let text =
+            fs::read_to_string(&folder.join("split").join(&name)).map_err(|source| SplitError::File { source })?;
+        return text::parse(name, &text, files, dataset.classes.len());
+    }
     let from_disk;
     let bytes = match DIGITS_LISTS.iter().find(|(known, _)| *known == name) {
         Some((_, bytes)) if dataset.name == DatasetName::Digits => *bytes,
@@ -158,7 +198,7 @@ pub fn parse(name: String, bytes: &[u8], images: usize, dataset: &str) -> Result
             return Err(SplitError::Repeated { list: name, entry, found });
         }
     }
-    Ok(IndexList { name, indices: list, sha256: hash_bytes(bytes) })
+    Ok(IndexList { name, indices: list, sha256: hash_bytes(bytes), own: None })
 }
 
 impl IndexList {
@@ -168,11 +208,17 @@ impl IndexList {
         self
     }
 
-    /// Images of each class.
-    pub fn class_counts(&self, set: &ImageSet, classes: usize) -> Vec<u64> {
+    /// The images that the positions count: the list's own, or those of `official`.
+    pub fn images<'a>(&'a self, official: &'a ImageSet) -> &'a ImageSet {
+        self.own.as_ref().unwrap_or(official)
+    }
+
+    /// Images of each class; positions are those in `official`, or among the list's own images.
+    pub fn class_counts(&self, official: &ImageSet, classes: usize) -> Vec<u64> {
+        let labels = &self.images(official).labels;
         let mut counts = vec![0; classes];
         for &index in &self.indices {
-            counts[set.labels[index as usize] as usize] += 1;
+            counts[labels[index as usize] as usize] += 1;
         }
         counts
     }

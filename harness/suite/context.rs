@@ -14,7 +14,7 @@ use crate::network::{Network, NetworkSpec, StateDict};
 use crate::pretrain::run::{self, PretrainJob};
 use crate::probe::{self, ProbeData, ProbeJob};
 use crate::progress::Progress;
-use crate::recipe::{PretrainSplit, Protocol, Recipe, hash_json, name_of};
+use crate::recipe::{DatasetName, PretrainSplit, Protocol, Recipe, hash_json, name_of};
 use crate::record::{Environment, JobHeader, JobResult, SMOKE_STAMP};
 use crate::split::{self, IndexList, ListName};
 
@@ -65,6 +65,20 @@ impl Identity {
     }
 }
 
+/// Refuses to pre-train on files: a later part of the program.
+pub(super) fn refuse_imagenet_pretraining(
+    suite: &str,
+    recipe: &Recipe,
+    pretrain_split: Option<PretrainSplit>,
+) -> Result<(), SuiteError> {
+    match (recipe.dataset, pretrain_split) {
+        (DatasetName::Imagenet100 | DatasetName::Imagenet, Some(_)) => {
+            Err(SuiteError::ImagenetPretraining { suite: suite.to_owned() })
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Context {
     /// Loads the data set that `recipe` names.
     pub fn open(recipe: &Recipe, scale: Scale) -> Result<Self, SuiteError> {
@@ -86,7 +100,8 @@ impl Context {
         Ok(self.whole_list(name)?.limited(self.scale.limit_images))
     }
 
-    /// The head of a job's records. The hash covers what the job's outcome depends on.
+    /// The head of a job's records. The hash covers what the job's outcome depends on. Data that are never read whole are
+    /// identified by the lists that the job reads.
     fn header(
         &self,
         identity: &Identity,
@@ -105,9 +120,10 @@ impl Context {
             // Pre-training does not depend on how it is probed.
             keys.remove("probe");
         }
+        let data_sha256 = self.dataset.sha256.clone().unwrap_or_else(|| hash_json(&json!(splits)));
         let recipe_hash = hash_json(&json!({
             "recipe": hashed,
-            "data": self.dataset.sha256,
+            "data": data_sha256,
             "splits": splits,
             "protocol": protocol,
             "encoder": encoder,
@@ -124,7 +140,7 @@ impl Context {
             protocol,
             recipe: recipe.to_json(),
             recipe_hash,
-            data_sha256: self.dataset.sha256.clone(),
+            data_sha256,
             splits_sha256: splits,
             seed: protocol.map_or(recipe.seed, |protocol| recipe.probe(protocol).seed),
             environment: self.environment.clone(),
@@ -144,6 +160,7 @@ impl Context {
         folder: &Path,
         progress: &Progress,
     ) -> Result<JobResult, SuiteError> {
+        refuse_imagenet_pretraining(&identity.suite, recipe, Some(pretrain_split))?;
         let list = self.list(ListName::Pretrain(pretrain_split, identity.split))?;
         let header = self.header(identity, recipe, None, &[&list], None);
         let job = PretrainJob { header: &header, recipe, dataset: &self.dataset, list: &list, device: self.device };

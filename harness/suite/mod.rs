@@ -33,6 +33,11 @@ pub enum SuiteError {
     NoDevice { found: String, reason: String },
     #[error("{folder} holds {job} at another scale (a smoke run beside a whole one); choose another --out")]
     OtherScale { folder: String, job: String },
+    #[error(
+        "pre-training on ImageNet is not built yet; sdclr repro {suite} --from-published [DIR] evaluates the published \
+         checkpoints, and --methods random an untrained encoder"
+    )]
+    ImagenetPretraining { suite: String },
     #[error("not run: {job} failed")]
     NoEncoder { job: String },
     #[error(transparent)]
@@ -84,6 +89,11 @@ pub fn suites() -> Vec<&'static str> {
     names
 }
 
+/// Whether `method` has a recipe in `suite`.
+fn has_recipe(suite: &str, method: &str) -> bool {
+    EMBEDDED.iter().any(|(name, _)| name.split_once('/') == Some((suite, method)))
+}
+
 /// The encoders of `suite` in the order in which they run: split by split, so that an interrupted suite has whole splits.
 ///
 /// # Errors
@@ -95,7 +105,7 @@ pub fn plan(suite: &str, selection: &Selection) -> Result<Vec<PlannedEncoder>, S
     let digits = suite == "digits-lt";
     let methods: Vec<&str> = match selection.methods.as_slice() {
         [] if digits => vec!["random", "simclr", "sdclr"],
-        [] => vec!["simclr", "sdclr"],
+        [] => ["simclr", "sdclr"].into_iter().filter(|method| has_recipe(suite, method)).collect(),
         chosen => chosen.iter().map(String::as_str).collect(),
     };
     let pretrain_splits = match selection.pretrain_splits.as_slice() {
@@ -177,6 +187,9 @@ pub fn run(
     let Some(first) = plan.first() else {
         return Ok(record);
     };
+    for PlannedEncoder { identity, recipe } in plan {
+        context::refuse_imagenet_pretraining(&identity.suite, recipe, identity.pretrain_split)?;
+    }
     refuse_other_scale(folder, plan, smoke)?;
     let context = Context::open(&first.recipe, scale)?;
     let jobs =

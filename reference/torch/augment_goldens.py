@@ -30,6 +30,7 @@ ADJUST = {
     "saturation": F.adjust_saturation,
     "hue": F.adjust_hue,
 }
+CROP = ("top", "left", "height", "width")
 ORDERS = [
     (a, b, c, d)
     for a in OPERATIONS
@@ -104,6 +105,10 @@ def apply(image, operation):
         return ADJUST[operation["operation"]](image, operation["factor"])
     if name == "view":
         return apply_view(image, operation["params"], operation["size"])
+    if name == "resized_crop":
+        crop, size = operation["params"]["crop"], operation["size"]
+        image = F.resized_crop(image, *(crop[key] for key in CROP), [size, size], Mode.BILINEAR)
+        return F.hflip(image) if operation["params"]["flip"] else image
     if name == "pad_crop_flip":
         padded = F.pad(image, operation["padding"], fill=0)
         image = F.crop(padded, operation["top"], operation["left"], image.height, image.width)
@@ -118,7 +123,7 @@ def adjust(operation, factor):
 
 
 def view(crop, size, flip=False, jitter=None, grayscale=False, blur=None):
-    crop = dict(zip(("top", "left", "height", "width"), crop))
+    crop = dict(zip(CROP, crop))
     params = {"crop": crop, "flip": flip, "jitter": jitter, "grayscale": grayscale, "blur": blur}
     return {"name": "view", "size": size, "params": params}
 
@@ -134,6 +139,12 @@ def random_view(lcg, height, width, size, order=None, blur=False):
     jitter = random_jitter(lcg, order or ORDERS[lcg.below(24)]) if order or lcg.unit() < 0.8 else None
     sigma = lcg.uniform(0.1, 2.0) if blur and lcg.unit() < 0.5 else None
     return view(crop, size, lcg.unit() < 0.5, jitter, lcg.unit() < 0.2, sigma)
+
+
+def random_resized_crop(lcg, image_height, image_width, size):
+    height, width = 1 + lcg.below(image_height), 1 + lcg.below(image_width)
+    crop = (lcg.below(image_height - height + 1), lcg.below(image_width - width + 1), height, width)
+    return {"name": "resized_crop", "size": size, "params": {"crop": dict(zip(CROP, crop)), "flip": lcg.unit() < 0.5}}
 
 
 def random_shift(lcg, padding):
@@ -230,6 +241,16 @@ def probe_cases():
         yield ("edges", height, width, 0), {"name": "resize_centre_crop", "short": 9, "size": 8}
 
 
+def resized_crop_cases():
+    lcg = Lcg(22)
+    for kind, height, width, size in (
+        ("noise", 375, 500, 224), ("noise", 500, 333, 224), ("edges", 97, 131, 224), ("ramp", 64, 64, 224),
+        ("noise", 33, 47, 20), ("edges", 20, 20, 20), ("noise", 1, 30, 8), ("noise", 1, 1, 5), ("noise", 40, 1, 1),
+    ):
+        for _ in range(6):
+            yield (kind, height, width, 23), random_resized_crop(lcg, height, width, size)
+
+
 def all_colours():
     values = np.arange(2**24, dtype=np.uint32)
     return np.stack([values >> 16, values >> 8 & 255, values & 255], -1).astype(np.uint8).reshape(4096, 4096, 3)
@@ -238,7 +259,7 @@ def all_colours():
 def generated_cases():
     images = {}
     cases, kept = [], b""
-    for generate in (resize_cases, colour_cases, filter_cases, composed_cases, probe_cases):
+    for generate in (resize_cases, colour_cases, filter_cases, composed_cases, probe_cases, resized_crop_cases):
         for (kind, height, width, seed), operation in generate():
             key = (kind, height, width, seed)
             if key not in images:
@@ -265,12 +286,16 @@ def real_cases(data):
     imagenet = []
     root = data / "imagenet-sample"
     files = [path for folder in sorted(root.iterdir()) if folder.is_dir() for path in sorted(folder.rglob("*.JPEG"))[::30]]
+    # Greyscale files too, which are rare; the probe's crops come from a stream of their own.
+    files += [path for path in sorted(root.rglob("*.JPEG")) if path not in files and Image.open(path).mode != "RGB"]
+    crops = Lcg(24)
     for path in files:
         image = Image.open(path).convert("RGB")
         decoded = hashlib.sha256(to_bytes(image)).hexdigest()
         operations = [random_view(lcg, image.height, image.width, 224, blur=True)]
         if min(image.size) >= 64:
             operations.append({"name": "resize_centre_crop", "short": 256, "size": 224})
+        operations.append(random_resized_crop(crops, image.height, image.width, 224))
         for operation in operations:
             digest = hashlib.sha256(to_bytes(apply(image, operation))).hexdigest()
             imagenet.append({"file": str(path.relative_to(data)), "decoded": decoded, **operation, "sha256": digest})

@@ -1,0 +1,84 @@
+//! ImageNet: files of any size under `train/` and `val/`, named by the published lists and opened only when needed.
+
+use std::path::{Path, PathBuf};
+
+use super::picture::{Picture, decode};
+use super::{Dataset, DatasetError, ImageSet, Images};
+use crate::fs;
+use crate::recipe::{DatasetName, name_of};
+
+/// The images of one list, on disk.
+#[derive(Debug, Clone)]
+pub struct ImageFiles {
+    /// The folder that holds `train/` and `val/`.
+    root: PathBuf,
+    /// The list that names them, for messages.
+    list: String,
+    /// One a line of the list, relative to the folder.
+    paths: Vec<Box<str>>,
+}
+
+impl ImageFiles {
+    /// The files that `list` names by `paths`, in the same folder.
+    pub fn listed(&self, list: &str, paths: Vec<Box<str>>) -> Self {
+        Self { root: self.root.clone(), list: list.to_owned(), paths }
+    }
+
+    /// The folder that holds `train/` and `val/`.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Reads and decodes the image at `index` of the list.
+    ///
+    /// # Errors
+    /// The file is missing or no whole image; the error names list, line and path.
+    pub fn read(&self, index: i64) -> Result<Picture, DatasetError> {
+        let path = self.root.join(&*self.paths[index as usize]);
+        let place = || (self.list.clone(), index as usize + 1);
+        let file = fs::read(&path).map_err(|source| {
+            let (list, line) = place();
+            DatasetError::ImageFile { list, line, source }
+        })?;
+        decode(&file).map_err(|reason| {
+            let (list, line) = place();
+            DatasetError::Image { list, line, path, reason }
+        })
+    }
+
+    /// What tells the image from every other, whatever list names it: the first bytes of its path's sha256.
+    pub fn address(&self, index: i64) -> u64 {
+        use sha2::{Digest, Sha256};
+        let hash = Sha256::digest(self.paths[index as usize].as_bytes());
+        hash.iter().take(8).fold(0, |address, byte| address << 8 | u64::from(*byte))
+    }
+}
+
+/// What the data folder should hold, for messages.
+pub(super) fn layout(name: DatasetName) -> String {
+    let lists = if name == DatasetName::Imagenet100 { "split/imagenet-100" } else { "split/ImageNet_LT" };
+    format!("train/ and val/ of ILSVRC 2012 (itself or in imagenet/; val/ sorted by class), and the lists of {lists}/")
+}
+
+/// `imagenet/` of the data folder, or the folder itself where it holds `train/` or `val/`.
+pub(super) fn load(name: DatasetName, folder: &Path, layout: String) -> Result<Dataset, DatasetError> {
+    let holds_images = |root: &PathBuf| root.join("train").is_dir() || root.join("val").is_dir();
+    let root = [folder.join("imagenet"), folder.to_path_buf()]
+        .into_iter()
+        .find(holds_images)
+        .ok_or_else(|| DatasetError::NotFound { dataset: name_of(&name), folder: folder.to_path_buf(), layout })?;
+    // The images are those that a list names: without one there are none.
+    let none = || ImageSet {
+        images: Images::Files(ImageFiles { root: root.clone(), list: String::new(), paths: Vec::new() }),
+        labels: Vec::new(),
+    };
+    let classes = if name == DatasetName::Imagenet100 { 100 } else { 1000 };
+    Ok(Dataset {
+        name,
+        classes: (0..classes).map(|class| class.to_string()).collect(),
+        train: none(),
+        test: none(),
+        sha256: None,
+        official: true,
+    })
+}

@@ -1,0 +1,59 @@
+//! Lists of ImageNet: text files of lines `PATH LABEL`. In: a list's text. Out: its images and labels, every line
+//! checked (REFERENCE.md "Evaluation", Lists).
+
+use std::collections::HashSet;
+
+use super::{IndexList, SplitError};
+use crate::dataset::{ImageFiles, ImageSet, Images};
+use crate::recipe::hash_bytes;
+
+/// The list called `name` with the lines of `text`; its images lie in the folder of `files`.
+///
+/// # Errors
+/// A line is not of the form `PATH LABEL`, its path leads out of the folder or is named before, its label is not below
+/// `classes`, or there is no line.
+pub fn parse(name: String, text: &str, files: &ImageFiles, classes: usize) -> Result<IndexList, SplitError> {
+    let mut seen = HashSet::new();
+    let (mut paths, mut labels) = (Vec::<Box<str>>::new(), Vec::new());
+    for (line, found) in (1..).zip(text.lines()) {
+        let wrong = |reason: String| SplitError::Line { list: name.clone(), line, found: shortened(found), reason };
+        let (path, label) = entry(found, classes).map_err(wrong)?;
+        if !seen.insert(path) {
+            return Err(wrong("names an image that an earlier line names".to_owned()));
+        }
+        paths.push(path.into());
+        labels.push(label);
+    }
+    if paths.is_empty() {
+        return Err(SplitError::Empty { list: name });
+    }
+    let images = Images::Files(files.listed(&name, paths));
+    let indices = (0..labels.len() as i64).collect();
+    Ok(IndexList { name, indices, sha256: hash_bytes(text.as_bytes()), own: Some(ImageSet { images, labels }) })
+}
+
+/// Path and label of a line, or what is wrong with it.
+fn entry(line: &str, classes: usize) -> Result<(&str, i64), String> {
+    let form = || "is not of the form PATH LABEL".to_owned();
+    let (path, label) = line.rsplit_once(' ').ok_or_else(form)?;
+    if path.is_empty() || label.is_empty() || !label.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(form());
+    }
+    let stays = |part: &str| !matches!(part, "" | "." | "..");
+    if !path.split('/').all(stays) || path.contains(|character: char| character.is_control() || character == '\\') {
+        return Err("has a path that is not plain names joined by /, relative to the folder of the images".to_owned());
+    }
+    match label.parse::<usize>() {
+        Ok(label) if label < classes => Ok((path, label as i64)),
+        _ => Err(format!("has a label that is not one of 0 to {}", classes - 1)),
+    }
+}
+
+/// A line as a message shows it.
+fn shortened(line: &str) -> String {
+    const MOST: usize = 120;
+    match line.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{:?}...", &line[..end]),
+        None => format!("{line:?}"),
+    }
+}

@@ -1,0 +1,327 @@
+//! Image files become what Pillow and torchvision make of them, to the bit, and the ImageNet probe (order, schedule,
+//! transforms, top-5 selection, groups by counts) gives what PyTorch gives. The probe trains in float32, the oracle in
+//! float64. Goldens: reference/torch/imagenet_goldens.py.
+
+mod golden;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use golden::{assert_near, assert_tensors_near};
+use sdclr::augment::{self, Crop, ResizedCrop, ViewKey};
+use sdclr::dataset::{Dataset, Images, Picture, decode};
+use sdclr::network::{Head, Network, NetworkSpec};
+use sdclr::pretrain::order::epoch_order;
+use sdclr::probe::{self, ProbeData, ProbeJob};
+use sdclr::progress::Progress;
+use sdclr::recipe::{
+    DatasetName, Depth, OrderName, ProbeRecipe, Protocol, Selection, Stem, TestTransform, TrainTransform, hash_bytes,
+};
+use sdclr::record::{Environment, JobHeader};
+use sdclr::split::{self, IndexList, ListName};
+use sdclr::verdict;
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+/// Float32 beside float64.
+const FLOAT32: f64 = 1e-4;
+
+#[derive(Deserialize, Clone, Copy)]
+struct Place {
+    offset: usize,
+    length: usize,
+}
+
+impl Place {
+    fn of(self, pack: &[u8]) -> &[u8] {
+        &pack[self.offset..][..self.length]
+    }
+}
+
+fn pack() -> Vec<u8> {
+    std::fs::read(golden::path("imagenet/images.bin")).unwrap()
+}
+
+#[derive(Deserialize)]
+struct Decoding {
+    name: String,
+    #[serde(flatten)]
+    place: Place,
+    size: Option<(i64, i64)>,
+    sha256: Option<String>,
+}
+
+/// Every subsampling, progressive, grey, CMYK and YCCK files, PNGs; and damaged ones, refused where Pillow refuses them.
+#[test]
+fn files_decode_as_pillow_decodes_them() {
+    let pack = pack();
+    let mut wrong = Vec::new();
+    let cases: Vec<Decoding> = golden::json("imagenet/decoding.json");
+    for case in &cases {
+        let found = decode(case.place.of(&pack));
+        let same = match (&found, &case.sha256) {
+            (Ok(Picture { height, width, pixels }), Some(sha256)) => {
+                Some((*height, *width)) == case.size && hash_bytes(pixels) == *sha256
+            }
+            (Err(_), None) => true,
+            _ => false,
+        };
+        if !same {
+            wrong.push(format!("{}: {:?}", case.name, found.map(|picture| (picture.height, picture.width))));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {} differ from Pillow\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+}
+
+/// A header may promise any size: what no image of ImageNet has is refused before memory is taken for it.
+#[test]
+fn absurd_sizes_are_refused() {
+    let pack = pack();
+    let cases: Vec<Decoding> = golden::json("imagenet/decoding.json");
+    let grey = cases.iter().find(|case| case.name == "grey").unwrap();
+    let mut file = grey.place.of(&pack).to_vec();
+    let frame = file.windows(2).position(|bytes| bytes == [0xff, 0xc0]).unwrap();
+    file[frame + 5..frame + 9].copy_from_slice(&[0xff, 0xdc, 0xff, 0xdc]);
+    let reason = decode(&file).unwrap_err();
+    assert_eq!(reason, "65500 x 65500 pixels are more than the 178956970 accepted");
+}
+
+#[derive(Deserialize)]
+struct Run {
+    settings: Settings,
+    train: Part,
+    validation: Part,
+    test: Part,
+    held_out_views: BTreeMap<String, String>,
+    epochs: Vec<Epoch>,
+    best_epoch: usize,
+    best_validation_accuracy: f64,
+    per_class: Vec<f64>,
+    #[serde(flatten)]
+    scores: verdict::Scores,
+}
+
+#[derive(Deserialize)]
+struct Settings {
+    network: Depth,
+    width: i64,
+    classes: i64,
+    class_counts: Vec<u64>,
+    batch: usize,
+    lr: f64,
+    momentum: f64,
+    weight_decay: f64,
+    epochs: usize,
+    steps_after: Vec<usize>,
+    validate_every: usize,
+    resize: i64,
+    size: i64,
+    scale: [f64; 2],
+    ratio: [f64; 2],
+    flip_probability: f64,
+    seed: u64,
+}
+
+#[derive(Deserialize)]
+struct Part {
+    files: Vec<Place>,
+    labels: Vec<i64>,
+}
+
+#[derive(Deserialize)]
+struct Epoch {
+    loss: f64,
+    lr: f64,
+    order: Vec<i64>,
+    views: String,
+    validation_accuracy: Option<f64>,
+}
+
+/// Top, left, height, width, flip of each training file in one epoch.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Drawn(i64, i64, i64, i64, bool);
+
+impl Run {
+    fn recipe(&self) -> ProbeRecipe {
+        let s = &self.settings;
+        ProbeRecipe {
+            epochs: s.epochs,
+            batch_size: s.batch,
+            lr: s.lr,
+            momentum: s.momentum,
+            weight_decay: s.weight_decay,
+            milestones: s.steps_after.iter().map(|epoch| epoch + 1).collect(),
+            validate_every: s.validate_every,
+            selection: Selection::Top5,
+            order: OrderName::DistributedSampler,
+            train_transform: TrainTransform::ResizedCrop,
+            test_transform: TestTransform::ResizeCentreCrop,
+            padding: 0,
+            scale: s.scale,
+            ratio: s.ratio,
+            resize: s.resize,
+            size: s.size,
+            flip_probability: s.flip_probability,
+            seed: s.seed,
+        }
+    }
+
+    /// Writes files and lists in the published layout, and reads them back.
+    fn lists(&self, folder: &Path) -> (Dataset, [IndexList; 3]) {
+        let pack = pack();
+        let parts = [
+            (&self.train, ListName::Train, "ImageNet_100_train.txt"),
+            (&self.validation, ListName::Validation, "ImageNet_100_val.txt"),
+            (&self.test, ListName::Test, "ImageNet_100_test.txt"),
+        ];
+        for (part, _, name) in &parts {
+            let mut lines = String::new();
+            for (i, (place, label)) in part.files.iter().zip(&part.labels).enumerate() {
+                let path = format!("train/{}/{i}.JPEG", name.trim_end_matches(".txt"));
+                sdclr::fs::write(&folder.join(&path), place.of(&pack)).unwrap();
+                lines += &format!("{path} {label}\n");
+            }
+            sdclr::fs::write(&folder.join("split/imagenet-100").join(name), lines.as_bytes()).unwrap();
+        }
+        let mut dataset = Dataset::load(DatasetName::Imagenet100, Some(folder), Device::Cpu).unwrap();
+        dataset.classes.truncate(self.settings.classes as usize);
+        let lists = parts.map(|(_, list, _)| split::read(&dataset, Some(folder), list).unwrap());
+        (dataset, lists)
+    }
+}
+
+/// What `list`'s images are on disk.
+fn pictures(list: &IndexList) -> Vec<(u64, Picture)> {
+    let Some(Images::Files(files)) = list.own.as_ref().map(|set| &set.images) else { panic!("no files") };
+    list.indices.iter().map(|&index| (files.address(index), files.read(index).unwrap())).collect()
+}
+
+fn draw(run: &Run, list: &IndexList, epoch: usize) -> Vec<ResizedCrop> {
+    let Settings { seed, scale, ratio, flip_probability, .. } = run.settings;
+    let drawn = |(image, picture): (u64, Picture)| {
+        let key = ViewKey { seed, epoch: epoch as u64, image, view: 0 };
+        augment::draw_resized_crop(key, scale, ratio, flip_probability, picture.height, picture.width)
+    };
+    pictures(list).into_iter().map(drawn).collect()
+}
+
+fn digest(views: &[Tensor]) -> String {
+    let bytes: Vec<u8> = Tensor::stack(views, 0).flatten(0, -1).try_into().unwrap();
+    hash_bytes(&bytes)
+}
+
+/// The oracle was given these draws. Where they are meant to change, write the printed ones and run ci/oracle --write.
+#[test]
+fn draws_are_those_that_the_oracle_was_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let run: Run = golden::json("imagenet/run.json");
+    let (_, [train, ..]) = run.lists(folder.path());
+    let of_epoch = |epoch: usize| -> Vec<Drawn> {
+        let drawn = |ResizedCrop { crop: Crop { top, left, height, width }, flip }: ResizedCrop| {
+            Drawn(top, left, height, width, flip)
+        };
+        draw(&run, &train, epoch).into_iter().map(drawn).collect()
+    };
+    let drawn: Vec<Vec<Drawn>> = (1..=run.settings.epochs).map(of_epoch).collect();
+    let given: Vec<Vec<Drawn>> = golden::json("imagenet/draws.json");
+    assert!(drawn == given, "draws.json should read\n{}", serde_json::to_string(&drawn).unwrap());
+}
+
+#[test]
+fn order_and_views_are_those_of_pytorch_and_torchvision() {
+    let folder = tempfile::tempdir().unwrap();
+    let run: Run = golden::json("imagenet/run.json");
+    let (_, [train, validation, test]) = run.lists(folder.path());
+    let Settings { resize, size, .. } = run.settings;
+    for (part, list) in [("validation", &validation), ("test", &test)] {
+        let view = |(_, picture): &(u64, Picture)| augment::resize_centre_crop(picture, resize, size).unwrap();
+        let views: Vec<Tensor> = pictures(list).iter().map(view).collect();
+        assert_eq!(digest(&views), run.held_out_views[part], "{part}");
+    }
+    for (epoch, expected) in (1..).zip(&run.epochs) {
+        assert_eq!(epoch_order(train.indices.len(), epoch, 0, 1).unwrap(), expected.order, "epoch {epoch}");
+        let drawn = draw(&run, &train, epoch);
+        let view =
+            |((_, picture), view): (&(u64, Picture), ResizedCrop)| augment::resized_crop(picture, view, size).unwrap();
+        let views: Vec<Tensor> = pictures(&train).iter().zip(drawn).map(view).collect();
+        assert_eq!(digest(&views), expected.views, "epoch {epoch}");
+    }
+}
+
+fn header() -> JobHeader {
+    let environment = Environment {
+        device: String::new(),
+        threads: 1,
+        libtorch: String::new(),
+        git_commit: None,
+        sdclr: String::new(),
+    };
+    JobHeader {
+        suite: "golden".to_owned(),
+        job: "probe".to_owned(),
+        method: "random".to_owned(),
+        pretrain_split: None,
+        split: 1,
+        protocol: Some(Protocol::Full),
+        recipe: serde_json::Value::Null,
+        recipe_hash: String::new(),
+        data_sha256: String::new(),
+        splits_sha256: BTreeMap::new(),
+        seed: 1,
+        environment,
+        smoke: false,
+        stamp: None,
+        limit_images: None,
+        limit_epochs: None,
+    }
+}
+
+/// Six epochs whose rate falls after the second and the fourth; top-5 chooses another epoch than top-1 would.
+#[test]
+fn training_selection_and_test() {
+    let folder = tempfile::tempdir().unwrap();
+    let run: Run = golden::json("imagenet/run.json");
+    let (dataset, [train, validation, test]) = run.lists(folder.path());
+    let Settings { network: depth, width, classes, .. } = run.settings;
+    let spec = NetworkSpec { depth, stem: Stem::Imagenet, width, dual_bn: false, head: Head::Classifier { classes } };
+    let network = Network::new(spec, 1, Kind::Float, Device::Cpu).unwrap();
+    golden::fill(&network);
+    let data = ProbeData {
+        dataset: &dataset,
+        train: &train,
+        validation: &validation,
+        test: &test,
+        class_counts: &run.settings.class_counts,
+    };
+    let (recipe, header) = (run.recipe(), header());
+    let job = ProbeJob { header: &header, recipe: &recipe, network: &network, data: &data, test_only: false };
+    let result = probe::run(&job, None, &Progress::default()).unwrap();
+
+    assert_eq!(result.epochs.len(), run.epochs.len());
+    for (found, expected) in result.epochs.iter().zip(&run.epochs) {
+        let what = format!("epoch {}", found.epoch);
+        assert_near(&format!("{what}: loss"), found.loss, expected.loss, FLOAT32);
+        assert_near(&format!("{what}: rate"), found.lr, expected.lr, 1e-12);
+        assert_eq!(found.validation_accuracy, expected.validation_accuracy, "{what}");
+    }
+    let outcome = result.probe.unwrap();
+    assert_eq!(outcome.best_epoch, Some(run.best_epoch));
+    assert_eq!(outcome.best_validation_accuracy, Some(run.best_validation_accuracy));
+    for (class, (found, expected)) in outcome.per_class.iter().zip(&run.per_class).enumerate() {
+        assert_near(&format!("class {class}"), *found, *expected, 1e-12);
+    }
+    for (what, found, expected) in [
+        ("all", outcome.all, run.scores.all),
+        ("many", outcome.many, run.scores.many),
+        ("medium", outcome.medium, run.scores.medium),
+        ("few", outcome.few, run.scores.few),
+        ("std", outcome.std, run.scores.std),
+    ] {
+        assert_near(what, found, expected, 1e-12);
+    }
+    let expected = golden::tensors("imagenet/run.safetensors");
+    let state = network.state();
+    for name in ["weight", "bias"] {
+        assert_tensors_near(name, state.get(&format!("fc.{name}")).unwrap(), &expected[name], FLOAT32);
+    }
+}
