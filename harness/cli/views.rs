@@ -56,6 +56,7 @@ impl ViewsArgs {
         };
         let context = Context::open(&recipe, scale)?;
         let set = &context.dataset.train;
+        let images = set.resident("sdclr views")?;
         let mut indices = self.indices.0;
         indices.sort_unstable();
         indices.dedup();
@@ -76,7 +77,7 @@ impl ViewsArgs {
             }
             Ok(())
         })?;
-        let originals = set.resident("sdclr views")?.index_select(0, &Tensor::from_slice(&indices));
+        let originals = images.index_select(0, &Tensor::from_slice(&indices));
         write_grid(&self.out.join("views.png"), &originals, &views)?;
         println!("{} images, 2 views each: {}", indices.len(), self.out.display());
         Ok(ExitCode::SUCCESS)

@@ -36,8 +36,12 @@ pub fn decode(file: &[u8]) -> Result<Picture, String> {
     // libjpeg's fatal errors unwind out of it, without a panic.
     let outcome = std::panic::catch_unwind(|| decode_jpeg(file).map_err(|error| error.to_string()));
     outcome.unwrap_or_else(|payload| {
-        let text = payload.downcast_ref::<String>().map_or("damaged", String::as_str);
-        Err(text.strip_prefix("libjpeg fatal error: ").unwrap_or(text).to_owned())
+        let text = payload.downcast_ref::<String>().map_or("no reason given", String::as_str);
+        match text.strip_prefix("libjpeg fatal error: ").unwrap_or(text) {
+            // What `Whole` says where the bytes end, in libjpeg's words.
+            "Input file read error" => Err("it is cut short".to_owned()),
+            text => Err(format!("libjpeg says '{text}'")),
+        }
     })
 }
 
@@ -47,7 +51,7 @@ struct Whole<'a>(&'a [u8]);
 impl BufRead for Whole<'_> {
     fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
         if self.0.is_empty() {
-            return Err(Error::other("it is cut short"));
+            return Err(Error::other("the file ends"));
         }
         Ok(self.0)
     }

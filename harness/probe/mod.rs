@@ -175,12 +175,13 @@ fn evaluate(
 ) -> Result<(Vec<EpochRecord>, ProbeOutcome), ProbeError> {
     let ProbeData { dataset, test, class_counts, .. } = job.data;
     let classes = dataset.classes.len();
+    // Before the epochs, so that a file that cannot be read does not cost them.
+    let set = test.images(&dataset.test);
+    let features = encode(job.network, set, &test.indices, job.recipe, None)?;
     let (epochs, best) = match job.test_only {
         true => (Vec::new(), None),
         false => train(job, log, progress)?,
     };
-    let set = test.images(&dataset.test);
-    let features = encode(job.network, set, &test.indices, job.recipe, None)?;
     let counts = count_correct(job.network, &features, &labels_of(set, &test.indices), classes)?;
     if let (Some(class), false) = (counts.iter().position(|[images, _]| *images == 0), job.header.smoke) {
         return Err(ProbeError::EmptyClass { list: test.name.clone(), class });
@@ -289,6 +290,9 @@ fn train(job: &ProbeJob, log: &mut Option<RunLog>, progress: &Progress) -> Resul
     Ok((records, best))
 }
 
+/// Steps whose features are computed at once: those of all of ImageNet would take 10 GB.
+const STEPS_AHEAD: usize = 16;
+
 /// One epoch over `list`, whose positions lie in `set`, in the recipe's order with addressed crops and flips, at rate `lr`;
 /// the mean loss over images.
 pub fn train_epoch(
@@ -308,27 +312,29 @@ pub fn train_epoch(
         OrderName::DistributedSampler => epoch_order(list.indices.len(), epoch, 0, 1)?,
     };
     let indices: Vec<i64> = order.iter().map(|&position| list.indices[position as usize]).collect();
-    // The encoder is frozen: an epoch's features may be computed in large chunks before its small steps.
-    let features = encode(network, set, &indices, recipe, Some(epoch))?;
-    let labels = Tensor::from_slice(&labels_of(set, &indices)).to_device(network.device());
     let mut sum = 0.0;
-    for (step, batch) in indices.chunks(recipe.batch_size).enumerate() {
-        let (start, length) = ((step * recipe.batch_size) as i64, batch.len() as i64);
-        let logits = network.head(&features.narrow(0, start, length), &Pass::EVAL);
-        let loss = logits.f_cross_entropy_loss(
-            &labels.narrow(0, start, length),
-            None::<&Tensor>,
-            tch::Reduction::Mean,
-            -100,
-            0.0,
-        )?;
-        let value = loss.f_double_value(&[])?;
-        if !value.is_finite() {
-            return Err(ProbeError::NotFinite { loss: value, epoch, lr });
+    // The encoder is frozen: features of many steps may be computed in large chunks before their small steps.
+    for ahead in indices.chunks(recipe.batch_size * STEPS_AHEAD) {
+        let features = encode(network, set, ahead, recipe, Some(epoch))?;
+        let labels = Tensor::f_from_slice(&labels_of(set, ahead))?.f_to_device(network.device())?;
+        for (step, batch) in ahead.chunks(recipe.batch_size).enumerate() {
+            let (start, length) = ((step * recipe.batch_size) as i64, batch.len() as i64);
+            let logits = network.head(&features.narrow(0, start, length), &Pass::EVAL);
+            let loss = logits.f_cross_entropy_loss(
+                &labels.narrow(0, start, length),
+                None::<&Tensor>,
+                tch::Reduction::Mean,
+                -100,
+                0.0,
+            )?;
+            let value = loss.f_double_value(&[])?;
+            if !value.is_finite() {
+                return Err(ProbeError::NotFinite { loss: value, epoch, lr });
+            }
+            let gradients = Tensor::f_run_backward(&[loss], optimizer.parameters(), false, false)?;
+            optimizer.step(&gradients, lr)?;
+            sum += value * length as f64;
         }
-        let gradients = Tensor::f_run_backward(&[loss], optimizer.parameters(), false, false)?;
-        optimizer.step(&gradients, lr)?;
-        sum += value * length as f64;
     }
     Ok(sum / indices.len() as f64)
 }
