@@ -39,7 +39,7 @@ fn sdclr(arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-/// At least a hundred image files.
+/// Image files to choose from.
 fn sources() -> Vec<Vec<u8>> {
     let sample = std::env::var_os("SDCLR_DATA").map(|data| PathBuf::from(data).join("imagenet-sample/tiny"));
     if let Some(list) = sample.as_ref().and_then(|folder| std::fs::read_to_string(folder.join("train.txt")).ok()) {
