@@ -8,6 +8,9 @@ mod bounds;
 #[allow(dead_code, unused_imports)]
 #[path = "../../harness/checkpoint/pt/mod.rs"]
 mod pt;
+#[allow(dead_code)]
+#[path = "../../harness/text.rs"]
+mod text;
 
 use libfuzzer_sys::fuzz_target;
 use pt::{Checkpoint, Format, Path, TensorSpec, Value};

@@ -29,7 +29,7 @@ impl<'a> Machine<'a> {
             Global::Device => self.device(&arguments)?,
             Global::Tensor | Global::TensorV3 => self.tensor(global, &arguments),
             Global::Parameter => self.parameter(&arguments),
-            Global::FromType => return self.from_type(&arguments, offset),
+            Global::FromType => return self.with_attributes(&arguments, offset),
             Global::NumpyDtype => self.numpy_dtype(&arguments),
             Global::Scalar => self.scalar(&arguments),
             Global::Quantised => self.quantised(&arguments),
@@ -197,7 +197,7 @@ impl<'a> Machine<'a> {
 
     /// `(function, class, arguments, attributes)`: what the function gives. It may not be this one again, so that
     /// nothing recurses.
-    fn from_type(&mut self, arguments: &[Id], offset: usize) -> Result<Node<'a>, Refusal> {
+    fn with_attributes(&mut self, arguments: &[Id], offset: usize) -> Result<Node<'a>, Refusal> {
         let wrong = || malformed(offset, "calls _rebuild_from_type_v2 with arguments that are not its own");
         let &[function, class, inner, _] = arguments else {
             return Err(wrong());
