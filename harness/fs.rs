@@ -60,6 +60,34 @@ pub fn read_pieces(path: &Path, mut each: impl FnMut(&[u8])) -> Result<(), FsErr
     }
 }
 
+/// The whole of a regular file that has at most `limit` bytes: what a hostile file may cost.
+pub fn read_at_most(path: &Path, limit: u64) -> Result<Vec<u8>, FsError> {
+    (|| {
+        // Opening a pipe would wait for its other end.
+        if !std::fs::metadata(path)?.is_file() {
+            return Err(std::io::Error::other("it is a folder or a device, not a file"));
+        }
+        let mut bytes = Vec::new();
+        File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+        match bytes.len() as u64 <= limit {
+            true => Ok(bytes),
+            false => Err(std::io::Error::other(format!("it has more than the {limit} bytes allowed"))),
+        }
+    })()
+    .map_err(error("read", path))
+}
+
+/// What lies in a folder, in the order of the names.
+pub fn list_folder(path: &Path) -> Result<Vec<PathBuf>, FsError> {
+    let entries = std::fs::read_dir(path).map_err(error("list the folder", path))?;
+    let mut paths = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<std::io::Result<Vec<_>>>()
+        .map_err(error("list the folder", path))?;
+    paths.sort();
+    Ok(paths)
+}
+
 /// Creates the folder and its parents; no error where it exists.
 pub fn create_folder(path: &Path) -> Result<(), FsError> {
     std::fs::create_dir_all(path).map_err(error("create the folder", path))
@@ -215,7 +243,7 @@ impl Staging {
         let old = self.temporary.path().join("old");
         create_folder(&old)?;
         let mut touched = Vec::new();
-        let result = children(&self.new)?.into_iter().try_for_each(|path| {
+        let result = list_folder(&self.new)?.into_iter().try_for_each(|path| {
             let name = path.file_name().unwrap_or_default().to_os_string();
             let target = self.into.join(&name);
             if target.symlink_metadata().is_ok() {
@@ -262,22 +290,13 @@ fn move_to(from: &Path, to: &Path) -> Result<(), FsError> {
     std::fs::rename(from, to).map_err(error("move a file or folder to", to))
 }
 
-/// What lies in the folder, by name.
-fn children(folder: &Path) -> Result<Vec<PathBuf>, FsError> {
-    let paths: std::io::Result<Vec<_>> =
-        std::fs::read_dir(folder).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
-    let mut paths = paths.map_err(error("list the folder", folder))?;
-    paths.sort();
-    Ok(paths)
-}
-
 fn sync_folder(path: &Path) -> Result<(), FsError> {
     File::open(path).and_then(|folder| folder.sync_all()).map_err(error("sync the folder", path))
 }
 
 /// Syncs the folder and those below it; their files are synced already.
 fn sync_folders(path: &Path) -> Result<(), FsError> {
-    for child in children(path)? {
+    for child in list_folder(path)? {
         if child.is_dir() {
             sync_folders(&child)?;
         }

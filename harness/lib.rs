@@ -25,6 +25,8 @@ pub mod pretrain;
 
 pub mod verdict;
 
+pub mod published;
+
 pub mod probe;
 
 pub mod report;

@@ -67,10 +67,21 @@ fn pretrain_error(data: &Path) -> String {
 #[test]
 fn help_of_every_command() {
     insta::assert_snapshot!("help", text(&sdclr(&["--help"]).stdout));
-    let evaluation = ["features", "export", "views", "replay"];
-    for command in
-        ["fetch", "repro", "pretrain", "probe", "bench", "doctor", "completions"].into_iter().chain(evaluation)
-    {
+    let commands = [
+        "fetch",
+        "repro",
+        "pretrain",
+        "probe",
+        "features",
+        "export",
+        "views",
+        "replay",
+        "analyse",
+        "bench",
+        "doctor",
+        "completions",
+    ];
+    for command in commands {
         let output = sdclr(&[command, "--help"]);
         assert!(output.status.success());
         insta::assert_snapshot!(format!("help_{command}"), text(&output.stdout));

@@ -1,5 +1,6 @@
 //! The command line: arguments in, one call into a room, what it said out.
 
+mod analyse;
 mod bench;
 mod doctor;
 mod export;
@@ -36,6 +37,7 @@ enum Command {
     Export(export::ExportArgs),
     Views(views::ViewsArgs),
     Replay(replay::ReplayArgs),
+    Analyse(analyse::AnalyseArgs),
     Bench(bench::BenchArgs),
     /// Tell what is installed and what works: libtorch, CUDA, data
     Doctor(doctor::DoctorArgs),
@@ -118,6 +120,7 @@ impl Command {
             Command::Export(args) => args.run(),
             Command::Views(args) => args.run(),
             Command::Replay(args) => args.run(),
+            Command::Analyse(args) => args.run(),
             Command::Bench(args) => args.run(),
             Command::Doctor(args) => args.run(),
             Command::Completions { shell } => {

@@ -2,6 +2,7 @@
 //! table for the terminal, and report.md, report.json, report.csv, per_class.csv, curves.csv and plots/*.svg. All of it
 //! is a pure function of the record: the same record gives the same bytes. Scores follow REFERENCE.md "Metrics".
 
+mod analysis;
 mod csv;
 mod json;
 mod markdown;
@@ -10,6 +11,8 @@ mod published;
 mod run;
 mod summary;
 mod table;
+
+pub use analysis::analysis_table;
 
 use std::path::{Path, PathBuf};
 

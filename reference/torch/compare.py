@@ -2,13 +2,15 @@
 
 Every file that FRESH holds must be in COMMITTED with the same bytes. Where bytes depend on the machine (its BLAS rounds
 sums in another order), numbers of JSON files may differ by 1e-9 relative, tensors of safetensors files by 1e-9 of
-the tensor's largest value; 1e-12 absolutely in both. Integers, names, shapes and text must agree."""
+the tensor's largest value; 1e-12 absolutely in both. Integers, names, shapes and text must agree. Of zip archives the
+entries are compared."""
 
 from __future__ import annotations
 
 import json
 import math
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,16 @@ def tensor_difference(fresh: dict[str, np.ndarray], committed: dict[str, np.ndar
     return None
 
 
+def archive_difference(fresh: Path, committed: Path) -> str | None:
+    """Compressors differ: what counts is what an archive unpacks to."""
+    with zipfile.ZipFile(fresh) as new, zipfile.ZipFile(committed) as old:
+        names = sorted(new.namelist())
+        if names != sorted(old.namelist()):
+            return f"entries {sorted(set(names) ^ set(old.namelist()))[:8]} are in only one of the two"
+        changed = [name for name in names if new.read(name) != old.read(name)]
+    return f"{changed[0]} and {len(changed) - 1} other entries differ" if changed else None
+
+
 def difference(fresh: Path, committed: Path) -> str | None:
     if not committed.exists():
         return "is not committed"
@@ -63,6 +75,8 @@ def difference(fresh: Path, committed: Path) -> str | None:
             return json_difference(json.loads(fresh.read_text()), json.loads(committed.read_text()))
         case ".safetensors":
             return tensor_difference(load_file(fresh), load_file(committed))
+        case ".zip":
+            return archive_difference(fresh, committed)
     return "bytes differ"
 
 

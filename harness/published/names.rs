@@ -1,0 +1,146 @@
+//! Names of the published runs and where their files lie (REFERENCE.md "Recipes published").
+
+use crate::recipe::{DatasetName, MethodName, PretrainSplit, Protocol, name_of};
+use crate::split::published_splits;
+
+use super::PublishedError;
+
+/// The suites with published runs, and their data sets.
+pub const SUITES: [(&str, DatasetName); 4] = [
+    ("cifar10-lt", DatasetName::Cifar10),
+    ("cifar100-lt", DatasetName::Cifar100),
+    ("imagenet100-lt", DatasetName::Imagenet100),
+    ("imagenet-lt-exp", DatasetName::Imagenet),
+];
+
+/// The log in the folder of a probe.
+pub const LOG: &str = "log.txt";
+
+/// The data set of a suite with published runs.
+pub fn dataset_of(suite: &str) -> Result<DatasetName, PublishedError> {
+    let known = SUITES.map(|(name, _)| name).join(", ");
+    SUITES
+        .iter()
+        .find(|(name, _)| *name == suite)
+        .map(|(_, dataset)| *dataset)
+        .ok_or_else(|| PublishedError::Suite { found: suite.to_owned(), known })
+}
+
+/// The methods with which runs on `dataset` were published.
+pub fn methods_of(dataset: DatasetName) -> &'static [MethodName] {
+    match dataset {
+        DatasetName::Imagenet => &[MethodName::Simclr],
+        _ => &[MethodName::Simclr, MethodName::Sdclr],
+    }
+}
+
+/// One published pre-training and the probes of its encoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    pub dataset: DatasetName,
+    pub method: MethodName,
+    pub pretrain_split: PretrainSplit,
+    /// Counted from 1; ImageNet's lists have but one.
+    pub split: usize,
+}
+
+impl Run {
+    /// A run with a published name.
+    ///
+    /// # Errors
+    /// No such run was published.
+    pub fn new(
+        dataset: DatasetName,
+        method: MethodName,
+        pretrain_split: PretrainSplit,
+        split: usize,
+    ) -> Result<Self, PublishedError> {
+        if !SUITES.iter().any(|(_, known)| *known == dataset) {
+            let known = SUITES.map(|(_, dataset)| name_of(&dataset)).join(", ");
+            return Err(PublishedError::Suite { found: name_of(&dataset), known });
+        }
+        if !methods_of(dataset).contains(&method) {
+            return Err(PublishedError::Method { dataset, method });
+        }
+        let last = published_splits(dataset);
+        if !(1..=last).contains(&split) {
+            return Err(PublishedError::Split { dataset, found: split, last });
+        }
+        Ok(Self { dataset, method, pretrain_split, split })
+    }
+
+    /// `sdclr-D_i-split1`, as our own runs are called.
+    pub fn job(&self) -> String {
+        format!("{}-{}-split{}", name_of(&self.method), name_of(&self.pretrain_split), self.split)
+    }
+
+    /// Folder of the pre-training.
+    pub fn pretrain_folder(&self) -> String {
+        let Self { method, pretrain_split, split, .. } = self;
+        let sdclr = *method == MethodName::Sdclr;
+        let list = name_of(pretrain_split);
+        let tail = match pretrain_split {
+            PretrainSplit::D_i => "LT",
+            PretrainSplit::D_b => "BL",
+        };
+        let pruned = |ratio: &str| if sdclr { format!("_pruneP{ratio}DualBN") } else { String::new() };
+        match self.dataset {
+            DatasetName::Cifar100 => format!(
+                "res18_cifar100_scheduling_sgd_temp0.2_wd1e-4_lr0.5_b512_o128_twolayerProj_epoch2000_\
+                 cifar100_split{split}_{list}_newNT_s10{}",
+                pruned("0.9")
+            ),
+            DatasetName::Imagenet100 => format!(
+                "imageNet_100_{tail}_train_res50_scheduling_sgd_lr0.5_temp{}_epoch500_batch256{}",
+                if sdclr { "0.3" } else { "0.2" },
+                pruned("0.3")
+            ),
+            DatasetName::Imagenet => {
+                format!("imageNet_{tail}_exp_train_res50_scheduling_sgd_lr0.5_temp0.2_epoch500_batch256")
+            }
+            DatasetName::Cifar10 | DatasetName::Digits => format!(
+                "res18_scheduling_sgd_temp0.2_wd1e-4_lr0.5_b512_twolayerProj_epoch2000_\
+                 split{split}_{list}_newNT_s10{}",
+                pruned("0.9")
+            ),
+        }
+    }
+
+    /// Folder of a probe: that of the pre-training and what the probe appends.
+    pub fn probe_folder(&self, protocol: Protocol) -> String {
+        let split = self.split;
+        let appended = match (self.dataset, protocol) {
+            (DatasetName::Imagenet100, Protocol::Full) => "lr30_wd0_epoch30_b512_d10d20_s1".to_owned(),
+            (DatasetName::Imagenet, Protocol::Full) => "lr30_wd0_epoch30_b512_d10d20".to_owned(),
+            (DatasetName::Imagenet100, Protocol::Few) => {
+                "imageNet_100_sub_balance_train_0.01_lr30_fix2layer4_wd0_epoch30_b512_d10d20".to_owned()
+            }
+            (DatasetName::Imagenet, Protocol::Few) => {
+                "imageNet_sub_balance_train_0.01_lr30_fix2layer4_wd0_epoch30_b512_d10d20".to_owned()
+            }
+            (_, Protocol::Full) => "f2layer4_d10d20_wd0_lr30_freezeBN".to_owned(),
+            (DatasetName::Cifar100, Protocol::Few) => {
+                format!("cifar100_split{split}_S_b_f2layer4_d40d60_wd0_lr30_freezeBN")
+            }
+            (_, Protocol::Few) => format!("split{split}_S_b_f2layer4_d40d60_wd0_lr30_freezeBN"),
+        };
+        format!("{}__{appended}", self.pretrain_folder())
+    }
+
+    /// The checkpoint in the folder of the pre-training.
+    pub fn pretrain_file(&self) -> &'static str {
+        match self.dataset {
+            DatasetName::Imagenet100 | DatasetName::Imagenet => "model_500.pt",
+            _ => "model_2000.pt",
+        }
+    }
+
+    /// The folders that hold the pre-trainings and the probes of this data set.
+    pub fn parents(&self) -> (&'static str, &'static str) {
+        match self.dataset {
+            DatasetName::Cifar100 => ("checkpoints_cifar100", "checkpoints_cifar100_tune"),
+            DatasetName::Imagenet100 | DatasetName::Imagenet => ("checkpoints_imagenet", "checkpoints_imagenet_tune"),
+            DatasetName::Cifar10 | DatasetName::Digits => ("checkpoints", "checkpoints_tune"),
+        }
+    }
+}
