@@ -1,14 +1,16 @@
 //! `sdclr repro`: a whole suite, from data to report.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Args;
 
 use super::{Numbers, ScaleArgs};
 use crate::progress::Progress;
 use crate::recipe::{PretrainSplit, name_of};
 use crate::report;
+use crate::suite::context::Scale;
 use crate::suite::{self, PROTOCOLS, Selection};
 
 /// Run a suite: pre-train, probe, sum up, report
@@ -19,10 +21,15 @@ use crate::suite::{self, PROTOCOLS, Selection};
   sdclr repro digits-lt
   sdclr repro cifar10-lt --data DIR --device cuda:0
   sdclr repro cifar10-lt --data DIR --methods sdclr --splits 1 --limit-images 512 --limit-epochs 1 --out runs/smoke
-  sdclr repro cifar10-lt --data DIR --set epochs=500 --dry-run")]
+  sdclr repro cifar10-lt --data DIR --set epochs=500 --dry-run
+  sdclr repro cifar10-lt --from-published DIR --data DIR")]
 pub(super) struct ReproArgs {
     /// digits-lt (embedded), cifar10-lt, cifar100-lt, imagenet100-lt or imagenet-lt-exp
     suite: String,
+    /// Train nothing but probes: read the authors' logs, evaluate their fine-tuned models and probe their encoders, all
+    /// found by their published names under DIR
+    #[arg(long, value_name = "DIR", num_args = 0..=1)]
+    from_published: Option<Option<PathBuf>>,
     #[command(flatten)]
     scale: ScaleArgs,
     /// Of simclr, sdclr and random (the untrained encoder) [default: the suite's]
@@ -37,7 +44,7 @@ pub(super) struct ReproArgs {
     /// Override a recipe key, e.g. epochs=500 or probe.few.lr=10
     #[arg(long, value_name = "KEY=VALUE", num_args = 1..)]
     set: Vec<String>,
-    /// Folder of the runs and the report [default: runs/SUITE]
+    /// Folder of the runs and the report [default: runs/SUITE, or runs/SUITE-published]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Print the plan and the resolved recipes, and run nothing
@@ -53,6 +60,10 @@ impl ReproArgs {
             pretrain_splits: self.pretrain_splits,
             overrides: self.set,
         };
+        if let Some(folder) = self.from_published {
+            let out = self.out.unwrap_or_else(|| PathBuf::from("runs").join(format!("{}-published", self.suite)));
+            return published(&self.suite, &selection, folder, self.scale.into(), &out, self.dry_run);
+        }
         let plan = suite::plan(&self.suite, &selection)?;
         if self.dry_run {
             print!("{}", describe(&plan)?);
@@ -68,6 +79,31 @@ impl ReproArgs {
         println!("report: {}", path.display());
         Ok(if record.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
+}
+
+/// What became of the published files of a suite.
+fn published(
+    suite: &str,
+    selection: &Selection,
+    folder: Option<PathBuf>,
+    scale: Scale,
+    out: &Path,
+    dry_run: bool,
+) -> anyhow::Result<ExitCode> {
+    let folder = folder.context("name the folder that the authors' archives were unpacked to: --from-published DIR")?;
+    let plan = suite::published::plan(suite, selection, &folder)?;
+    if dry_run {
+        print!("{}", plan.describe());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let record = suite::published::run(&plan, scale, out, &Progress::default())?;
+    let path = report::write_published(out, &record)?;
+    println!("{}", report::published_table(&record)?);
+    record.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    record.missing.iter().for_each(|name| eprintln!("missing: {name}"));
+    record.failures.iter().for_each(|failure| eprintln!("failed: {}: {}", failure.job, failure.error));
+    println!("report: {}", path.display());
+    Ok(if record.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The plan in words: every job, then every distinct recipe.

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use super::PublishedError;
 use crate::fs;
-use crate::recipe::DatasetName;
+use crate::recipe::{DatasetName, hash_bytes};
 use crate::verdict::{self, Groups, Scores, VerdictError, mean_std};
 
 /// Real logs have less than 1 MB.
@@ -36,6 +36,8 @@ pub struct LogResult {
     pub blocks: Vec<Vec<f64>>,
     /// What the reader of the numbers should know, one sentence each.
     pub warnings: Vec<String>,
+    /// sha256 of the file.
+    pub sha256: String,
 }
 
 impl LogResult {
@@ -108,7 +110,8 @@ pub fn read_log(
     strict_original: bool,
 ) -> Result<LogResult, PublishedError> {
     let bytes = fs::read_at_most(path, LOG_BYTES)?;
-    let log = Log { path, style: style_of(dataset), classes, text: String::from_utf8_lossy(&bytes) };
+    let sha256 = hash_bytes(&bytes);
+    let log = Log { path, style: style_of(dataset), classes, text: String::from_utf8_lossy(&bytes), sha256 };
     if strict_original { log.as_the_script_reads() } else { log.last_block() }
 }
 
@@ -117,6 +120,7 @@ struct Log<'a> {
     style: Style,
     classes: usize,
     text: Cow<'a, str>,
+    sha256: String,
 }
 
 impl Log<'_> {
@@ -146,7 +150,7 @@ impl Log<'_> {
             ));
         }
         warnings.extend(self.disagreement(&block));
-        Ok(LogResult { blocks: vec![block.per_class], warnings })
+        Ok(LogResult { blocks: vec![block.per_class], warnings, sha256: self.sha256.clone() })
     }
 
     /// The script takes every line of classes among the last few, and wants a line of accuracy near the end too.
@@ -176,7 +180,7 @@ impl Log<'_> {
                 blocks.len()
             ));
         }
-        Ok(LogResult { blocks, warnings })
+        Ok(LogResult { blocks, warnings, sha256: self.sha256.clone() })
     }
 
     /// The lines that belong to results, and whether each is that of a validation, told by the line after it.

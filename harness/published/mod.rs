@@ -6,16 +6,19 @@ mod counts;
 mod log;
 mod names;
 mod summary;
+mod tree;
 
 pub use counts::{class_counts, counts_of_list};
 pub use log::{LogResult, read_log};
-pub use names::{LOG, Run, SUITES, dataset_of, methods_of};
+pub use names::{LOG, Run, SUITES, dataset_of, method_called, methods_of};
 pub use summary::{Analysis, Column, Question, Summary, analyse};
+pub use tree::{Found, Tree};
 
 use std::path::PathBuf;
 
 use crate::fs::FsError;
 use crate::recipe::{DatasetName, MethodName, name_of};
+use crate::split::SplitError;
 use crate::verdict::VerdictError;
 
 /// Something that was published could not be found or read.
@@ -25,10 +28,21 @@ pub enum PublishedError {
     Suite { found: String, known: String },
     #[error("no run of {} on {} was published; use simclr", name_of(.method), name_of(.dataset))]
     Method { dataset: DatasetName, method: MethodName },
-    #[error("{} has published splits 1 to {last}, not {found}", name_of(.dataset))]
-    Split { dataset: DatasetName, found: usize, last: usize },
+    #[error("no published run is of '{found}'; there are runs of simclr and sdclr")]
+    UnknownMethod { found: String },
+    #[error(transparent)]
+    Split(#[from] SplitError),
     #[error("{source}; the folder must hold what the authors' archives unpack to, e.g. {example}")]
     Folder { source: FsError, example: String },
+    #[error("no folder of a published run of {suite} lies under {}; the first looked for is {example}", folder.display())]
+    Nothing { suite: String, folder: PathBuf, example: String },
+    #[error(
+        "{} holds over {limit} files and folders, too many to search; name the folder that the archives were unpacked to",
+        folder.display()
+    )]
+    TooMany { folder: PathBuf, limit: usize },
+    #[error("there are {} folders called {name}: {}; keep one, or name a folder that holds one", .found.len(), .found.join(", "))]
+    Twice { name: String, found: Vec<String> },
     #[error("there is no folder {name} in {}", folder.display())]
     NoRun { name: String, folder: PathBuf },
     #[error(transparent)]

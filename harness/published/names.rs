@@ -1,7 +1,7 @@
 //! Names of the published runs and where their files lie (REFERENCE.md "Recipes published").
 
 use crate::recipe::{DatasetName, MethodName, PretrainSplit, Protocol, name_of};
-use crate::split::published_splits;
+use crate::split::{SplitError, published_splits};
 
 use super::PublishedError;
 
@@ -31,6 +31,15 @@ pub fn methods_of(dataset: DatasetName) -> &'static [MethodName] {
     match dataset {
         DatasetName::Imagenet => &[MethodName::Simclr],
         _ => &[MethodName::Simclr, MethodName::Sdclr],
+    }
+}
+
+/// The method of a name on the command line.
+pub fn method_called(name: &str) -> Result<MethodName, PublishedError> {
+    match name {
+        "simclr" => Ok(MethodName::Simclr),
+        "sdclr" => Ok(MethodName::Sdclr),
+        other => Err(PublishedError::UnknownMethod { found: other.to_owned() }),
     }
 }
 
@@ -64,7 +73,7 @@ impl Run {
         }
         let last = published_splits(dataset);
         if !(1..=last).contains(&split) {
-            return Err(PublishedError::Split { dataset, found: split, last });
+            return Err(SplitError::Number { dataset: name_of(&dataset), found: split, last }.into());
         }
         Ok(Self { dataset, method, pretrain_split, split })
     }

@@ -139,6 +139,50 @@ pub struct SuiteRecord {
     pub seconds: f64,
 }
 
+/// Where numbers about a published run come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PublishedKind {
+    /// The authors' log.
+    Log,
+    /// The authors' fine-tuned model, evaluated by this program.
+    Model,
+    /// The authors' pre-trained encoder, probed by this program.
+    Probe,
+}
+
+/// What one published file gave.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PublishedOutcome {
+    pub kind: PublishedKind,
+    pub method: String,
+    pub pretrain_split: PretrainSplit,
+    pub split: usize,
+    pub protocol: Protocol,
+    /// Where the file is published, e.g. `checkpoints_tune/RUN/log.txt`.
+    pub file: String,
+    pub outcome: ProbeOutcome,
+    /// sha256 of the log's bytes, or of the tensors of the network that was tested.
+    pub sha256: String,
+    /// What was run, under which hash; absent for a log, which is only read.
+    pub job: Option<JobHeader>,
+}
+
+/// Everything a report on published runs is made of.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PublishedRecord {
+    pub suite: String,
+    /// True where models were evaluated or probed on a part of the images or epochs. Logs are whole in any case.
+    pub smoke: bool,
+    pub outcomes: Vec<PublishedOutcome>,
+    /// Published files that were not found, as [`PublishedOutcome::file`] names them.
+    pub missing: Vec<String>,
+    pub failures: Vec<Failure>,
+    pub warnings: Vec<String>,
+    /// Wall-clock seconds of this sitting.
+    pub seconds: f64,
+}
+
 /// One line of `run.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase")]

@@ -45,7 +45,7 @@ fn probes(summary: &Summary) -> Result<String, ReportError> {
         row.push(optional(run.outcome.best_validation_accuracy));
         row
     });
-    text(&header, rows)
+    keyed(&header, rows)
 }
 
 fn classes(summary: &Summary) -> Result<String, ReportError> {
@@ -58,7 +58,7 @@ fn classes(summary: &Summary) -> Result<String, ReportError> {
             row
         })
     });
-    text(&["class", "images_in_D_i", "accuracy"], rows)
+    keyed(&["class", "images_in_D_i", "accuracy"], rows)
 }
 
 fn curves(summary: &Summary) -> Result<String, ReportError> {
@@ -73,7 +73,7 @@ fn curves(summary: &Summary) -> Result<String, ReportError> {
             row
         })
     });
-    text(&header, rows)
+    keyed(&header, rows)
 }
 
 /// The value, or an empty cell.
@@ -82,9 +82,14 @@ fn optional(value: Option<impl ToString>) -> String {
 }
 
 /// A CSV file of [`KEY`] and `header` over `rows`.
-fn text(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Result<String, ReportError> {
+fn keyed(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Result<String, ReportError> {
+    text(&[&KEY, header].concat(), rows)
+}
+
+/// A CSV file of `header` over `rows`.
+pub(super) fn text(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Result<String, ReportError> {
     let mut writer = ::csv::Writer::from_writer(Vec::new());
-    writer.write_record(KEY.iter().chain(header))?;
+    writer.write_record(header)?;
     for row in rows {
         writer.write_record(&row)?;
     }

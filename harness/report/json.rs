@@ -26,7 +26,7 @@ struct Document<'a> {
 
 /// Scores in per cent, deviations in points.
 #[derive(Serialize)]
-struct FiveScores<T> {
+pub(super) struct FiveScores<T> {
     all: T,
     many: T,
     medium: T,

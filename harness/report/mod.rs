@@ -9,15 +9,17 @@ mod markdown;
 mod plots;
 mod published;
 mod run;
+mod side_by_side;
 mod summary;
 mod table;
 
 pub use analysis::analysis_table;
+pub use side_by_side::{published_table, render_published};
 
 use std::path::{Path, PathBuf};
 
 use crate::fs::{self, FsError};
-use crate::record::{SMOKE_STAMP, SuiteRecord};
+use crate::record::{PublishedRecord, SMOKE_STAMP, SuiteRecord};
 use summary::Summary;
 use table::Table;
 
@@ -68,7 +70,16 @@ pub fn render(suite: &SuiteRecord) -> Result<Vec<OutputFile>, ReportError> {
 /// Writes the report into `folder`, the suite's own (the jobs' folders lie beside it, which makes the links of report.md
 /// work), and returns the path of report.md.
 pub fn write(folder: &Path, suite: &SuiteRecord) -> Result<PathBuf, ReportError> {
-    for file in render(suite)? {
+    write_files(folder, &render(suite)?)
+}
+
+/// Writes the report on published runs likewise.
+pub fn write_published(folder: &Path, record: &PublishedRecord) -> Result<PathBuf, ReportError> {
+    write_files(folder, &render_published(record)?)
+}
+
+fn write_files(folder: &Path, files: &[OutputFile]) -> Result<PathBuf, ReportError> {
+    for file in files {
         fs::write(&folder.join(&file.path), file.text.as_bytes())?;
     }
     Ok(folder.join(markdown::FILE))

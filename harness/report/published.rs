@@ -1,6 +1,6 @@
 //! The paper's numbers, each with its source and how sure we are of it: reference/published.csv.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::ReportError;
 use super::summary::Setting;
@@ -13,7 +13,7 @@ const TABLE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/reference
 pub(super) const SPLITS: usize = 5;
 
 /// How a number came into the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Confidence {
     /// Read where it was quoted.
@@ -34,8 +34,9 @@ impl Confidence {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
-struct Row {
+/// One number of the paper.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Row {
     suite: String,
     protocol: Protocol,
     method: String,
@@ -53,22 +54,33 @@ pub(super) struct Published {
     pub scores: [String; 5],
     /// `All: derived (source); Std: recalled, ...`.
     pub provenance: String,
+    /// The same without the sources.
+    pub confidence: String,
 }
 
 /// The paper's numbers for `setting` in `suite`; `None` where the paper has none.
 pub(super) fn published(suite: &str, setting: &Setting) -> Result<Option<Published>, ReportError> {
-    let rows = ::csv::Reader::from_reader(TABLE.as_bytes()).into_deserialize().collect::<Result<Vec<Row>, _>>()?;
-    let rows: Vec<Row> = rows
-        .into_iter()
-        .filter(|row| row.suite == suite && row.protocol == setting.protocol && row.method == setting.method)
-        .filter(|row| Some(row.pretrain_split) == setting.pretrain_split)
-        .collect();
+    let rows = rows(suite, setting)?;
     if rows.is_empty() {
         return Ok(None);
     }
     let scores = ["all", "many", "medium", "few", "std"]
         .map(|metric| rows.iter().find(|row| row.metric == metric).map(Row::score).unwrap_or_else(|| "–".to_owned()));
-    Ok(Some(Published { scores, provenance: provenance(&rows) }))
+    let provenance = grouped(&rows, |row| format!("{} ({})", row.confidence.words(), row.source));
+    let confidence = grouped(&rows, |row| row.confidence.words().to_owned());
+    Ok(Some(Published { scores, provenance, confidence }))
+}
+
+/// The paper's numbers for `setting` in `suite`, one a row.
+pub(super) fn rows(suite: &str, setting: &Setting) -> Result<Vec<Row>, ReportError> {
+    let mut rows = ::csv::Reader::from_reader(TABLE.as_bytes()).into_deserialize().collect::<Result<Vec<Row>, _>>()?;
+    rows.retain(|row| {
+        row.suite == suite
+            && row.protocol == setting.protocol
+            && row.method == setting.method
+            && Some(row.pretrain_split) == setting.pretrain_split
+    });
+    Ok(rows)
 }
 
 impl Row {
@@ -80,11 +92,11 @@ impl Row {
     }
 }
 
-/// Metrics of one source and confidence together.
-fn provenance(rows: &[Row]) -> String {
+/// `all, std: ORIGIN; ...`: the metrics of one origin together.
+fn grouped(rows: &[Row], origin: impl Fn(&Row) -> String) -> String {
     let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
     for row in rows {
-        let origin = format!("{} ({})", row.confidence.words(), row.source);
+        let origin = origin(row);
         match groups.iter_mut().find(|(known, _)| *known == origin) {
             Some((_, metrics)) => metrics.push(&row.metric),
             None => groups.push((origin, vec![&row.metric])),

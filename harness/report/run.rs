@@ -32,7 +32,8 @@ pub(super) fn recipes(suite: &SuiteRecord) -> Vec<(&str, FlatRecipe)> {
     recipes
 }
 
-fn flatten(recipe: &Value) -> FlatRecipe {
+/// The recipe in `recipe` with dotted keys.
+pub(super) fn flatten(recipe: &Value) -> FlatRecipe {
     fn walk(value: &Value, prefix: &str, into: &mut FlatRecipe) {
         match value {
             Value::Object(map) => {
@@ -107,7 +108,7 @@ fn pretrain_splits(suite: &SuiteRecord) -> Option<String> {
 }
 
 /// `1-3`, `2`, or `1,4-5`.
-fn ranges(splits: &BTreeSet<usize>) -> String {
+pub(super) fn ranges(splits: &BTreeSet<usize>) -> String {
     let mut ranges: Vec<(usize, usize)> = Vec::new();
     for &split in splits {
         match ranges.last_mut() {
@@ -121,7 +122,7 @@ fn ranges(splits: &BTreeSet<usize>) -> String {
 }
 
 /// `--set key=value` for every key in which a recipe differs from the embedded one of its name.
-fn overrides(suite: &str, recipes: &[(&str, FlatRecipe)]) -> BTreeSet<String> {
+pub(super) fn overrides(suite: &str, recipes: &[(&str, FlatRecipe)]) -> BTreeSet<String> {
     let mut overrides = BTreeSet::new();
     for (method, recipe) in recipes {
         let Ok(embedded) = Recipe::resolve(&format!("{suite}/{method}"), &[]) else { continue };

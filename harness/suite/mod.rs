@@ -3,6 +3,7 @@
 
 pub mod context;
 pub mod environment;
+pub mod published;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -15,6 +16,7 @@ use crate::pretrain::PretrainError;
 use crate::pretrain::run::ENCODER;
 use crate::probe::ProbeError;
 use crate::progress::Progress;
+use crate::published::PublishedError;
 use crate::recipe::{EMBEDDED, PretrainSplit, Protocol, Recipe, RecipeError, name_of};
 use crate::record::{self, Failure, JobResult, SuiteRecord};
 use crate::split::{SplitError, published_splits};
@@ -40,6 +42,10 @@ pub enum SuiteError {
     ImagenetPretraining { suite: String },
     #[error("not run: {job} failed")]
     NoEncoder { job: String },
+    #[error("the record of {job} is not that of a probe; delete it to have the job run again")]
+    NoOutcome { job: String },
+    #[error(transparent)]
+    Published(#[from] PublishedError),
     #[error(transparent)]
     Native(#[from] NativeError),
     #[error(transparent)]
@@ -112,22 +118,8 @@ pub fn plan(suite: &str, selection: &Selection) -> Result<Vec<PlannedEncoder>, S
         [] => vec![PretrainSplit::D_b, PretrainSplit::D_i],
         chosen => chosen.to_vec(),
     };
-    let mut recipes = Vec::new();
-    for method in &methods {
-        let name = match *method {
-            // Its backbone and probe are those of SimCLR.
-            "simclr" | "random" => format!("{suite}/simclr"),
-            "sdclr" => format!("{suite}/sdclr"),
-            other => return Err(SuiteError::UnknownMethod { found: other.to_owned() }),
-        };
-        // What only SDCLR has is overridden there alone, so that its ablations keep their baseline.
-        let baseline = *method != "sdclr" && methods.contains(&"sdclr");
-        let mut overrides = selection.overrides.clone();
-        overrides.retain(|text| !baseline || !SDCLR_KEYS.iter().any(|key| text.starts_with(key)));
-        if !recipes.iter().any(|(known, _)| known == method) {
-            recipes.push((*method, Recipe::resolve(&name, &overrides)?));
-        }
-    }
+    let methods: Vec<String> = methods.into_iter().map(str::to_owned).collect();
+    let recipes = recipes_of(suite, &methods, &selection.overrides)?;
     let mut splits: Vec<usize> = match (selection.splits.as_slice(), recipes.first()) {
         ([], Some((_, recipe))) => (1..=published_splits(recipe.dataset)).collect(),
         (chosen, _) => chosen.to_vec(),
@@ -148,17 +140,17 @@ pub fn plan(suite: &str, selection: &Selection) -> Result<Vec<PlannedEncoder>, S
                     Some(list) => format!("{method}-{}-split{split}", name_of(list)),
                     None => format!("{method}-split{split}"),
                 };
-                let (suite, method) = (suite.to_owned(), (*method).to_owned());
+                let (suite, method) = (suite.to_owned(), method.clone());
                 let identity = Identity { suite, job, method, pretrain_split, split };
                 encoders.push(PlannedEncoder { identity, recipe: recipe.clone() });
             };
-            if *method == "random" {
+            if method == "random" {
                 add(None);
                 continue;
             }
             for &list in &pretrain_splits {
                 // The small default suite compares SDCLR where it matters, on the long tail.
-                let left_out = digits && *method == "sdclr" && list == PretrainSplit::D_b;
+                let left_out = digits && method == "sdclr" && list == PretrainSplit::D_b;
                 if !left_out || !selection.pretrain_splits.is_empty() {
                     add(Some(list));
                 }
@@ -166,6 +158,27 @@ pub fn plan(suite: &str, selection: &Selection) -> Result<Vec<PlannedEncoder>, S
         }
     }
     Ok(encoders)
+}
+
+/// The recipe of each method of `suite`, once, with `overrides` applied.
+fn recipes_of(suite: &str, methods: &[String], overrides: &[String]) -> Result<Vec<(String, Recipe)>, SuiteError> {
+    let mut recipes: Vec<(String, Recipe)> = Vec::new();
+    for method in methods {
+        let name = match method.as_str() {
+            // Its backbone and probe are those of SimCLR.
+            "simclr" | "random" => format!("{suite}/simclr"),
+            "sdclr" => format!("{suite}/sdclr"),
+            other => return Err(SuiteError::UnknownMethod { found: other.to_owned() }),
+        };
+        // What only SDCLR has is overridden there alone, so that its ablations keep their baseline.
+        let baseline = method != "sdclr" && methods.iter().any(|method| method == "sdclr");
+        let mut overrides = overrides.to_vec();
+        overrides.retain(|text| !baseline || !SDCLR_KEYS.iter().any(|key| text.starts_with(key)));
+        if !recipes.iter().any(|(known, _)| known == method) {
+            recipes.push((method.clone(), Recipe::resolve(&name, &overrides)?));
+        }
+    }
+    Ok(recipes)
 }
 
 /// Runs every job of `plan` under `folder` (one sub-folder a job). A job that fails does not stop the others; a job
@@ -190,7 +203,8 @@ pub fn run(
     for PlannedEncoder { identity, recipe } in plan {
         context::refuse_imagenet_pretraining(&identity.suite, recipe, identity.pretrain_split)?;
     }
-    refuse_other_scale(folder, plan, smoke)?;
+    let jobs = plan.iter().map(|encoder| &encoder.identity.job);
+    refuse_other_scale(folder, jobs.flat_map(|job| [job.clone(), format!("{job}/full")]), smoke)?;
     let context = Context::open(&first.recipe, scale)?;
     let jobs =
         plan.iter().map(|encoder| PROTOCOLS.len() + usize::from(encoder.identity.pretrain_split.is_some())).sum();
@@ -214,15 +228,13 @@ pub fn run(
 
 /// Refuses a folder whose finished jobs are of a smoke run while this is none, or the other way round: its report would
 /// be lost to this one's.
-fn refuse_other_scale(folder: &Path, plan: &[PlannedEncoder], smoke: bool) -> Result<(), SuiteError> {
-    for encoder in plan {
-        for job in [encoder.identity.job.clone(), format!("{}/full", encoder.identity.job)] {
-            // A record that does not read is that job's own failure.
-            if let Ok(Some(done)) = record::read_result(&folder.join(&job).join("result.json"))
-                && done.header.smoke != smoke
-            {
-                return Err(SuiteError::OtherScale { folder: folder.display().to_string(), job });
-            }
+fn refuse_other_scale(folder: &Path, jobs: impl Iterator<Item = String>, smoke: bool) -> Result<(), SuiteError> {
+    for job in jobs {
+        // A record that does not read is that job's own failure.
+        if let Ok(Some(done)) = record::read_result(&folder.join(&job).join("result.json"))
+            && done.header.smoke != smoke
+        {
+            return Err(SuiteError::OtherScale { folder: folder.display().to_string(), job });
         }
     }
     Ok(())
