@@ -317,15 +317,7 @@ impl<'a> Fetcher<'a> {
         let mut files = Vec::new();
         for path in &unpacked.files {
             let name = path.to_string_lossy().into_owned();
-            let known = RemoteFile {
-                path: name.clone(),
-                urls: Vec::new(),
-                size: None,
-                at_most: None,
-                sha256: None,
-                md5: archive.md5_inside.get(&name).cloned(),
-                git_blob: None,
-            };
+            let known = RemoteFile { md5: archive.md5_inside.get(&name).cloned(), ..RemoteFile::default() };
             let found = check::digest(&place.join(path), &known)?;
             if let Some(wrong) = check::mismatch(&place.join(path), &found, &known)? {
                 let kept = check::set_aside(&place.join(path))?;

@@ -115,7 +115,7 @@ pub struct Brought {
 }
 
 /// A file of which something is known. At least one hash, but for archives that are pinned by whoever is first.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RemoteFile {
     pub path: String,

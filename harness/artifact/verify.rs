@@ -48,13 +48,10 @@ pub fn verify(
         let before = verdict.wrong.len();
         for unpacked in &manifest.files {
             let file = RemoteFile {
-                path: unpacked.path.clone(),
-                urls: Vec::new(),
                 size: Some(unpacked.size),
-                at_most: None,
                 sha256: Some(unpacked.sha256.clone()),
                 md5: archive.md5_inside.get(&unpacked.path).cloned(),
-                git_blob: None,
+                ..RemoteFile::default()
             };
             verdict.look_at(&place.join(&unpacked.path), &file)?;
         }

@@ -131,7 +131,7 @@ fn refusals_that_last_are_asked_once() {
     let other = noise(3_000)[1_000..].to_vec();
     let kept = once("wrong hash", Server::good(other.clone()));
     let aside = format!("downloads/split--thing.bin.wrong-hash-{}", &sha256(&other)[..8]);
-    assert_eq!(kept.files(), [aside.clone()]);
+    assert_eq!(kept.files(), std::slice::from_ref(&aside));
     assert!(kept.cached(&aside).unwrap() == other);
     insta::assert_snapshot!("fetch_lasting_refusals", errors);
 

@@ -143,7 +143,10 @@ fn imagenet_is_brought_and_checked() {
     let lists = "train/n1/a.JPEG 0\ntrain/n1/b.JPEG 0\nval/n1/c.JPEG 0\n";
     let server = Server::good(lists.as_bytes().to_vec());
     let tars = ["train.tar", "val.tar"].map(|name| {
-        format!("[[artifact.source.brought.files]]\npath = '{name}'\nsize = 3\nmd5 = '{}'\n", md5(name[..3].as_bytes()))
+        format!(
+            "[[artifact.source.brought.files]]\npath = '{name}'\nsize = 3\nmd5 = '{}'\n",
+            md5(&name.as_bytes()[..3])
+        )
     });
     let imagenet = format!(
         "[[artifact]]\nname = 'imagenet'\nabout = ''\nplace = 'data'\nlicence = 'terms of example.org'\nnote = ''\n\
