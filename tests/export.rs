@@ -127,7 +127,7 @@ fn classifiers_get_their_published_prefix() {
         let spec = NetworkSpec { stem, ..spec(Depth::Resnet10, 4, false, Head::Classifier { classes: 3 }) };
         let weights = Weights { state: state(spec), epoch: Some(1) };
         let export = Export::new(&weights, Names::Published).unwrap();
-        assert!(export.state.names().all(|name| name.starts_with("module.") == !prefix.is_empty()));
+        assert!(export.state.names().all(|name| name.starts_with("module.") != prefix.is_empty()));
         assert_eq!(sha256(&export.state), sha256(&weights.state.with_prefix(prefix)));
     }
 }
