@@ -4,6 +4,8 @@
 
 use tch::{Kind, Tensor};
 
+use super::numbers::{Packer, Slot};
+
 /// Largest standard deviation accepted, in pixels; far above any recipe, it bounds the border that is replicated.
 pub const MAX_SIGMA: f64 = 100.0;
 
@@ -15,14 +17,14 @@ const FIXED_POINT: f64 = (1 << 24) as f64;
 
 /// Radius of the extended box: a whole part, and the share of the two pixels at its edges.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct BoxRadius {
-    pub whole: i64,
+struct BoxRadius {
+    whole: i64,
     exact: f32,
 }
 
 impl BoxRadius {
     /// The radius that three passes need for a Gaussian of standard deviation `sigma`, in the C floats of PIL.
-    pub fn of_sigma(sigma: f64) -> Self {
+    fn of_sigma(sigma: f64) -> Self {
         let sigma = sigma as f32;
         let variance = sigma * sigma / PASSES as f32;
         let length = (12.0 * f64::from(variance) + 1.0).sqrt() as f32;
@@ -41,20 +43,43 @@ impl BoxRadius {
     }
 }
 
-/// Blurs each image with its own sigma; all sigmas have the same whole box radius.
-pub fn blur(images: &Tensor, sigmas: &[f64]) -> Tensor {
-    let radii: Vec<BoxRadius> = sigmas.iter().map(|&sigma| BoxRadius::of_sigma(sigma)).collect();
-    let whole = radii.first().map_or(0, |radius| radius.whole);
-    let (inside, edge): (Vec<f64>, Vec<f64>) = radii.iter().map(|radius| radius.weights()).unzip();
-    let per_image = |weights: &[f64]| Tensor::from_slice(weights).view([-1, 1, 1, 1]).to_device(images.device());
-    let (inside, edge) = (per_image(&inside), per_image(&edge));
-    let mut pixels = images.to_kind(Kind::Double);
-    for axis in [3, 2] {
-        for _ in 0..PASSES {
-            pixels = box_pass(&pixels, axis, whole, &inside, &edge);
-        }
+/// The blur of images whose boxes have the same whole radius.
+#[derive(Debug)]
+pub struct Blur {
+    whole: i64,
+    /// float64 `[N]`, as [`BoxRadius::weights`] gives them.
+    inside: Slot,
+    edge: Slot,
+}
+
+impl Blur {
+    pub fn allows(sigma: f64) -> bool {
+        (0.0..=MAX_SIGMA).contains(&sigma)
     }
-    pixels.to_kind(Kind::Uint8)
+
+    pub fn whole_radius(sigma: f64) -> i64 {
+        BoxRadius::of_sigma(sigma).whole
+    }
+
+    /// A sigma for each image; all have the same whole radius.
+    pub fn new(numbers: &mut Packer, sigmas: &[f64]) -> Self {
+        let radii: Vec<BoxRadius> = sigmas.iter().map(|&sigma| BoxRadius::of_sigma(sigma)).collect();
+        let whole = radii.first().map_or(0, |radius| radius.whole);
+        let (inside, edge): (Vec<f64>, Vec<f64>) = radii.iter().map(|radius| radius.weights()).unzip();
+        Self { whole, inside: numbers.doubles(&inside), edge: numbers.doubles(&edge) }
+    }
+
+    /// Each image by its own sigma.
+    pub fn apply(&self, images: &Tensor, numbers: &Tensor) -> Tensor {
+        let [inside, edge] = [self.inside, self.edge].map(|weights| weights.of(numbers).view([-1, 1, 1, 1]));
+        let mut pixels = images.to_kind(Kind::Double);
+        for axis in [3, 2] {
+            for _ in 0..PASSES {
+                pixels = box_pass(&pixels, axis, self.whole, &inside, &edge);
+            }
+        }
+        pixels.to_kind(Kind::Uint8)
+    }
 }
 
 /// One box along `axis` over float64 images of whole numbers. Sums and products stay below 2^32 in units of 2^-24, which

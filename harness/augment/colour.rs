@@ -4,30 +4,42 @@
 //! Where PIL computes in C floats we do in float32, where in doubles in float64, one rounding per operation as there:
 //! multiplications and additions stay apart, since a fused one would round once.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
+use super::numbers::{Packer, Slot};
 use super::params::JitterOp;
 
-/// Applies `operation` to each image with its own factor (for hue: turns of the colour circle).
-pub fn adjust(images: &Tensor, operation: JitterOp, factors: &[f64]) -> Tensor {
-    match operation {
-        JitterOp::Brightness => truncate(images.to_kind(Kind::Float) * blend_factors(factors, images.device())),
-        JitterOp::Contrast => contrast(images, &blend_factors(factors, images.device())),
-        JitterOp::Saturation => saturation(images, &blend_factors(factors, images.device())),
-        JitterOp::Hue => hue(images, &hue_steps(factors, images.device())),
+/// One operation of the jitter with a factor for each image.
+#[derive(Debug)]
+pub struct Adjustment {
+    operation: JitterOp,
+    /// `[N]`: float32, as which PIL takes the factors of its enhancements; for hue uint8, turns truncated toward zero to
+    /// steps of 1/255, then modulo 256.
+    factors: Slot,
+}
+
+impl Adjustment {
+    /// `factors` are turns of the colour circle for hue.
+    pub fn new(numbers: &mut Packer, operation: JitterOp, factors: &[f64]) -> Self {
+        let factors = match operation {
+            JitterOp::Hue => {
+                numbers.bytes(&factors.iter().map(|turns| (turns * 255.0) as i64 as u8).collect::<Vec<_>>())
+            }
+            _ => numbers.floats(&factors.iter().map(|&factor| factor as f32).collect::<Vec<_>>()),
+        };
+        Self { operation, factors }
     }
-}
 
-/// float32 `[N, 1, 1, 1]`: PIL takes the factors of its enhancements as C floats.
-fn blend_factors(factors: &[f64], device: Device) -> Tensor {
-    let factors: Vec<f32> = factors.iter().map(|&factor| factor as f32).collect();
-    Tensor::from_slice(&factors).view([-1, 1, 1, 1]).to_device(device)
-}
-
-/// uint8 `[N, 1, 1, 1]`: turns truncated toward zero to steps of 1/255, then modulo 256.
-fn hue_steps(turns: &[f64], device: Device) -> Tensor {
-    let steps: Vec<u8> = turns.iter().map(|turns| (turns * 255.0) as i64 as u8).collect();
-    Tensor::from_slice(&steps).view([-1, 1, 1, 1]).to_device(device)
+    /// Each image by its own factor.
+    pub fn apply(&self, images: &Tensor, numbers: &Tensor) -> Tensor {
+        let factors = self.factors.of(numbers).view([-1, 1, 1, 1]);
+        match self.operation {
+            JitterOp::Brightness => truncate(images.to_kind(Kind::Float) * factors),
+            JitterOp::Contrast => contrast(images, &factors),
+            JitterOp::Saturation => saturation(images, &factors),
+            JitterOp::Hue => hue(images, &factors),
+        }
+    }
 }
 
 /// Three channels of L.

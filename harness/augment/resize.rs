@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use tch::{Kind, Tensor};
 
+use super::numbers::{Packer, Slot};
 use super::params::{Crop, ViewParams};
 
 /// 2^22: PIL's PRECISION_BITS for 8-bit images.
@@ -92,11 +93,10 @@ impl Resizer {
         Self { size, taps }
     }
 
-    /// The crop of each image, resized to `size` x `size` and flipped where asked: uint8 `[N, 3, H, W]` to
-    /// uint8 `[N, 3, size, size]`. Crops lie within the images, and their sides are among the lengths known.
-    pub fn crops(&self, images: &Tensor, params: &[ViewParams]) -> Tensor {
+    /// The crop of each image, to be resized to `size` x `size` and flipped where asked. Crops lie within the images, and
+    /// their sides are among the lengths known.
+    pub fn crops(&self, numbers: &mut Packer, params: &[ViewParams]) -> Crops {
         let area = union(params.iter().map(|row| row.crop));
-        let images = images.narrow(2, area.top, area.height).narrow(3, area.left, area.width);
         // Flipping after the resize is the same as writing the columns in reverse.
         let columns = params.iter().map(|row| Line {
             start: row.crop.left - area.left,
@@ -105,14 +105,15 @@ impl Resizer {
         });
         let rows =
             params.iter().map(|row| Line { start: row.crop.top - area.top, length: row.crop.height, reversed: false });
-        separable(&images, &self.matrices(columns, area.width), &self.matrices(rows, area.height))
+        let columns = self.matrices(numbers, columns, area.width);
+        Crops { area, columns, rows: self.matrices(numbers, rows, area.height) }
     }
 
-    /// float64 `[N, size, extent]`: row by row the weights that make each line within `extent` pixels into `size`.
-    fn matrices(&self, lines: impl ExactSizeIterator<Item = Line>, extent: i64) -> Tensor {
+    /// Row by row the weights that make each line within `extent` pixels into `size`.
+    fn matrices(&self, numbers: &mut Packer, lines: impl ExactSizeIterator<Item = Line>, extent: i64) -> Matrices {
         let shape = [lines.len() as i64, self.size, extent];
         let (size, extent) = (self.size as usize, extent as usize);
-        let mut weights = vec![0.0; lines.len() * size * extent];
+        let (slot, weights) = numbers.zeros(lines.len() * size * extent);
         for (line, matrix) in lines.zip(weights.chunks_exact_mut(size * extent)) {
             let taps = self.taps.get(&line.length).into_iter().flatten();
             let from = |taps: &Taps| line.start as usize + taps.first;
@@ -121,7 +122,38 @@ impl Resizer {
                 matrix[row * extent + from(taps)..][..taps.weights.len()].copy_from_slice(&taps.weights);
             }
         }
-        Tensor::from_slice(&weights).view(shape)
+        Matrices { slot, shape }
+    }
+}
+
+/// float64 `[N, size, extent]` among the packed numbers.
+#[derive(Debug, Clone, Copy)]
+struct Matrices {
+    slot: Slot,
+    shape: [i64; 3],
+}
+
+impl Matrices {
+    fn of(self, numbers: &Tensor) -> Tensor {
+        self.slot.of(numbers).view(self.shape)
+    }
+}
+
+/// A crop of each image, and how it becomes a view.
+#[derive(Debug)]
+pub struct Crops {
+    /// What holds all crops: the rest of the images is not looked at.
+    area: Crop,
+    columns: Matrices,
+    rows: Matrices,
+}
+
+impl Crops {
+    /// uint8 `[N, 3, H, W]` to uint8 `[N, 3, size, size]`.
+    pub fn apply(&self, images: &Tensor, numbers: &Tensor) -> Tensor {
+        let Crop { top, left, height, width } = self.area;
+        let images = images.narrow(2, top, height).narrow(3, left, width);
+        separable(&images, &self.columns.of(numbers), &self.rows.of(numbers))
     }
 }
 
@@ -142,9 +174,9 @@ fn separable(images: &Tensor, columns: &Tensor, rows: &Tensor) -> Tensor {
     let (out_width, out_height) = (columns.size()[1], rows.size()[1]);
     let lines = images.to_kind(Kind::Double).reshape([count, 3 * height, width]);
     // The result of the first pass is [N, X, 3, H], which lets the second sum over H without moving data.
-    let mut horizontal = columns.to_device(images.device()).bmm(&lines.transpose(1, 2));
+    let mut horizontal = columns.bmm(&lines.transpose(1, 2));
     let lines = to_eight_bits(&mut horizontal).floor_().view([count, out_width * 3, height]);
-    let mut vertical = rows.to_device(images.device()).bmm(&lines.transpose(1, 2));
+    let mut vertical = rows.bmm(&lines.transpose(1, 2));
     let pixels = to_eight_bits(&mut vertical).to_kind(Kind::Uint8).view([count, out_height, out_width, 3]);
     pixels.permute([0, 3, 1, 2]).contiguous()
 }

@@ -1,5 +1,5 @@
-//! The one door to what tch does not expose of libtorch: seeded generators, the fused optimiser, the TF32 flags, and
-//! loading CUDA. `shim.cpp` is the C++ side; every function here is safe to call.
+//! The one door to what tch does not expose of libtorch: seeded generators, the fused optimiser, the switches for TF32
+//! and determinism, page-locked memory, and loading CUDA. `shim.cpp` is the C++ side; every function here is safe to call.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::panic::AssertUnwindSafe;
@@ -10,9 +10,25 @@ use sha2::{Digest, Sha256};
 use tch::{Cuda, Device, Kind, Tensor};
 
 /// A call into libtorch failed; the message is libtorch's own.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("libtorch: {0}")]
 pub struct NativeError(String);
+
+impl NativeError {
+    /// libtorch appends a C++ stack trace; its first line says what was wrong.
+    fn of(text: &str) -> Self {
+        Self(text.lines().next().unwrap_or_default().to_owned())
+    }
+}
+
+impl From<tch::TchError> for NativeError {
+    fn from(error: tch::TchError) -> Self {
+        match error {
+            tch::TchError::Torch(text) => Self::of(&text),
+            other => Self::of(&other.to_string()),
+        }
+    }
+}
 
 unsafe extern "C" {
     fn sdclr_free(message: *mut c_char);
@@ -36,7 +52,10 @@ unsafe extern "C" {
         context: *mut c_void,
     ) -> *mut c_char;
     fn sdclr_set_tf32(allow: bool) -> *mut c_char;
-    fn sdclr_tf32() -> bool;
+    fn sdclr_tf32(out: *mut i32) -> *mut c_char;
+    fn sdclr_set_deterministic(on: bool) -> *mut c_char;
+    fn sdclr_determinism() -> i32;
+    fn sdclr_pin(tensor: *mut c_void) -> *mut c_char;
 }
 
 fn check(message: *mut c_char) -> Result<(), NativeError> {
@@ -49,8 +68,7 @@ fn check(message: *mut c_char) -> Result<(), NativeError> {
         sdclr_free(message);
         text
     };
-    // libtorch appends a C++ stack trace; its first line says what was wrong.
-    Err(NativeError(text.lines().next().unwrap_or_default().to_owned()))
+    Err(NativeError::of(&text))
 }
 
 /// The version of the libtorch that this binary was compiled against, e.g. `2.11.0`.
@@ -170,26 +188,106 @@ fn pointers(tensors: &[Tensor]) -> Vec<*mut c_void> {
     tensors.iter().map(|tensor| tensor.as_ptr() as *mut c_void).collect()
 }
 
-/// Whether float32 matrix products and convolutions on CUDA may use TF32. Off is the faithful setting:
-/// the paper's GPUs had none, and cuDNN's default is on.
+/// Whether float32 matrix products (cuBLAS) and convolutions (cuDNN) on CUDA use TF32, in the whole process. Off is the
+/// faithful setting: the paper's GPUs had none, and cuDNN's default is on. Read back from libtorch before it is believed.
+///
+/// # Errors
+/// libtorch keeps another setting, or the environment overrides it inside NVIDIA's libraries.
 pub fn set_tf32(allow: bool) -> Result<(), NativeError> {
+    // The libraries read the variable themselves, whatever libtorch asks for: 0 turns TF32 off everywhere.
+    if let Some(text) = std::env::var_os("NVIDIA_TF32_OVERRIDE")
+        && (text == "0") == allow
+    {
+        let (text, state) = (text.to_string_lossy(), if allow { "on" } else { "off" });
+        return Err(NativeError(format!("NVIDIA_TF32_OVERRIDE={text} would override TF32, wanted {state}; unset it")));
+    }
     // SAFETY: no pointers.
-    check(unsafe { sdclr_set_tf32(allow) })
+    check(unsafe { sdclr_set_tf32(allow) })?;
+    match tf32()? {
+        found if found == [allow; 2] => Ok(()),
+        [blas, dnn] => Err(NativeError(format!("TF32 was set to {allow}, but is {blas} in cuBLAS and {dnn} in cuDNN"))),
+    }
 }
 
-/// Whether TF32 is allowed for matrix products or convolutions.
-pub fn tf32() -> bool {
-    // SAFETY: no pointers.
-    unsafe { sdclr_tf32() }
+/// Whether TF32 is allowed for matrix products (cuBLAS) and for convolutions (cuDNN).
+///
+/// # Errors
+/// libtorch's older and newer settings disagree.
+pub fn tf32() -> Result<[bool; 2], NativeError> {
+    let mut bits = 0;
+    // SAFETY: `bits` outlives the call.
+    check(unsafe { sdclr_tf32(&raw mut bits) })?;
+    Ok([bits & 1 != 0, bits & 2 != 0])
 }
 
-/// Sets up the process: panics kept for [`guarded`], true float32 on CUDA (the paper's GPUs had no TF32), and freed tensor memory kept for the next
-/// step. By default glibc gives every large block back to the kernel, which then zeroes it page by page, again and again.
+/// The workspaces with which cuBLAS sums in the same order every time.
+const CUBLAS_WORKSPACE: (&str, &str) = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8");
+
+/// Whether the process keeps to algorithms that give the same bits every time. Without, cuDNN tries which algorithm is
+/// fastest for each shape. Runs on the CPU give the same bits either way.
+///
+/// # Errors
+/// libtorch keeps another setting, or the environment gives cuBLAS a workspace that is not deterministic.
+pub fn set_deterministic(on: bool) -> Result<(), NativeError> {
+    let (name, wanted) = CUBLAS_WORKSPACE;
+    if let Some(text) = std::env::var_os(name).filter(|text| on && text != wanted && text != ":16:8") {
+        let text = text.to_string_lossy();
+        return Err(NativeError(format!("{name}={text} is not deterministic; unset it, or set it to {wanted}")));
+    }
+    // SAFETY: no pointers.
+    check(unsafe { sdclr_set_deterministic(on) })?;
+    let wanted = Determinism { algorithms: on, cudnn: on, benchmark: !on };
+    match determinism() {
+        found if found == wanted => Ok(()),
+        found => Err(NativeError(format!("determinism was set to {wanted:?}, but libtorch keeps {found:?}"))),
+    }
+}
+
+/// libtorch's switches that decide whether two runs give the same bits on a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Determinism {
+    /// An operation without a deterministic algorithm is an error.
+    pub algorithms: bool,
+    pub cudnn: bool,
+    /// cuDNN tries which algorithm is fastest.
+    pub benchmark: bool,
+}
+
+/// How those switches stand.
+pub fn determinism() -> Determinism {
+    // SAFETY: no pointers.
+    let bits = unsafe { sdclr_determinism() };
+    Determinism { algorithms: bits & 1 != 0, cudnn: bits & 2 != 0, benchmark: bits & 4 != 0 }
+}
+
+/// `host` made ready to be sent to `device` without waiting: for CUDA in page-locked memory, else as it is.
+pub fn staged(host: Tensor, device: Device) -> Result<Tensor, NativeError> {
+    if device.is_cuda() {
+        // SAFETY: the address of the at::Tensor that tch owns, which nobody else can see.
+        check(unsafe { sdclr_pin(host.as_ptr() as *mut c_void) })?;
+    }
+    Ok(host)
+}
+
+/// `host` on `device`. From page-locked memory ([`staged`]) the copy is queued and the call returns at once; libtorch
+/// keeps the memory until the copy is done.
+pub fn send(host: &Tensor, device: Device) -> Result<Tensor, NativeError> {
+    Ok(host.f_to_device_(device, host.kind(), true, false)?)
+}
+
+/// Sets up the process, as the first thing in it: panics kept for [`guarded`], CUDA loaded, and freed tensor memory kept
+/// for the next step. By default glibc gives every large block back to the kernel, which then zeroes it page by page,
+/// again and again.
 pub fn prepare() {
-    // SAFETY: plain settings of the allocator, made before libtorch's threads start.
+    let (name, value) = CUBLAS_WORKSPACE;
+    // SAFETY: plain settings of the allocator and of the environment, made before any other thread starts.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, i32::MAX);
         libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+        // cuBLAS reads it as it starts, which is too late to ask whether anybody wants determinism.
+        if std::env::var_os(name).is_none() {
+            std::env::set_var(name, value);
+        }
     }
     std::panic::set_hook(Box::new(|panic| {
         let payload = panic.payload();
@@ -200,8 +298,6 @@ pub fn prepare() {
         *last_panic() = format!("{line}{place}");
     }));
     load_cuda();
-    // Without CUDA there is nothing to set.
-    let _ = set_tf32(false);
 }
 
 /// `work` on every job, spread over libtorch's own CPU threads; each job's tensor operations stay on its thread. One

@@ -8,6 +8,7 @@
 #include <c10/core/GradMode.h>
 #include <torch/version.h>
 
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -86,15 +87,57 @@ char *sdclr_parallel_for(size_t count, void (*body)(void *, size_t), void *conte
   });
 }
 
+// First the older switches, which keep both generations of settings in agreement (libtorch throws where it finds them at
+// odds), then each operation by name, so that nothing is inherited from an all-over setting.
 char *sdclr_set_tf32(bool allow) {
   return guarded([&] {
-    at::globalContext().setAllowTF32CuBLAS(allow);
-    at::globalContext().setAllowTF32CuDNN(allow);
+    auto &context = at::globalContext();
+    context.setAllowTF32CuBLAS(allow);
+    context.setAllowTF32CuDNN(allow);
+    auto precision = allow ? at::Float32Precision::TF32 : at::Float32Precision::IEEE;
+    for (auto op : {at::Float32Op::MATMUL, at::Float32Op::CONV, at::Float32Op::RNN})
+      context.setFloat32Precision(at::Float32Backend::CUDA, op, precision);
   });
 }
 
-bool sdclr_tf32() {
-  return at::globalContext().allowTF32CuBLAS() || at::globalContext().allowTF32CuDNN();
+// What the kernels will look at: bit 0 for cuBLAS, bit 1 for cuDNN's convolutions.
+char *sdclr_tf32(int32_t *out) {
+  return guarded([&] {
+    auto &context = at::globalContext();
+    auto on = [&](at::Float32Op op) {
+      return context.float32Precision(at::Float32Backend::CUDA, op) == at::Float32Precision::TF32;
+    };
+    bool matmul = on(at::Float32Op::MATMUL), conv = on(at::Float32Op::CONV);
+    TORCH_CHECK(context.allowTF32CuBLAS() == matmul && context.allowTF32CuDNN() == conv,
+                "its older and newer TF32 settings disagree");
+    *out = (matmul ? 1 : 0) | (conv ? 2 : 0);
+  });
+}
+
+char *sdclr_set_deterministic(bool on) {
+  return guarded([&] {
+    auto &context = at::globalContext();
+    context.setDeterministicAlgorithms(on, /*warn_only=*/false);
+    // Memory is never read before it is written here: filling it first would only cost time.
+    context.setDeterministicFillUninitializedMemory(false);
+    context.setDeterministicCuDNN(on);
+    context.setBenchmarkCuDNN(!on);
+  });
+}
+
+// Bit 0: deterministic algorithms only (not just warned about), bit 1: cuDNN's too, bit 2: cuDNN tries which is fastest.
+int32_t sdclr_determinism() {
+  auto &context = at::globalContext();
+  bool algorithms = context.deterministicAlgorithms() && !context.deterministicAlgorithmsWarnOnly();
+  return (algorithms ? 1 : 0) | (context.deterministicCuDNN() ? 2 : 0) | (context.benchmarkCuDNN() ? 4 : 0);
+}
+
+// Moves the tensor to page-locked memory.
+char *sdclr_pin(void *tensor) {
+  return guarded([&] {
+    auto &pinned = *static_cast<at::Tensor *>(tensor);
+    pinned = pinned.pin_memory();
+  });
 }
 
 } // extern "C"
