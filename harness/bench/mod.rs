@@ -13,7 +13,7 @@ use crate::checkpoint::CheckpointError;
 use crate::network::NetworkError;
 use crate::pretrain::PretrainError;
 use crate::probe::ProbeError;
-use crate::recipe::{Depth, RecipeError};
+use crate::recipe::{Depth, Precision, RecipeError};
 use crate::record::Environment;
 use crate::suite::environment;
 use peer::Peer;
@@ -45,6 +45,7 @@ pub struct BenchOptions {
     pub kind: Kind,
     pub device: Device,
     pub network: Depth,
+    pub precision: Precision,
     /// Images per step, or per probe step.
     pub batch: usize,
     /// Images of an augmentation iteration or of a probe epoch.
@@ -86,6 +87,7 @@ pub struct Contestant {
 pub struct BenchReport {
     pub kind: Kind,
     pub network: Depth,
+    pub precision: Precision,
     pub batch: usize,
     pub images: usize,
     pub rounds: usize,
@@ -154,6 +156,7 @@ pub fn race(options: &BenchOptions) -> Result<BenchReport, BenchError> {
     Ok(BenchReport {
         kind: options.kind,
         network: options.network,
+        precision: options.precision,
         batch: options.batch,
         images: options.images,
         rounds: options.rounds,

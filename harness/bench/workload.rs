@@ -10,8 +10,8 @@ use crate::dataset::{ImageSet, Images};
 use crate::native;
 use crate::network::{Mask, Network, NetworkSpec};
 use crate::pretrain::Trainer;
+use crate::pretrain::batches::{Views, ahead};
 use crate::pretrain::optimizer::Optimizer;
-use crate::pretrain::run::two_views;
 use crate::probe::{Classifier, train_epoch};
 use crate::recipe::{OptimizerName, Recipe};
 use crate::split::IndexList;
@@ -52,14 +52,14 @@ fn noise_set(n: usize, device: Device) -> Result<ImageSet, BenchError> {
 
 impl Workload {
     pub fn new(options: &BenchOptions) -> Result<Self, BenchError> {
-        let &BenchOptions { kind, device, network, batch, images, .. } = options;
-        let recipe = Recipe { network, ..Recipe::resolve("cifar10-lt/sdclr", &[])? };
+        let &BenchOptions { kind, device, network, precision, batch, images, .. } = options;
+        let recipe = Recipe { network, precision, ..Recipe::resolve("cifar10-lt/sdclr", &[])? };
         let spec = NetworkSpec::of_recipe(&recipe);
         let make = |spec| Network::new(spec, recipe.seed, tch::Kind::Float, device);
         let body: Box<dyn FnMut() -> Result<(), BenchError>> = match kind {
             Kind::Step => {
                 // Steps of warm-up, whose small rates keep the made-up task finite; they cost what all steps cost.
-                let mut trainer = Trainer::new(&recipe, make(spec)?, 1000);
+                let mut trainer = Trainer::new(&recipe, make(spec)?, 1000)?;
                 trainer.method.begin_epoch(&trainer.network, 1)?;
                 let views = noise(2 * batch, device)?.to_kind(tch::Kind::Float) / 255.0;
                 let views = views.view([-1, 2, 3, 32, 32]);
@@ -71,11 +71,15 @@ impl Workload {
                 let mut epoch = 0;
                 Box::new(move || {
                     epoch += 1;
-                    // As training takes them: batch by batch, as floats.
-                    for batch in indices.chunks(batch) {
-                        let (views, _) = two_views(&set, &recipe.augment, recipe.seed, epoch, batch)?;
-                        drop(views.to_kind(tch::Kind::Float) / 255.0);
-                    }
+                    // As training takes them: batch by batch, drawn ahead, as floats.
+                    std::thread::scope(|scope| {
+                        let views = Views::new(&set, &recipe.augment, recipe.seed)?;
+                        let batches: Vec<Vec<i64>> = indices.chunks(batch).map(<[i64]>::to_vec).collect();
+                        for batch in ahead(scope, views, epoch..=epoch, move |_| Ok(batches.clone())) {
+                            drop(views.apply(&batch?.plan, &set)?.to_kind(tch::Kind::Float) / 255.0);
+                        }
+                        Ok::<_, BenchError>(())
+                    })?;
                     Ok(())
                 })
             }

@@ -6,17 +6,18 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use sdclr::bench::{self, BenchOptions, Kind, PeerProgram};
-use sdclr::recipe::{Depth, name_of};
+use sdclr::recipe::{Depth, Precision, name_of};
 use tch::Device;
 
 fn races(criterion: &mut Criterion) {
     sdclr::native::prepare();
+    let precision = Precision::Fp32;
     let device = if tch::Cuda::is_available() { Device::Cuda(0) } else { Device::Cpu };
     for kind in [Kind::Step, Kind::Augment, Kind::Mask, Kind::Probe] {
         let peer = PeerProgram::find(Path::new("."));
         let network = if kind == Kind::Probe { Depth::Resnet10 } else { Depth::Resnet18 };
         let (batch, images, file, rounds, iterations) = (64, 256, None, 1, 1);
-        let options = BenchOptions { kind, device, network, batch, images, file, rounds, iterations, peer };
+        let options = BenchOptions { kind, device, network, precision, batch, images, file, rounds, iterations, peer };
         let mut group = criterion.benchmark_group(name_of(&kind));
         group.sample_size(10).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(20));
         for mut racer in bench::racers(&options).expect("the contestants start") {

@@ -7,7 +7,8 @@ use clap::Args;
 
 use crate::bench::{self, BenchOptions, BenchReport, Kind, PeerProgram};
 use crate::fs;
-use crate::recipe::{Depth, name_of};
+use crate::native;
+use crate::recipe::{Depth, Precision, name_of};
 use crate::suite::environment;
 
 /// Race our step, augmentation, mask, probe or reading of checkpoints against PyTorch in one run
@@ -25,6 +26,12 @@ pub(super) struct BenchArgs {
     device: Option<String>,
     #[arg(long, default_value = "resnet18")]
     network: Depth,
+    /// Precision of the step
+    #[arg(long, default_value = "fp32")]
+    precision: Precision,
+    /// Same bits in every run on one GPU, at some cost in speed
+    #[arg(long)]
+    deterministic: bool,
     /// Images per step
     #[arg(long, default_value_t = 64)]
     batch: usize,
@@ -51,11 +58,12 @@ pub(super) struct BenchArgs {
 impl BenchArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let device = environment::device(self.device.as_deref())?;
+        native::set_deterministic(self.deterministic)?;
         let peer = if self.no_peer { None } else { PeerProgram::find(Path::new(".")) };
         if peer.is_none() && !self.no_peer {
             eprintln!("no PyTorch to race in this folder (ci/oracle --env makes one); ours runs alone");
         }
-        let Self { kind, network, batch, images, rounds, iterations, .. } = self;
+        let Self { kind, network, precision, batch, images, rounds, iterations, .. } = self;
         let scratch = tempfile::tempdir()?;
         let file = match self.file {
             None if kind == Kind::Checkpoint && peer.is_none() => {
@@ -64,8 +72,8 @@ impl BenchArgs {
             None if kind == Kind::Checkpoint => Some(scratch.path().join("checkpoint.pt")),
             named => named,
         };
-        let report =
-            bench::race(&BenchOptions { kind, device, network, batch, images, file, rounds, iterations, peer })?;
+        let options = BenchOptions { kind, device, network, precision, batch, images, file, rounds, iterations, peer };
+        let report = bench::race(&options)?;
         print!("{}", table(&report));
         if let Some(path) = &self.json {
             fs::write(path, (serde_json::to_string_pretty(&report)? + "\n").as_bytes())?;
@@ -75,11 +83,12 @@ impl BenchArgs {
 }
 
 fn table(report: &BenchReport) -> String {
-    let BenchReport { kind, network, batch, environment, .. } = report;
+    let BenchReport { kind, network, precision, batch, environment, .. } = report;
     let mut text = format!(
-        "{}, {}, batch {batch}, {} ({} threads), libtorch {}\n{:28} {:>12} {:>10} {:>12} {:>10}\n",
+        "{}, {}, {}, batch {batch}, {} ({} threads), libtorch {}\n{:28} {:>12} {:>10} {:>12} {:>10}\n",
         name_of(kind),
         name_of(network),
+        name_of(precision),
         environment.device,
         environment.threads,
         environment.libtorch,

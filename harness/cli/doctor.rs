@@ -31,8 +31,7 @@ impl DoctorArgs {
         let mut devices = vec![Device::Cpu];
         match native::load_cuda() {
             CudaState::Loaded { devices: count } => {
-                let tf32 = if native::tf32() { "on" } else { "off" };
-                println!("CUDA       loaded, {count} devices, TF32 {tf32}");
+                println!("CUDA       loaded, {count} devices");
                 for index in 0..*count as usize {
                     println!("  cuda:{index}   {}", native::cuda_name(index).unwrap_or_default());
                     devices.push(Device::Cuda(index));
@@ -107,10 +106,10 @@ fn first_of(set: &Dataset, folder: &Path, list: ListName) -> anyhow::Result<Stri
 fn one_step(device: Device) -> anyhow::Result<f64> {
     let recipe = Recipe::resolve("digits-lt/sdclr", &[])?;
     let network = Network::new(NetworkSpec::of_recipe(&recipe), recipe.seed, Kind::Float, device)?;
-    let mut trainer = Trainer::new(&recipe, network, 1);
+    let mut trainer = Trainer::new(&recipe, network, 1)?;
     trainer.method.begin_epoch(&trainer.network, 1)?;
     let views = native::uniform(8 * 2 * 3 * 16 * 16, 1)?.view([8, 2, 3, 16, 16]).to_device(device);
-    let (loss, _) = trainer.step(&views)?;
+    let loss = trainer.step(&views)?.double_value(&[]);
     anyhow::ensure!(loss.is_finite(), "the loss is {loss}");
     Ok(loss)
 }

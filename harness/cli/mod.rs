@@ -17,6 +17,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::recipe::{Precision, name_of};
 use crate::suite::context::Scale;
 
 /// Reproduce, evaluate and benchmark Self-Damaging Contrastive Learning (SDCLR, ICML 2021).
@@ -59,6 +60,9 @@ struct ScaleArgs {
     /// cpu or cuda:N [default: CUDA where it is]
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
+    /// Same bits in every run on one GPU, at some cost in speed (on the CPU that is always so)
+    #[arg(long)]
+    deterministic: bool,
     /// Use the first N entries of every list: a smoke run, not a result
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     limit_images: Option<u32>,
@@ -69,10 +73,28 @@ struct ScaleArgs {
 
 impl From<ScaleArgs> for Scale {
     fn from(args: ScaleArgs) -> Self {
-        let ScaleArgs { data, device, limit_images, limit_epochs } = args;
+        let ScaleArgs { data, device, deterministic, limit_images, limit_epochs } = args;
         let [limit_images, limit_epochs] = [limit_images, limit_epochs].map(|limit| limit.map(|n| n as usize));
         let data = data.or_else(crate::artifact::data_folder);
-        Self { data, device, limit_images, limit_epochs }
+        Self { data, device, deterministic, limit_images, limit_epochs }
+    }
+}
+
+/// What changes a recipe.
+#[derive(Debug, Clone, Args)]
+struct OverrideArgs {
+    /// Override a recipe key, e.g. epochs=500 or probe.few.lr=10
+    #[arg(long, value_name = "KEY=VALUE", num_args = 1..)]
+    set: Vec<String>,
+    /// Precision of pre-training, short for --set precision=P [default: the recipe's]
+    #[arg(long, value_name = "P")]
+    precision: Option<Precision>,
+}
+
+impl OverrideArgs {
+    fn overrides(self) -> Vec<String> {
+        let precision = self.precision.map(|precision| format!("precision={}", name_of(&precision)));
+        self.set.into_iter().chain(precision).collect()
     }
 }
 

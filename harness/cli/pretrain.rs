@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::ScaleArgs;
+use super::{OverrideArgs, ScaleArgs};
 use crate::pretrain::run::ENCODER;
 use crate::progress::Progress;
 use crate::recipe::{PretrainSplit, Recipe, name_of};
@@ -33,14 +33,13 @@ pub(super) struct PretrainArgs {
     /// Folder of the run
     #[arg(long, value_name = "RUN")]
     out: PathBuf,
-    /// Override a recipe key
-    #[arg(long, value_name = "KEY=VALUE", num_args = 1..)]
-    set: Vec<String>,
+    #[command(flatten)]
+    overrides: OverrideArgs,
 }
 
 impl PretrainArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let recipe = Recipe::resolve(&self.recipe, &self.set)?;
+        let recipe = Recipe::resolve(&self.recipe, &self.overrides.overrides())?;
         let context = Context::open(&recipe, self.scale.into())?;
         let identity = Identity::of_command(&self.recipe, &recipe, Some(self.pretrain_split), self.split);
         let result = context.pretrain(&identity, &recipe, self.pretrain_split, &self.out, &Progress::default())?;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 
-use super::{Numbers, ScaleArgs};
+use super::{Numbers, OverrideArgs, ScaleArgs};
 use crate::progress::Progress;
 use crate::recipe::{PretrainSplit, name_of};
 use crate::report;
@@ -41,9 +41,8 @@ pub(super) struct ReproArgs {
     /// Of D_i (long-tailed) and D_b (balanced) [default: both]
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pretrain_splits: Vec<PretrainSplit>,
-    /// Override a recipe key, e.g. epochs=500 or probe.few.lr=10
-    #[arg(long, value_name = "KEY=VALUE", num_args = 1..)]
-    set: Vec<String>,
+    #[command(flatten)]
+    overrides: OverrideArgs,
     /// Folder of the runs and the report [default: runs/SUITE, or runs/SUITE-published]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -58,7 +57,7 @@ impl ReproArgs {
             methods: self.methods,
             splits: self.splits.map(|splits| splits.0.iter().map(|n| *n as usize).collect()).unwrap_or_default(),
             pretrain_splits: self.pretrain_splits,
-            overrides: self.set,
+            overrides: self.overrides.overrides(),
         };
         if let Some(folder) = self.from_published {
             let out = self.out.unwrap_or_else(|| PathBuf::from("runs").join(format!("{}-published", self.suite)));

@@ -11,7 +11,7 @@ use tch::{Device, Tensor};
 use super::Numbers;
 use crate::fs;
 use crate::npy;
-use crate::pretrain::run::two_views;
+use crate::pretrain::batches::Views;
 use crate::recipe::{PretrainSplit, Recipe};
 use crate::split::ListName;
 use crate::suite::context::{Context, Scale};
@@ -65,7 +65,9 @@ impl ViewsArgs {
         }
         // Says so where the split does not exist; the views themselves do not depend on it.
         context.list(ListName::Pretrain(PretrainSplit::D_i, self.split))?;
-        let (views, params) = two_views(set, &recipe.augment, recipe.seed, self.epoch as usize, &indices)?;
+        let drawn = Views::new(set, &recipe.augment, recipe.seed)?;
+        let (plan, params) = drawn.plan(self.epoch as usize, &indices)?;
+        let views = drawn.apply(&plan, set)?;
 
         npy::write(&self.out.join("views.npy"), &views)?;
         fs::write_with(&self.out.join("params.jsonl"), |file| {

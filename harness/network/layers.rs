@@ -84,9 +84,11 @@ impl Conv {
         Ok(Self { weight: channels_last(&weight).set_requires_grad(true), stride, padding, index })
     }
 
+    /// Computes in the type of `x`. As under PyTorch's autocast the weight is masked first and then cast (casting both
+    /// and then masking gives the same bits); its gradient arrives in its own type.
     pub fn forward(&self, x: &Tensor, mask: Option<&Mask>) -> Tensor {
         let masked = mask.map(|mask| &self.weight * mask.of(self.index));
-        let weight = masked.as_ref().unwrap_or(&self.weight);
+        let weight = &masked.as_ref().unwrap_or(&self.weight).to_kind(x.kind());
         let convolve =
             |x: &Tensor, stride| x.conv2d(weight, None::<&Tensor>, [stride; 2], [self.padding; 2], [1, 1], 1);
         if self.stride > 1 && weight.size()[2] == 1 {
@@ -128,8 +130,10 @@ impl Linear {
         Ok(Self { weight, bias: Some(init.full(&[classes], 0.0).set_requires_grad(true)) })
     }
 
+    /// Computes in the type of `x`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        x.linear(&self.weight, self.bias.as_ref())
+        let bias = self.bias.as_ref().map(|bias| bias.to_kind(x.kind()));
+        x.linear(&self.weight.to_kind(x.kind()), bias.as_ref())
     }
 
     pub fn visit<'a>(&'a self, name: &str, visitor: Visitor<'_, 'a>) {
@@ -169,6 +173,7 @@ impl BatchNorm {
         Self { branches: (0..if dual { 2 } else { 1 }).map(|_| branch()).collect() }
     }
 
+    /// Gives the type of `x`; sums and statistics are those of the weight's type, also for bfloat16 in and out.
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
         // With one shared batch norm both branches use it.
         let bn = &self.branches[(pass.branch as usize).min(self.branches.len() - 1)];

@@ -60,8 +60,9 @@ impl Mask {
 
     /// Share of weights kept.
     pub fn density(&self) -> f64 {
-        // Counted as integers: float32 sums are not exact at 11 million weights.
-        let kept: i64 = self.parts.iter().map(|part| part.to_kind(Kind::Bool).sum(Kind::Int64).int64_value(&[])).sum();
+        // Counted as integers: float32 sums are not exact at 11 million weights. One number comes back from the device.
+        let kept: Vec<Tensor> = self.parts.iter().map(|part| part.to_kind(Kind::Bool).sum(Kind::Int64)).collect();
+        let kept = if kept.is_empty() { 0 } else { Tensor::stack(&kept, 0).sum(Kind::Int64).int64_value(&[]) };
         let total: usize = self.parts.iter().map(Tensor::numel).sum();
         kept as f64 / total as f64
     }

@@ -15,7 +15,7 @@ pub use names::DDP_PREFIX;
 pub use state::StateDict;
 
 use crate::native::NativeError;
-use crate::recipe::{Depth, Recipe, Stem, name_of};
+use crate::recipe::{Depth, Precision, Recipe, Stem, name_of};
 use head::HeadLayers;
 use layers::{Init, Item};
 use resnet::Backbone;
@@ -78,11 +78,25 @@ pub struct Pass<'a> {
     /// Multiplies the convolution weights where given.
     pub mask: Option<&'a Mask>,
     pub bn: BnMode,
+    /// In what convolutions and linear layers compute.
+    pub precision: Precision,
 }
 
 impl Pass<'_> {
-    /// The dense branch by its running statistics: how encoders are evaluated.
-    pub const EVAL: Pass<'static> = Pass { branch: Branch::Dense, mask: None, bn: BnMode::Eval };
+    /// The dense branch by its running statistics, in float32: how encoders are evaluated.
+    pub const EVAL: Pass<'static> =
+        Pass { branch: Branch::Dense, mask: None, bn: BnMode::Eval, precision: Precision::Fp32 };
+}
+
+impl Precision {
+    /// What a pass hands from layer to layer: bfloat16, or `x` as it is. Every layer computes in the type of its input,
+    /// so that this is all there is to a precision; TF32 is a switch of the GPU ([`crate::native::set_tf32`]).
+    fn of_activations(self, x: &Tensor) -> Tensor {
+        match self {
+            Precision::Fp32 | Precision::Tf32 => x.shallow_clone(),
+            Precision::Bf16 => x.to_kind(Kind::BFloat16),
+        }
+    }
 }
 
 impl NetworkSpec {
@@ -146,6 +160,8 @@ impl std::fmt::Display for NetworkSpec {
 #[derive(Debug)]
 pub struct Network {
     spec: NetworkSpec,
+    /// Of weights and statistics.
+    kind: Kind,
     backbone: Backbone,
     head: HeadLayers,
 }
@@ -154,7 +170,7 @@ impl Network {
     /// A freshly initialised network; each tensor's numbers are addressed by `seed` and its name.
     pub fn new(spec: NetworkSpec, seed: u64, kind: Kind, device: Device) -> Result<Self, NetworkError> {
         let init = Init { seed, kind, device };
-        Ok(Self { spec, backbone: Backbone::new(&init, &spec)?, head: HeadLayers::new(&init, &spec)? })
+        Ok(Self { spec, kind, backbone: Backbone::new(&init, &spec)?, head: HeadLayers::new(&init, &spec)? })
     }
 
     pub fn spec(&self) -> &NetworkSpec {
@@ -166,17 +182,17 @@ impl Network {
         self.backbone.device()
     }
 
-    /// Images `[N, 3, H, W]` in `[0, 1]` to pooled features `[N, C]`.
+    /// Images `[N, 3, H, W]` in `[0, 1]` to pooled features `[N, C]`, in bfloat16 where the pass is.
     pub fn backbone(&self, images: &Tensor, pass: &Pass) -> Tensor {
         self.backbone.forward(images, pass)
     }
 
     /// Pooled features `[N, C]` to the head's output, before any normalisation.
     pub fn head(&self, features: &Tensor, pass: &Pass) -> Tensor {
-        self.head.forward(features, pass)
+        self.head.forward(features, pass).to_kind(self.kind)
     }
 
-    /// Images `[N, 3, H, W]` in `[0, 1]` to the head's output.
+    /// Images `[N, 3, H, W]` in `[0, 1]` to the head's output, which has the type of the weights in every precision.
     pub fn forward(&self, images: &Tensor, pass: &Pass) -> Tensor {
         self.head(&self.backbone(images, pass), pass)
     }

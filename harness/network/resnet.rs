@@ -141,7 +141,7 @@ impl Backbone {
 
     /// Images `[N, 3, H, W]` in `[0, 1]` to pooled features `[N, C]`.
     pub fn forward(&self, images: &Tensor, pass: &Pass) -> Tensor {
-        let x = channels_last(&self.normalize.forward(images));
+        let x = pass.precision.of_activations(&channels_last(&self.normalize.forward(images)));
         let mut x = self.stem.forward(&x, pass).relu_();
         if self.pool {
             x = x.max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 /// Named tensors in the order they were inserted, which for a file is the file's order.
 ///
@@ -39,6 +39,11 @@ impl StateDict {
 
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
         self.entries.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// The same tensors on the CPU; those that lie there already are not copied.
+    pub fn on_cpu(self) -> Self {
+        self.into_iter().map(|(name, tensor)| (name, tensor.to_device(Device::Cpu))).collect()
     }
 
     pub fn len(&self) -> usize {

@@ -63,6 +63,8 @@ pub struct Recipe {
     pub epochs: usize,
     pub warmup_epochs: usize,
     pub batch_size: usize,
+    /// In what pre-training computes; probes and evaluation always take true float32.
+    pub precision: Precision,
     pub seed: u64,
     pub augment: AugmentRecipe,
     pub probe: ProbeRecipes,
@@ -113,6 +115,18 @@ pub enum OptimizerName {
     Sgd,
     Lars,
     Adam,
+}
+
+/// Weights, batch-norm statistics, loss and optimiser are float32 in all three.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// True float32, as published.
+    Fp32,
+    /// float32 whose products a GPU rounds to 10 bits first.
+    Tf32,
+    /// Convolutions and linear layers in bfloat16.
+    Bf16,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

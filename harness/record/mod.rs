@@ -29,6 +29,9 @@ pub struct Environment {
     /// Threads that one operation may use on the CPU.
     pub threads: usize,
     pub libtorch: String,
+    /// Only algorithms that give the same bits every time were allowed (`--deterministic`). The CPU's always do.
+    #[serde(default)]
+    pub deterministic: bool,
     pub git_commit: Option<String>,
     pub sdclr: String,
 }

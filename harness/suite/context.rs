@@ -10,6 +10,7 @@ use super::SuiteError;
 use super::environment;
 use crate::checkpoint;
 use crate::dataset::Dataset;
+use crate::native;
 use crate::network::{Network, NetworkSpec, StateDict};
 use crate::pretrain::run::{self, PretrainJob};
 use crate::probe::{self, ProbeData, ProbeJob};
@@ -25,6 +26,8 @@ pub struct Scale {
     pub data: Option<PathBuf>,
     /// `cpu`, `cuda:N`; by default CUDA where it is.
     pub device: Option<String>,
+    /// Same bits in every run on one GPU.
+    pub deterministic: bool,
     /// First entries of every list.
     pub limit_images: Option<usize>,
     /// Epochs of pre-training and of each probe.
@@ -83,6 +86,7 @@ impl Context {
     /// Loads the data set that `recipe` names.
     pub fn open(recipe: &Recipe, scale: Scale) -> Result<Self, SuiteError> {
         let device = environment::device(scale.device.as_deref())?;
+        native::set_deterministic(scale.deterministic)?;
         let dataset = Dataset::load(recipe.dataset, scale.data.as_deref(), device)?;
         if !dataset.official {
             eprintln!("warning: the {} data differ from the official download", name_of(&recipe.dataset));

@@ -9,12 +9,14 @@ use super::SuiteError;
 use crate::native::{self, CudaState};
 use crate::record::Environment;
 
-/// The device called `name`: `cpu`, `cuda` or `cuda:N`; without a name the first CUDA device, or the CPU.
+/// The device called `name`: `cpu`, `cuda` or `cuda:N`; without a name the first CUDA device, or the CPU. Computes in true
+/// float32 until a recipe asks for something else.
 ///
 /// # Errors
-/// The device is not there, and why.
+/// The device is not there, and why; or it cannot be kept from TF32.
 pub fn device(name: Option<&str>) -> Result<Device, SuiteError> {
     let state = native::load_cuda();
+    native::set_tf32(false)?;
     let devices = match state {
         CudaState::Loaded { devices } if Cuda::is_available() => *devices as usize,
         _ => 0,
@@ -50,6 +52,7 @@ pub fn describe(device: Device) -> Environment {
         device: name,
         threads: tch::get_num_threads() as usize,
         libtorch: native::torch_version(),
+        deterministic: native::determinism().algorithms,
         git_commit: git_commit(),
         sdclr: env!("CARGO_PKG_VERSION").to_owned(),
     }
