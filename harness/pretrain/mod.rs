@@ -1,24 +1,26 @@
 //! Contrastive pre-training (paper section 3; REFERENCE.md "Steps", "Optimiser and schedule"). In: images, a list, a
 //! recipe. Out: an encoder and a log. The trainer knows no method by name: each is one file behind [`Method`].
 
+pub mod batches;
 pub mod loss;
 pub mod optimizer;
 pub mod order;
 pub mod replay;
 pub mod run;
+mod saver;
 pub mod schedule;
 pub mod sdclr;
 pub mod simclr;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::augment::AugmentError;
 use crate::checkpoint::CheckpointError;
 use crate::dataset::DatasetError;
 use crate::fs::FsError;
-use crate::native::NativeError;
+use crate::native::{self, NativeError};
 use crate::network::{Network, NetworkError};
-use crate::recipe::{MethodName, Recipe};
+use crate::recipe::{MethodName, Precision, Recipe};
 use crate::record::RecordError;
 use optimizer::Optimizer;
 use schedule::Schedule;
@@ -86,7 +88,7 @@ pub trait Method {
 /// The method that a recipe names.
 pub fn method_of(recipe: &Recipe) -> Box<dyn Method> {
     match recipe.method {
-        MethodName::Simclr => Box::new(simclr::SimClr { temperature: recipe.temperature }),
+        MethodName::Simclr => Box::new(simclr::SimClr { temperature: recipe.temperature, precision: recipe.precision }),
         MethodName::Sdclr => Box::new(sdclr::SdClr::new(recipe)),
     }
 }
@@ -102,8 +104,10 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// A trainer of `network` as `recipe` says, for epochs of `steps_per_epoch` steps.
-    pub fn new(recipe: &Recipe, network: Network, steps_per_epoch: usize) -> Self {
+    /// A trainer of `network` as `recipe` says, for epochs of `steps_per_epoch` steps. Sets the process to the recipe's
+    /// TF32.
+    pub fn new(recipe: &Recipe, network: Network, steps_per_epoch: usize) -> Result<Self, PretrainError> {
+        native::set_tf32(recipe.precision == Precision::Tf32)?;
         let optimizer = Optimizer::new(recipe.optimizer, recipe.momentum, recipe.weight_decay, &network.parameters());
         let schedule = Schedule {
             name: recipe.schedule,
@@ -111,25 +115,28 @@ impl Trainer {
             warmup: (recipe.warmup_epochs * steps_per_epoch) as u64,
             total: (recipe.epochs * steps_per_epoch) as u64,
         };
-        Self { network, method: method_of(recipe), optimizer, schedule, steps: 0 }
+        Ok(Self { network, method: method_of(recipe), optimizer, schedule, steps: 0 })
     }
 
-    /// Whether every parameter is a finite number.
-    pub fn parameters_are_finite(&self) -> bool {
-        self.optimizer.parameters().iter().all(|tensor| tensor.isfinite().all().int64_value(&[]) != 0)
-    }
-
-    /// One step on `views` (`[N, 2, 3, H, W]` in `[0, 1]`): forward, one joint backward, update. Gives the loss and the
-    /// rate; where the loss is not finite nothing was updated but the running statistics.
-    pub fn step(&mut self, views: &Tensor) -> Result<(f64, f64), PretrainError> {
-        let lr = self.schedule.rate(self.steps + 1);
+    /// One step on `views` (`[N, 2, 3, H, W]` in `[0, 1]`): forward, one joint backward, update. Gives the loss, which
+    /// stays on the device so that nobody waits for it ([`read_losses`] fetches many at once). A loss that is not finite
+    /// spoils the parameters: look before they are saved.
+    pub fn step(&mut self, views: &Tensor) -> Result<Tensor, PretrainError> {
         let loss = self.method.loss(&self.network, views);
-        let value = loss.to_kind(Kind::Double).double_value(&[]);
-        if value.is_finite() {
-            let gradients = Tensor::f_run_backward(&[loss], self.optimizer.parameters(), false, false)?;
-            self.optimizer.step(&gradients, lr)?;
-            self.steps += 1;
-        }
-        Ok((value, lr))
+        let gradients = Tensor::f_run_backward(&[&loss], self.optimizer.parameters(), false, false)?;
+        self.steps += 1;
+        self.optimizer.step(&gradients, self.schedule.rate(self.steps))?;
+        Ok(loss.detach())
     }
+
+    /// Whether every parameter is a finite number; one answer comes back from the device.
+    pub fn parameters_are_finite(&self) -> Result<bool, PretrainError> {
+        let finite = self.optimizer.parameters().iter().map(|tensor| tensor.isfinite().all()).collect::<Vec<_>>();
+        Ok(Tensor::f_stack(&finite, 0)?.all().f_int64_value(&[])? != 0)
+    }
+}
+
+/// The values of losses that [`Trainer::step`] gave, fetched from their device as one vector.
+pub fn read_losses(losses: &[Tensor]) -> Result<Vec<f64>, PretrainError> {
+    Ok(Vec::try_from(Tensor::f_stack(losses, 0)?.f_to_kind(Kind::Double)?.f_to_device(Device::Cpu)?)?)
 }

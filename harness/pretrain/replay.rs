@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::{PretrainError, Trainer};
+use super::{PretrainError, Trainer, read_losses};
 use crate::checkpoint;
 use crate::fs;
 use crate::network::{Head, Network, NetworkSpec, Pass, StateDict};
@@ -161,19 +161,18 @@ pub fn run(folder: &Path, device: Device) -> Result<(ReplayReport, StateDict), R
     }
     let batch = |step: usize| views.get(step as i64).to_device(device).to_kind(Kind::Float) / 255.0;
 
-    let mut trainer = Trainer::new(&recipe, network, config.steps_per_epoch);
-    let (mut losses, mut density, mut final_lr) = (Vec::new(), Vec::new(), 0.0);
+    let mut trainer = Trainer::new(&recipe, network, config.steps_per_epoch)?;
+    let (mut losses, mut density) = (Vec::new(), Vec::new());
     for epoch in 1..=recipe.epochs {
         density.extend(trainer.method.begin_epoch(&trainer.network, epoch)?);
-        for step in 0..config.steps_per_epoch {
-            let (loss, lr) = trainer.step(&batch(step))?;
-            if !loss.is_finite() {
-                return Err(ReplayError::NotFinite { loss, step: losses.len() + 1, lr });
-            }
-            losses.push(loss);
-            final_lr = lr;
+        let steps = (0..config.steps_per_epoch).map(|step| trainer.step(&batch(step)));
+        losses.extend(read_losses(&steps.collect::<Result<Vec<_>, _>>()?)?);
+        if let Some(index) = losses.iter().position(|loss| !loss.is_finite()) {
+            let (loss, step) = (losses[index], index + 1);
+            return Err(ReplayError::NotFinite { loss, step, lr: trainer.schedule.rate(step as u64) });
         }
     }
+    let final_lr = trainer.schedule.rate(trainer.steps);
     let features = tch::no_grad(|| trainer.network.forward(&batch(0).select(1, 0), &Pass::EVAL)).to_kind(Kind::Double);
     let corner = features.narrow(0, 0, 2).narrow(1, 0, features.size()[1].min(8)).contiguous();
     let state = trainer.network.state().with_prefix(prefix);

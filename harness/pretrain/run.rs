@@ -1,19 +1,20 @@
 //! One pre-training job, from an empty or half-done folder to `encoder.safetensors` and its records.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tch::{Device, Kind, Tensor};
+use indicatif::ProgressBar;
+use tch::{Device, Kind};
 
-use super::order::epoch_order;
-use super::{PretrainError, Trainer};
-use crate::augment::{self, ViewKey, ViewParams};
+use super::batches::{Batch, Views, ahead, batches_of};
+use super::saver::Saver;
+use super::{PretrainError, Trainer, read_losses};
 use crate::checkpoint::{self, Training, TrainingMeta};
-use crate::dataset::{Dataset, ImageSet};
+use crate::dataset::Dataset;
 use crate::fs::{self, FolderLock};
 use crate::network::{Network, NetworkSpec};
 use crate::progress::Progress;
-use crate::recipe::{AugmentRecipe, Recipe};
+use crate::recipe::Recipe;
 use crate::record::{self, EpochRecord, Event, JobHeader, JobResult, RunLog};
 use crate::split::IndexList;
 
@@ -30,25 +31,6 @@ pub struct PretrainJob<'a> {
     pub dataset: &'a Dataset,
     pub list: &'a IndexList,
     pub device: Device,
-}
-
-/// Both views of the images at official `indices`: uint8 `[N, 2, 3, S, S]` and the parameters they were made with,
-/// (image 0 view 0, image 0 view 1, image 1 view 0, ...).
-pub fn two_views(
-    set: &ImageSet,
-    recipe: &AugmentRecipe,
-    seed: u64,
-    epoch: usize,
-    indices: &[i64],
-) -> Result<(Tensor, Vec<ViewParams>), PretrainError> {
-    let images = set.resident("pre-training")?;
-    let (_, _, height, width) = images.size4()?;
-    let key = |image: i64, view| ViewKey { seed, epoch: epoch as u64, image: image as u64, view };
-    let keys = indices.iter().flat_map(|&image| [key(image, 0), key(image, 1)]);
-    let params: Vec<ViewParams> = keys.map(|key| augment::draw(recipe, key, height, width)).collect();
-    let rows = Tensor::from_slice(indices).repeat_interleave_self_int(2, 0, None).to_device(images.device());
-    let views = augment::views(&images.f_index_select(0, &rows)?, &params, recipe.size)?;
-    Ok((views.f_view([-1, 2, 3, recipe.size, recipe.size])?, params))
 }
 
 /// Runs the job in `folder`, or finishes it where it was interrupted; a finished job is only read back.
@@ -69,11 +51,12 @@ pub fn run(job: &PretrainJob, folder: &Path, progress: &Progress) -> Result<JobR
     let steps_per_epoch = job.list.indices.len().div_ceil(batch_size);
     let spec = NetworkSpec::of_recipe(job.recipe);
     let network = Network::new(spec, job.recipe.seed, Kind::Float, job.device)?;
-    let mut trainer = Trainer::new(job.recipe, network, steps_per_epoch);
+    let mut trainer = Trainer::new(job.recipe, network, steps_per_epoch)?;
     check_last_batch(job, &trainer)?;
 
     let mut sitting = Sitting::open(job, folder, &mut trainer)?;
-    let outcome = train(job, &mut sitting, &mut trainer, steps_per_epoch, progress);
+    let outcome =
+        train(job, &mut sitting, &mut trainer, steps_per_epoch, progress).and_then(|()| sitting.saver.settle());
     if let Err(error) = &outcome {
         // The error itself must come through, also where the disk is full.
         let _ = sitting.log.event(&Event::Failure { error: error.to_string() });
@@ -114,10 +97,7 @@ struct Sitting {
     epochs: Vec<EpochRecord>,
     earlier_seconds: f64,
     start: Instant,
-    checkpoint: std::path::PathBuf,
-    saved_epoch: usize,
-    saved_at: Instant,
-    save_cost: Duration,
+    saver: Saver,
 }
 
 impl Sitting {
@@ -135,21 +115,15 @@ impl Sitting {
         }
         let saved_epoch = epochs.len();
         let log = RunLog::open(&folder.join("run.jsonl"), job.header, saved_epoch)?;
-        let now = Instant::now();
-        let save_cost = Duration::ZERO;
-        Ok(Self { log, epochs, earlier_seconds, start: now, checkpoint, saved_epoch, saved_at: now, save_cost })
+        Ok(Self { log, epochs, earlier_seconds, start: Instant::now(), saver: Saver::new(checkpoint, saved_epoch) })
     }
 
     fn seconds(&self) -> f64 {
         self.earlier_seconds + self.start.elapsed().as_secs_f64()
     }
 
-    /// Writes the training state, unless the last one is so recent that writing would cost over 5 % of the time.
+    /// Has the training state written, if it is time.
     fn save(&mut self, job: &PretrainJob, trainer: &Trainer) -> Result<(), PretrainError> {
-        if self.saved_at.elapsed() < 20 * self.save_cost {
-            return Ok(());
-        }
-        let start = Instant::now();
         let meta = TrainingMeta {
             format: checkpoint::FORMAT,
             recipe_hash: job.header.recipe_hash.clone(),
@@ -159,10 +133,19 @@ impl Sitting {
             epochs: self.epochs.clone(),
             seconds: self.seconds(),
         };
-        let training = Training { state: trainer.network.state(), optimizer: trainer.optimizer.state(), meta };
-        checkpoint::write_training(&self.checkpoint, &training)?;
-        (self.saved_epoch, self.saved_at, self.save_cost) = (self.epochs.len(), Instant::now(), start.elapsed());
-        Ok(())
+        self.saver.save(|| Training {
+            state: trainer.network.state().on_cpu(),
+            optimizer: trainer.optimizer.state().on_cpu(),
+            meta,
+        })
+    }
+
+    /// The error of a loss that is not finite, once it is known which checkpoint is good.
+    fn not_finite(&mut self, loss: f64, epoch: usize, step: usize, lr: f64) -> PretrainError {
+        match self.saver.settle() {
+            Ok(()) => PretrainError::NotFinite { loss, epoch, step, lr, checkpoint: self.saver.last_good() },
+            Err(error) => error,
+        }
     }
 }
 
@@ -176,50 +159,72 @@ fn train(
     let epochs = job.header.limit_epochs.unwrap_or(usize::MAX).min(job.recipe.epochs);
     let done = sitting.epochs.len();
     let bar = progress.bar(&job.header.job, "steps", epochs * steps_per_epoch, done * steps_per_epoch);
-    for epoch in done + 1..=epochs {
-        let start = Instant::now();
-        let density = trainer.method.begin_epoch(&trainer.network, epoch)?;
-        let order = epoch_order(job.list.indices.len(), epoch, 0, 1)?;
-        let (mut sum, mut rate) = (0.0, 0.0);
-        for (step, batch) in order.chunks(job.recipe.batch_size).enumerate() {
-            let indices: Vec<i64> = batch.iter().map(|&position| job.list.indices[position as usize]).collect();
-            let (views, _) = two_views(&job.dataset.train, &job.recipe.augment, job.recipe.seed, epoch, &indices)?;
-            let (loss, lr) = trainer.step(&(views.to_kind(Kind::Float) / 255.0))?;
-            if !loss.is_finite() {
-                let checkpoint = (sitting.saved_epoch > 0).then(|| (sitting.saved_epoch, sitting.checkpoint.clone()));
-                return Err(PretrainError::NotFinite { loss, epoch, step: step + 1, lr, checkpoint });
-            }
-            (sum, rate) = (sum + loss, lr);
-            let seen = (step * job.recipe.batch_size + batch.len()) as f64;
-            let speed = seen / start.elapsed().as_secs_f64();
+    let views = Views::new(&job.dataset.train, &job.recipe.augment, job.recipe.seed)?;
+    let (list, batch_size) = (&job.list.indices, job.recipe.batch_size);
+    std::thread::scope(|scope| {
+        let batches = ahead(scope, views, done + 1..=epochs, move |epoch| batches_of(list, batch_size, epoch));
+        for epoch in done + 1..=epochs {
+            let record = train_epoch(job, trainer, epoch, &views, batches.iter().take(steps_per_epoch), &bar);
+            let record = match record? {
+                Ok(record) => record,
+                Err(Spoiled { loss, step, lr }) => return Err(sitting.not_finite(loss, epoch, step, lr)),
+            };
+            let (loss, speed) = (record.loss, record.images_per_second);
             bar.set_message(format!("epoch {epoch}/{epochs}, loss {loss:.4}, {speed:.0} images/s"));
-            bar.inc(1);
+            sitting.log.event(&Event::Epoch(record.clone()))?;
+            sitting.epochs.push(record);
+            sitting.save(job, trainer)?;
         }
-        // A finite loss may still have had gradients that were not; no such state is saved.
-        if !trainer.parameters_are_finite() {
-            let checkpoint = (sitting.saved_epoch > 0).then(|| (sitting.saved_epoch, sitting.checkpoint.clone()));
-            return Err(PretrainError::NotFinite {
-                loss: f64::NAN,
-                epoch,
-                step: steps_per_epoch,
-                lr: rate,
-                checkpoint,
-            });
-        }
-        let seconds = start.elapsed().as_secs_f64();
-        let record = EpochRecord {
-            epoch,
-            loss: sum / steps_per_epoch as f64,
-            lr: rate,
-            density,
-            validation_accuracy: None,
-            images_per_second: order.len() as f64 / seconds,
-            seconds,
-        };
-        sitting.log.event(&Event::Epoch(record.clone()))?;
-        sitting.epochs.push(record);
-        sitting.save(job, trainer)?;
+        bar.finish_and_clear();
+        Ok(())
+    })
+}
+
+/// The first step of an epoch after which the state is of no use.
+struct Spoiled {
+    loss: f64,
+    step: usize,
+    lr: f64,
+}
+
+/// One epoch. The host queues its steps and looks at the device only at the end: at all losses, and whether every
+/// parameter is finite.
+fn train_epoch(
+    job: &PretrainJob,
+    trainer: &mut Trainer,
+    epoch: usize,
+    views: &Views,
+    batches: impl Iterator<Item = Result<Batch, PretrainError>>,
+    bar: &ProgressBar,
+) -> Result<Result<EpochRecord, Spoiled>, PretrainError> {
+    let start = Instant::now();
+    let density = trainer.method.begin_epoch(&trainer.network, epoch)?;
+    let (steps_before, mut images, mut losses) = (trainer.steps, 0, Vec::new());
+    for batch in batches {
+        let Batch { indices, plan } = batch?;
+        let views = views.apply(&plan, &job.dataset.train)?.to_kind(Kind::Float) / 255.0;
+        losses.push(trainer.step(&views)?);
+        images += indices.len();
+        bar.inc(1);
     }
-    bar.finish_and_clear();
-    Ok(())
+    let losses = read_losses(&losses)?;
+    let rate = |step: usize| trainer.schedule.rate(steps_before + step as u64);
+    let last = losses.len();
+    if let Some(index) = losses.iter().position(|loss| !loss.is_finite()) {
+        return Ok(Err(Spoiled { loss: losses[index], step: index + 1, lr: rate(index + 1) }));
+    }
+    // A finite loss may still have had gradients that were not; no such state is saved.
+    if !trainer.parameters_are_finite()? {
+        return Ok(Err(Spoiled { loss: f64::NAN, step: last, lr: rate(last) }));
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    Ok(Ok(EpochRecord {
+        epoch,
+        loss: losses.iter().sum::<f64>() / last as f64,
+        lr: rate(last),
+        density,
+        validation_accuracy: None,
+        images_per_second: images as f64 / seconds,
+        seconds,
+    }))
 }

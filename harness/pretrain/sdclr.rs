@@ -9,11 +9,12 @@ use super::loss::nt_xent;
 use super::{Method, PretrainError};
 use crate::native::addressed_seed;
 use crate::network::{BnMode, Branch, Mask, Network, Pass};
-use crate::recipe::Recipe;
+use crate::recipe::{Precision, Recipe};
 
 #[derive(Debug)]
 pub struct SdClr {
     temperature: f64,
+    precision: Precision,
     prune_ratio: f64,
     random_prune_ratio: f64,
     seed: u64,
@@ -24,6 +25,7 @@ impl SdClr {
     pub fn new(recipe: &Recipe) -> Self {
         Self {
             temperature: recipe.temperature,
+            precision: recipe.precision,
             prune_ratio: recipe.prune_ratio,
             random_prune_ratio: recipe.random_prune_ratio,
             seed: recipe.seed,
@@ -57,7 +59,10 @@ impl Method for SdClr {
         // 0.9 * 0.9 of the old. Shared BN: 0.729 old + 0.181 pruned + 0.09 dense, reached by the dense pass first.
         let (dense, pruned) =
             if network.spec().dual_bn { ((0.1, 1), (1.0 - 0.9 * 0.9, 2)) } else { ((0.09 / 0.819, 1), (0.181, 2)) };
-        let pass = |branch, mask, (momentum, updates)| Pass { branch, mask, bn: BnMode::Train { momentum, updates } };
+        let pass = |branch, mask, (momentum, updates)| {
+            let bn = BnMode::Train { momentum, updates };
+            Pass { branch, mask, bn, precision: self.precision }
+        };
         let dense = network.forward(&views.select(1, 0), &pass(Branch::Dense, None, dense));
         let pruned = network.forward(&views.select(1, 1), &pass(Branch::Pruned, self.mask.as_ref(), pruned));
         nt_xent(&dense, &pruned, self.temperature)

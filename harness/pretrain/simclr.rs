@@ -5,10 +5,12 @@ use tch::Tensor;
 use super::loss::nt_xent;
 use super::{Method, PretrainError};
 use crate::network::{BnMode, Branch, Network, Pass};
+use crate::recipe::Precision;
 
 #[derive(Debug)]
 pub struct SimClr {
     pub temperature: f64,
+    pub precision: Precision,
 }
 
 impl Method for SimClr {
@@ -21,7 +23,8 @@ impl Method for SimClr {
     }
 
     fn loss(&self, network: &Network, views: &Tensor) -> Tensor {
-        let pass = Pass { branch: Branch::Dense, mask: None, bn: BnMode::Train { momentum: 0.1, updates: 1 } };
+        let (bn, precision) = (BnMode::Train { momentum: 0.1, updates: 1 }, self.precision);
+        let pass = Pass { branch: Branch::Dense, mask: None, bn, precision };
         // (image 0 view 0, image 0 view 1, image 1 view 0, ...): batch norm sees all 2N at once.
         let features = network.forward(&views.flatten(0, 1), &pass);
         let features = features.view([-1, 2, features.size()[1]]);

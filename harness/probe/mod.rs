@@ -14,9 +14,9 @@ use crate::dataset::{Dataset, DatasetError, ImageSet};
 use crate::fs::{FolderLock, FsError};
 use crate::native::{self, NativeError};
 use crate::network::{Network, NetworkError, Pass, StateDict};
-use crate::pretrain::PretrainError;
 use crate::pretrain::optimizer::Optimizer;
 use crate::pretrain::order::epoch_order;
+use crate::pretrain::{PretrainError, read_losses};
 use crate::progress::Progress;
 use crate::recipe::{OptimizerName, OrderName, ProbeRecipe, Selection};
 use crate::record::{self, EpochRecord, Event, JobHeader, JobResult, ProbeOutcome, RecordError, RunLog};
@@ -89,7 +89,7 @@ fn encode(
     let _no_grad = tch::no_grad_guard();
     let mut features = Vec::new();
     views::in_chunks(set, indices, recipe, epoch, |views| {
-        let views = views.f_to_device(network.device())?.f_to_kind(Kind::Float)? / 255.0;
+        let views = native::send(&views, network.device())?.f_to_kind(Kind::Float)? / 255.0;
         features.push(network.backbone(&views, &Pass::EVAL));
         Ok(())
     })?;
@@ -147,6 +147,8 @@ pub fn run(job: &ProbeJob, folder: Option<&Path>, progress: &Progress) -> Result
             _ => log = Some(RunLog::open(&folder.join("run.jsonl"), job.header, 0)?),
         }
     }
+    // Whatever the precision of the encoder's training: features and classifier are true float32.
+    native::set_tf32(false)?;
     let start = Instant::now();
     let outcome = evaluate(job, &mut log, progress);
     if let (Err(error), Some(log)) = (&outcome, &mut log) {
@@ -312,11 +314,11 @@ pub fn train_epoch(
         OrderName::DistributedSampler => epoch_order(list.indices.len(), epoch, 0, 1)?,
     };
     let indices: Vec<i64> = order.iter().map(|&position| list.indices[position as usize]).collect();
-    let mut sum = 0.0;
+    let mut losses = Vec::new();
     // The encoder is frozen: features of many steps may be computed in large chunks before their small steps.
     for ahead in indices.chunks(recipe.batch_size * STEPS_AHEAD) {
         let features = encode(network, set, ahead, recipe, Some(epoch))?;
-        let labels = Tensor::f_from_slice(&labels_of(set, ahead))?.f_to_device(network.device())?;
+        let labels = native::send(&Tensor::f_from_slice(&labels_of(set, ahead))?, network.device())?;
         for (step, batch) in ahead.chunks(recipe.batch_size).enumerate() {
             let (start, length) = ((step * recipe.batch_size) as i64, batch.len() as i64);
             let logits = network.head(&features.narrow(0, start, length), &Pass::EVAL);
@@ -327,14 +329,17 @@ pub fn train_epoch(
                 -100,
                 0.0,
             )?;
-            let value = loss.f_double_value(&[])?;
-            if !value.is_finite() {
-                return Err(ProbeError::NotFinite { loss: value, epoch, lr });
-            }
-            let gradients = Tensor::f_run_backward(&[loss], optimizer.parameters(), false, false)?;
+            let gradients = Tensor::f_run_backward(&[&loss], optimizer.parameters(), false, false)?;
             optimizer.step(&gradients, lr)?;
-            sum += value * length as f64;
+            losses.push(loss.detach());
         }
     }
+    // Looked at once an epoch, so that no step waits for the one before; nothing is judged or kept before that.
+    let losses = read_losses(&losses)?;
+    if let Some(&loss) = losses.iter().find(|loss| !loss.is_finite()) {
+        return Err(ProbeError::NotFinite { loss, epoch, lr });
+    }
+    let sum: f64 =
+        losses.iter().zip(indices.chunks(recipe.batch_size)).map(|(loss, batch)| loss * batch.len() as f64).sum();
     Ok(sum / indices.len() as f64)
 }

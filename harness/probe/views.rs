@@ -33,7 +33,7 @@ pub(super) fn in_chunks(
     let key = |image: u64| epoch.map(|epoch| ViewKey { seed: recipe.seed, epoch: epoch as u64, image, view: 0 });
     match &set.images {
         Images::Resident(images) => indices.chunks(CHUNK).try_for_each(|chunk| {
-            let rows = Tensor::f_from_slice(chunk)?.f_to_device(images.device())?;
+            let rows = native::send(&Tensor::f_from_slice(chunk)?, images.device())?;
             let images = images.f_index_select(0, &rows)?;
             let shift =
                 |image: &i64| Some(augment::draw_shift(key(*image as u64)?, recipe.padding, recipe.flip_probability));
