@@ -1,8 +1,11 @@
-//! Every augmentation operation, alone and composed, against torchvision on 8-bit PIL images: not one pixel differs.
+//! Every augmentation operation, alone and composed, against torchvision on 8-bit PIL images, on the device that
+//! SDCLR_TEST_DEVICE names: not one pixel differs.
 //! The goldens are written by `reference/torch/augment_goldens.py`, whose generated images are made again here.
 
+mod golden;
+
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use sdclr::augment::{
     JitterOp, ResizedCrop, Shift, ViewParams, adjust, pad_crop_flip, resize_centre_crop, resized_crop, views,
@@ -57,7 +60,11 @@ struct Case {
 /// The image as a decoder gives it.
 fn picture(image: &Tensor) -> Picture {
     let (_, _, height, width) = image.size4().unwrap();
-    Picture { height, width, pixels: image.get(0).permute([1, 2, 0]).contiguous().flatten(0, -1).try_into().unwrap() }
+    Picture {
+        height,
+        width,
+        pixels: image.get(0).to_device(Device::Cpu).permute([1, 2, 0]).contiguous().flatten(0, -1).try_into().unwrap(),
+    }
 }
 
 /// Knuth's MMIX generator, as in the oracle.
@@ -86,33 +93,29 @@ fn pixels(image: &Image) -> Tensor {
         "halves" => formula(|_, y, x, seed| seed + (x + y) % 2),
         other => panic!("unknown kind of image: {other}"),
     };
-    Tensor::from_slice(&values).view([1, 3, image.height, image.width])
+    Tensor::from_slice(&values).view([1, 3, image.height, image.width]).to_device(golden::device())
 }
 
 /// All 2^24 colours, one after the other, as 64 images `[1, 3, 64, 4096]` that make one of 4096 x 4096 when stacked.
 fn all_colours() -> impl Iterator<Item = Tensor> {
     (0..64).map(|part| {
         let values =
-            Tensor::arange_start(part << 18, (part + 1) << 18, (Kind::Int64, Device::Cpu)).view([1, 1, 64, 4096]);
+            Tensor::arange_start(part << 18, (part + 1) << 18, (Kind::Int64, golden::device())).view([1, 1, 64, 4096]);
         let channel = |divisor: i64| values.divide_scalar_mode(divisor, "floor").remainder(256).to_kind(Kind::Uint8);
         Tensor::cat(&[channel(1 << 16), channel(1 << 8), channel(1)], 1)
     })
 }
 
 fn bytes(image: &Tensor) -> Vec<u8> {
-    Vec::try_from(image.contiguous().view([-1])).unwrap()
+    Vec::try_from(image.to_device(Device::Cpu).contiguous().view([-1])).unwrap()
 }
 
 fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden/augment").join(name)
-}
-
 fn read<T: serde::de::DeserializeOwned>(name: &str) -> Vec<T> {
-    serde_json::from_slice(&std::fs::read(golden(name)).unwrap()).unwrap()
+    serde_json::from_slice(&std::fs::read(golden::path("augment").join(name)).unwrap()).unwrap()
 }
 
 fn assert_all(failures: &[String], of: usize) {
@@ -122,7 +125,7 @@ fn assert_all(failures: &[String], of: usize) {
 
 #[test]
 fn generated_images_match_torchvision_to_the_bit() {
-    let kept: ndarray::Array1<u8> = ndarray_npy::read_npy(golden("outputs.npy")).unwrap();
+    let kept: ndarray::Array1<u8> = ndarray_npy::read_npy(golden::path("augment/outputs.npy")).unwrap();
     let kept = kept.to_vec();
     let mut images = BTreeMap::new();
     let mut failures = Vec::new();
@@ -218,7 +221,7 @@ fn real_cifar_images_match_torchvision_to_the_bit() {
     let mut failures = Vec::new();
     for case in &cases {
         let record = &records[case.index * 3073..][..3073];
-        let image = Tensor::from_slice(&record[1..]).view([1, 3, 32, 32]);
+        let image = Tensor::from_slice(&record[1..]).view([1, 3, 32, 32]).to_device(golden::device());
         if sha256(&bytes(&case.operation.apply(&image))) != case.sha256 {
             failures.push(format!("{case:?}"));
         }
@@ -251,7 +254,7 @@ fn real_imagenet_images_match_torchvision_to_the_bit() {
             missing += 1;
             continue;
         };
-        let image = decoded(&file);
+        let image = decoded(&file).to_device(golden::device());
         assert_eq!(sha256(&bytes(&image)), case.decoded, "{} was decoded otherwise than by Pillow", case.file);
         compared += 1;
         if sha256(&bytes(&case.operation.apply(&image))) != case.sha256 {

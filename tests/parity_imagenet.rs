@@ -253,6 +253,7 @@ fn header() -> JobHeader {
         device: String::new(),
         threads: 1,
         libtorch: String::new(),
+        deterministic: false,
         git_commit: None,
         sdclr: String::new(),
     };

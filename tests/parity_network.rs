@@ -1,5 +1,6 @@
 //! The network gives PyTorch's names, outputs, gradients, running statistics and masks (REFERENCE.md "Networks",
-//! "Pruning"), in float64, for every depth, both stems and both BN modes. Goldens: reference/torch/goldens.py.
+//! "Pruning"), in float64, for every depth, both stems and both BN modes, on the device that SDCLR_TEST_DEVICE names.
+//! Goldens: reference/torch/goldens.py.
 
 mod golden;
 
@@ -39,7 +40,7 @@ fn check(name: &str) {
 
     let head = Head::Projection { output_dim };
     let spec = NetworkSpec { depth: case.network, stem: case.stem, width, dual_bn: case.dual_bn, head };
-    let network = Network::new(spec, 1, Kind::Double, Device::Cpu).unwrap();
+    let network = Network::new(spec, 1, Kind::Double, golden::device()).unwrap();
     assert_eq!(golden::names_sha256(&network.state()), case.state_sha256, "names and shapes");
     golden::fill(&network);
     let images = images("images", &[count, 3, case.side, case.side]);
@@ -51,14 +52,14 @@ fn check(name: &str) {
     let features = tch::no_grad(|| network.backbone(&images, &Pass::EVAL));
     assert_digests("features", vec![("features".into(), features)], expected("backbone_eval"), FLOAT64);
     for &(branch_name, branch, mask) in &branches {
-        let pass = Pass { branch, mask, bn: BnMode::Eval };
+        let pass = Pass { branch, mask, ..Pass::EVAL };
         let key = format!("eval_{branch_name}");
         assert_tensors_near(&key, &tch::no_grad(|| network.forward(&images, &pass)), expected(&key), FLOAT64);
     }
 
-    let mut loss = Tensor::zeros([], (Kind::Double, Device::Cpu));
+    let mut loss = Tensor::zeros([], (Kind::Double, golden::device()));
     for &(branch_name, branch, mask) in &branches {
-        let pass = Pass { branch, mask, bn: BnMode::Train { momentum: 0.1, updates: 1 } };
+        let pass = Pass { branch, mask, bn: BnMode::Train { momentum: 0.1, updates: 1 }, ..Pass::EVAL };
         let output = network.forward(&images, &pass);
         let key = format!("train_{branch_name}");
         assert_tensors_near(&key, &output, expected(&key), FLOAT64);
@@ -116,7 +117,7 @@ fn names_and_shapes_of_resnet10() {
         let head = Head::Projection { output_dim: 8 };
         let dual_bn = key == "resnet10-dual";
         let spec = NetworkSpec { depth: Depth::Resnet10, stem: Stem::Cifar, width: 4, dual_bn, head };
-        let state = Network::new(spec, 1, Kind::Float, Device::Cpu).unwrap().state();
+        let state = Network::new(spec, 1, Kind::Float, golden::device()).unwrap().state();
         let found: BTreeMap<String, Vec<i64>> = state.iter().map(|(name, t)| (name.to_owned(), t.size())).collect();
         assert_eq!(found, expected, "{key}");
     }
@@ -169,8 +170,29 @@ fn magnitude_masks_keep_ties() {
         assert_eq!(mask.density(), case.kept as f64 / total as f64);
         for (name, part) in names.iter().zip(mask.parts()) {
             let expected = &expected[&format!("{index}/{name}")];
-            assert_eq!(part.to_kind(Kind::Uint8), *expected, "prune_ratio {}, {name}", case.prune_ratio);
+            assert_eq!(
+                part.to_kind(Kind::Uint8).to_device(Device::Cpu),
+                *expected,
+                "prune_ratio {}, {name}",
+                case.prune_ratio
+            );
         }
+    }
+}
+
+/// Magnitude and random part of float32 weights, whatever the device.
+#[test]
+fn masks_are_those_of_the_cpu() {
+    let shapes = [[16, 3, 3, 3], [32, 16, 3, 3], [32, 16, 1, 1]];
+    let weights =
+        shapes.iter().enumerate().map(|(i, shape)| uniform(&format!("masked.{i}"), shape).to_kind(Kind::Float));
+    let weights: Vec<Tensor> = weights.collect();
+    let copies: Vec<Tensor> = weights.iter().map(|weight| weight.to_device(Device::Cpu)).collect();
+    let [found, expected] =
+        [&weights, &copies].map(|weights| Mask::magnitude(&weights.iter().collect::<Vec<_>>(), 0.7, 0.2, 3).unwrap());
+    assert_eq!(found.density(), expected.density());
+    for (found, expected) in found.parts().iter().zip(expected.parts()) {
+        assert_eq!(found.to_device(Device::Cpu), *expected);
     }
 }
 
@@ -184,7 +206,7 @@ fn counts_follow_the_published_ceil() {
         if total > 5_000_000 {
             continue;
         }
-        let weights = (Tensor::arange(total, (Kind::Double, Device::Cpu)) - 0.25).view([total, 1, 1, 1]);
+        let weights = (Tensor::arange(total, (Kind::Double, golden::device())) - 0.25).view([total, 1, 1, 1]);
         let mask = Mask::magnitude(&[&weights], prune_ratio, random_ratio, 7).unwrap();
         let by_magnitude = total - k.min(total - 1);
         let expected = by_magnitude as f64 * (1.0 - drop_probability.min(1.0));
@@ -204,7 +226,7 @@ fn prunable_weights_number_as_published() {
         [(Depth::Resnet10, Stem::Cifar), (Depth::Resnet18, Stem::Cifar), (Depth::Resnet50, Stem::Imagenet)]
     {
         let spec = NetworkSpec { depth, stem, width: 64, dual_bn: true, head: Head::Projection { output_dim: 128 } };
-        let network = Network::new(spec, 1, Kind::Float, Device::Cpu).unwrap();
+        let network = Network::new(spec, 1, Kind::Float, golden::device()).unwrap();
         let found: usize = network.prunable().iter().map(|weight| weight.numel()).sum();
         assert_eq!(found as i64, totals[&sdclr::recipe::name_of(&depth)]);
     }
@@ -215,7 +237,7 @@ fn prunable_weights_number_as_published() {
 fn initialisation_is_as_published() {
     let head = Head::Projection { output_dim: 128 };
     let spec = NetworkSpec { depth: Depth::Resnet18, stem: Stem::Cifar, width: 64, dual_bn: true, head };
-    let state = Network::new(spec, 3, Kind::Float, Device::Cpu).unwrap().state();
+    let state = Network::new(spec, 3, Kind::Float, golden::device()).unwrap().state();
     for (name, tensor) in state.iter() {
         let size = tensor.size();
         let (mean, std) = (tensor.to_kind(Kind::Double).mean(Kind::Double), tensor.to_kind(Kind::Double).std(false));

@@ -104,7 +104,7 @@ impl Run {
         let Settings { side, classes, .. } = self.settings;
         let noise = pixels(name, &[labels.len() as i64, 3, side, side]).to_kind(Kind::Int);
         let patterns = pixels("probe.patterns", &[classes, 3, side, side]).to_kind(Kind::Int);
-        let patterns = patterns.index_select(0, &Tensor::from_slice(labels));
+        let patterns = patterns.index_select(0, &Tensor::from_slice(labels).to_device(golden::device()));
         let images = (noise * 3 + patterns * 5).divide_scalar_mode(8, "floor").to_kind(Kind::Uint8);
         ImageSet { images: Images::Resident(images), labels: labels.to_vec() }
     }
@@ -127,7 +127,7 @@ impl Run {
     fn network(&self) -> Network {
         let Settings { network: depth, width, classes, .. } = self.settings;
         let spec = NetworkSpec { depth, stem: Stem::Cifar, width, dual_bn: false, head: Head::Classifier { classes } };
-        let network = Network::new(spec, 1, Kind::Float, Device::Cpu).unwrap();
+        let network = Network::new(spec, 1, Kind::Float, golden::device()).unwrap();
         golden::fill(&network);
         network
     }
@@ -158,6 +158,7 @@ fn header() -> JobHeader {
         device: String::new(),
         threads: 1,
         libtorch: String::new(),
+        deterministic: false,
         git_commit: None,
         sdclr: String::new(),
     };
@@ -200,8 +201,10 @@ fn shifted_views_have_a_black_border() {
         let count = expected.size()[0] as usize;
         let shifts: Vec<Shift> =
             draws.shifts[..count].iter().map(|&(top, left, flip)| Shift { top, left, flip }).collect();
-        let images = set.resident("").unwrap().index_select(0, &Tensor::from_slice(&run.train[..count]));
-        assert_eq!(augment::pad_crop_flip(&images, &shifts, run.settings.padding).unwrap(), *expected, "epoch {epoch}");
+        let rows = Tensor::from_slice(&run.train[..count]).to_device(golden::device());
+        let images = set.resident("").unwrap().index_select(0, &rows);
+        let found = augment::pad_crop_flip(&images, &shifts, run.settings.padding).unwrap();
+        assert_eq!(found.to_device(Device::Cpu), *expected, "epoch {epoch}");
     }
 }
 
@@ -293,7 +296,7 @@ fn pretraining_checkpoints_become_probe_networks() {
         let depth = if key.starts_with("resnet10") { Depth::Resnet10 } else { Depth::Resnet50 };
         let head = Head::Projection { output_dim: 8 };
         let spec = NetworkSpec { depth, stem: Stem::Cifar, width: 4, dual_bn: key.ends_with("dual"), head };
-        let network = Network::new(spec, 1, Kind::Double, Device::Cpu).unwrap();
+        let network = Network::new(spec, 1, Kind::Double, golden::device()).unwrap();
         golden::fill(&network);
         let checkpoint = network.state().with_prefix(DDP_PREFIX);
 
@@ -311,7 +314,7 @@ fn pretraining_checkpoints_become_probe_networks() {
         let lines: String = found.iter().map(|(new, old)| format!("{new} {old}\n")).collect();
         assert_eq!(sdclr::recipe::hash_bytes(lines.as_bytes()), expected.sha256, "{key}");
 
-        let probe = Network::new(spec.probe(3), 2, Kind::Double, Device::Cpu).unwrap();
+        let probe = Network::new(spec.probe(3), 2, Kind::Double, golden::device()).unwrap();
         let mut state = checkpoint.without_prefix(checkpoint.ddp_prefix()).dense_backbone();
         for (name, tensor) in probe.state().into_iter().filter(|(name, _)| name.starts_with("fc.")) {
             state.insert(name, tensor);

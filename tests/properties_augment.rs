@@ -1,4 +1,6 @@
-//! Properties of augmentation that hold for every key, recipe and image.
+//! Properties of augmentation that hold for every key, recipe and image, on the device that SDCLR_TEST_DEVICE names.
+
+mod golden;
 
 use proptest::prelude::*;
 use sdclr::augment::{
@@ -7,7 +9,7 @@ use sdclr::augment::{
 };
 use sdclr::dataset::Picture;
 use sdclr::recipe::{AugmentRecipe, Recipe};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 fn cifar() -> AugmentRecipe {
     Recipe::resolve("cifar10-lt/sdclr", &[]).unwrap().augment
@@ -27,7 +29,7 @@ fn keys() -> impl Strategy<Value = ViewKey> {
 }
 
 fn images(count: i64, height: i64, width: i64, seed: i64) -> Tensor {
-    let values = Tensor::arange(count * 3 * height * width, (Kind::Int64, Device::Cpu)) + seed;
+    let values = Tensor::arange(count * 3 * height * width, (Kind::Int64, golden::device())) + seed;
     ((&values * &values * 40_503 + values * 7_919).bitwise_right_shift_tensor_scalar(9))
         .remainder(256)
         .to_kind(Kind::Uint8)

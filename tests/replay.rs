@@ -10,7 +10,7 @@ use serde_json::Value;
 
 fn replay(folder: &Path) -> Command {
     let mut command = Command::cargo_bin("sdclr").unwrap();
-    command.args(["replay", "--device", "cpu"]).arg(folder);
+    command.args(["replay", "--device", &golden::device_name()]).arg(folder);
     // These tests run side by side: threads that wait for each other would take most of the time.
     command.env("OMP_NUM_THREADS", "1");
     command

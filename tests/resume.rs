@@ -119,6 +119,35 @@ fn a_disk_that_fills_loses_nothing() {
     assert!(outcome(&whole) == outcome(&full), "the runs differ");
 }
 
+/// The host looks at an epoch's losses once, at its end; the first bad step is named all the same, and what it spoiled
+/// never reaches the disk.
+#[test]
+fn a_spoiled_state_is_told_and_never_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("checkpoint.safetensors");
+    let mut child = command(folder.path(), "sdclr").spawn().unwrap();
+    while !path.exists() && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let mut training = checkpoint::read_training(&path).unwrap();
+    let name = "momentum/conv1.weight";
+    let momentum = training.optimizer.get(name).unwrap().full_like(1e38);
+    training.optimizer.insert(name.to_owned(), momentum);
+    checkpoint::write_training(&path, &training).unwrap();
+    let before = std::fs::read(&path).unwrap();
+
+    let output = command(folder.path(), "sdclr").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    // Its first step is sound, and moves the weights out of all bounds.
+    let epoch = training.meta.epoch;
+    let (step, good) = (format!("in epoch {}, step 2,", epoch + 1), format!("(epoch {epoch})"));
+    assert!(said.contains("the loss is NaN") && said.contains(&step) && said.contains(&good), "{said}");
+    assert!(std::fs::read(&path).unwrap() == before, "the last good checkpoint changed");
+}
+
 #[test]
 fn a_full_file_system_is_named_with_its_remedy() {
     let folder = tempfile::tempdir().unwrap();
@@ -147,7 +176,7 @@ fn a_full_file_system_is_named_with_its_remedy() {
 
 fn trainer(recipe: &Recipe) -> Trainer {
     let network = Network::new(NetworkSpec::of_recipe(recipe), recipe.seed, Kind::Float, Device::Cpu).unwrap();
-    Trainer::new(recipe, network, 2)
+    Trainer::new(recipe, network, 2).unwrap()
 }
 
 /// Steps `from` to `to` (counted from 0) of two a epoch, on views addressed by the step.
@@ -157,7 +186,7 @@ fn advance(trainer: &mut Trainer, from: u64, to: u64) {
             trainer.method.begin_epoch(&trainer.network, 1 + step as usize / 2).unwrap();
         }
         let views: Tensor = native::uniform(4 * 2 * 3 * 8 * 8, step).unwrap().view([4, 2, 3, 8, 8]);
-        trainer.step(&views).unwrap();
+        drop(trainer.step(&views).unwrap());
     }
 }
 

@@ -56,6 +56,7 @@ fn header(
             device: "Imaginary CPU @ 2.00GHz".to_owned(),
             threads: 2,
             libtorch: "2.11.0".to_owned(),
+            deterministic: false,
             git_commit: Some("0123456789abcdef".to_owned()),
             sdclr: "0.1.0".to_owned(),
         },

@@ -6,7 +6,20 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use sdclr::network::{Network, StateDict};
-use tch::{Kind, Tensor};
+use sdclr::suite::environment;
+use tch::{Device, Kind, Tensor};
+
+/// Where the tests compute: `SDCLR_TEST_DEVICE` (`cpu`, `cuda:N`), by default the CPU. A name that is no device, or a
+/// device that is not there, fails the test: nothing falls back to the CPU in silence.
+pub fn device() -> Device {
+    let name = device_name();
+    environment::device(Some(&name)).unwrap_or_else(|error| panic!("SDCLR_TEST_DEVICE={name}: {error}"))
+}
+
+/// The name of [`device`], for a command line.
+pub fn device_name() -> String {
+    std::env::var("SDCLR_TEST_DEVICE").unwrap_or_else(|_| "cpu".to_owned())
+}
 
 /// What float64 leaves of two ways to round the same sum.
 pub const FLOAT64: f64 = 1e-9;
@@ -37,26 +50,31 @@ fn bits(name: &str, count: i64) -> impl Iterator<Item = u64> {
     })
 }
 
-/// float64 in `[-1, 1)`.
+/// float64 in `[-1, 1)`, on the test's device.
 pub fn uniform(name: &str, shape: &[i64]) -> Tensor {
+    formula(name, shape).to_device(device())
+}
+
+/// float64 in `[-1, 1)`, on the CPU.
+fn formula(name: &str, shape: &[i64]) -> Tensor {
     let unit = 2.0_f64.powi(-52);
     let values: Vec<f64> = bits(name, shape.iter().product()).map(|x| (x >> 11) as f64 * unit - 1.0).collect();
     Tensor::from_slice(&values).view(shape)
 }
 
-/// uint8.
+/// uint8, on the test's device.
 pub fn pixels(name: &str, shape: &[i64]) -> Tensor {
     let values: Vec<u8> = bits(name, shape.iter().product()).map(|x| (x >> 56) as u8).collect();
-    Tensor::from_slice(&values).view(shape)
+    Tensor::from_slice(&values).view(shape).to_device(device())
 }
 
-/// float64 pixels in `[0, 1]`.
+/// float64 pixels in `[0, 1]`, on the test's device.
 pub fn images(name: &str, shape: &[i64]) -> Tensor {
     pixels(name, shape).to_kind(Kind::Double) / 255.0
 }
 
 fn state_value(name: &str, shape: &[i64]) -> Tensor {
-    let u = uniform(name, shape);
+    let u = formula(name, shape);
     match shape {
         [output, _, height, width] => u * (6.0 / (output * height * width) as f64).sqrt(),
         [_, input] => u / (*input as f64).sqrt(),
@@ -99,7 +117,7 @@ pub fn assert_near(what: &str, found: f64, expected: f64, relative: f64) {
 /// The difference's norm is judged by the expected tensor's.
 pub fn assert_tensors_near(what: &str, found: &Tensor, expected: &Tensor, relative: f64) {
     assert_eq!(found.size(), expected.size(), "{what}");
-    let [found, expected] = [found, expected].map(|tensor| tensor.to_kind(Kind::Double));
+    let [found, expected] = [found, expected].map(|tensor| tensor.to_kind(Kind::Double).to_device(Device::Cpu));
     let apart = (&found - &expected).norm().double_value(&[]) / expected.norm().double_value(&[]);
     assert!(apart <= relative, "{what}: differs from PyTorch's by {apart:e} of its norm");
 }
@@ -114,8 +132,8 @@ pub fn assert_digests(what: &str, mut found: Vec<(String, Tensor)>, expected: &T
     let largest = rows.iter().map(|row| row[0]).fold(0.0, f64::max);
     let mut differing = Vec::new();
     for ((name, tensor), row) in found.iter().zip(rows) {
-        let flat = tensor.detach().to_kind(Kind::Double).contiguous().view(-1);
-        let direction = uniform(&format!("digest.{name}"), &flat.size());
+        let flat = tensor.detach().to_kind(Kind::Double).to_device(Device::Cpu).contiguous().view(-1);
+        let direction = formula(&format!("digest.{name}"), &flat.size());
         let norm = flat.norm().double_value(&[]);
         let dot = flat.dot(&direction).double_value(&[]);
         let scale = row[0].max(1e-3 * largest);
