@@ -1,21 +1,28 @@
-//! Races: our step, augmentation, mask, probe and reading of checkpoints beside the same work in PyTorch, in one run on
-//! one machine. In: what to race and how big. Out: seconds per iteration of each contestant, the ratio to ours, peak memory.
+//! Races: our training, step, augmentation, mask, probe and reading of checkpoints beside the same work in PyTorch, in one
+//! run on one machine. In: what to race and how big. Out: seconds per iteration of each contestant, the ratio to ours, the
+//! share of what the device's matrix units could do, peak memory.
 
+pub mod arithmetic;
+mod memory;
 mod peer;
+pub mod scaling;
+pub mod table;
 mod workload;
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tch::Device;
 
 use crate::checkpoint::CheckpointError;
+use crate::fs::FsError;
 use crate::network::NetworkError;
 use crate::pretrain::PretrainError;
 use crate::probe::ProbeError;
-use crate::recipe::{Depth, Precision, RecipeError};
+use crate::recipe::{Depth, Precision, Recipe, RecipeError, Stem, name_of};
 use crate::record::Environment;
 use crate::suite::environment;
+use arithmetic::MatrixRate;
 use peer::Peer;
 pub use workload::Kind;
 use workload::Workload;
@@ -27,6 +34,10 @@ pub enum BenchError {
         "the PyTorch peer {command} failed: {reason}; make its environment with ci/oracle --env, or race alone with --no-peer"
     )]
     Peer { command: String, reason: String },
+    #[error("an epoch of {images} images has no whole batch of {batch}; use --images {batch} or more")]
+    Images { images: usize, batch: usize },
+    #[error("a row of the table could not be measured in a process of its own: {reason}")]
+    Row { reason: String },
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     #[error(transparent)]
@@ -37,6 +48,10 @@ pub enum BenchError {
     Pretrain(#[from] PretrainError),
     #[error(transparent)]
     Probe(#[from] ProbeError),
+    #[error(transparent)]
+    File(#[from] FsError),
+    #[error("libtorch: {0}")]
+    Torch(#[from] tch::TchError),
 }
 
 /// What to race.
@@ -45,13 +60,19 @@ pub struct BenchOptions {
     pub kind: Kind,
     pub device: Device,
     pub network: Depth,
-    pub precision: Precision,
+    /// The same bits in every run on one GPU.
+    pub deterministic: bool,
     /// Images per step, or per probe step.
     pub batch: usize,
-    /// Images of an augmentation iteration or of a probe epoch.
-    pub images: usize,
+    /// Side of the images in pixels.
+    pub size: i64,
+    /// Images of an epoch of training, of an augmentation iteration or of a probe epoch; `None`: four batches of
+    /// training, or 512.
+    pub images: Option<usize>,
     /// The checkpoint that is read, which the peer writes where there is none.
     pub file: Option<PathBuf>,
+    /// `key=value` onto the recipe of our side, e.g. `precision=bf16`.
+    pub overrides: Vec<String>,
     /// Counted rounds, after one that is not; in each, every contestant runs once.
     pub rounds: usize,
     /// Iterations of a round.
@@ -69,7 +90,7 @@ pub struct PeerProgram {
 }
 
 /// One contestant's times.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Contestant {
     pub name: String,
     /// Seconds of one iteration, one entry per round.
@@ -78,31 +99,61 @@ pub struct Contestant {
     /// Its time over ours, median of the rounds' ratios: above 1, ours is faster.
     pub ratio_to_ours: f64,
     pub images_per_second: Option<f64>,
-    /// Of its process, which does nothing else.
+    /// Where the race trains.
+    pub steps_per_second: Option<f64>,
+    /// The arithmetic of the step over its time, as a share of the matrix rate.
+    pub share_of_matrix_rate: Option<f64>,
+    /// Of its process, which does nothing else (workers of a data loader aside).
     pub peak_rss_bytes: u64,
+    /// Of its process on a CUDA device, where the driver tells.
+    pub peak_device_bytes: Option<u64>,
+}
+
+/// A contestant that did not finish.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Absent {
+    pub name: String,
+    pub reason: String,
 }
 
 /// A finished race.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BenchReport {
     pub kind: Kind,
     pub network: Depth,
+    pub stem: Stem,
     pub precision: Precision,
+    pub size: i64,
     pub batch: usize,
     pub images: usize,
+    pub overrides: Vec<String>,
     pub rounds: usize,
     pub iterations: usize,
     pub environment: Environment,
+    /// Additions and multiplications of a step, where the race trains.
+    pub flop_per_step: Option<u64>,
+    pub matrix_rate: Option<MatrixRate>,
     /// Ours first.
     pub contestants: Vec<Contestant>,
+    pub absent: Vec<Absent>,
+}
+
+/// What one run of a contestant took.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct Measured {
+    pub seconds: f64,
+    /// Of its process so far.
+    pub peak_rss_bytes: u64,
+    #[serde(default)]
+    pub peak_device_bytes: Option<u64>,
 }
 
 /// Whoever takes part.
 pub trait Racer {
     fn name(&self) -> &str;
 
-    /// Seconds of `iterations`, and the peak memory of its process so far in bytes.
-    fn run(&mut self, iterations: usize) -> Result<(f64, u64), BenchError>;
+    /// Runs `iterations`.
+    fn run(&mut self, iterations: usize) -> Result<Measured, BenchError>;
 }
 
 /// Everybody who takes part, ours first; a process for each variant of the peer, so that its peak memory is its own.
@@ -122,56 +173,131 @@ pub fn racers(options: &BenchOptions) -> Result<Vec<Box<dyn Racer>>, BenchError>
     Ok(racers)
 }
 
+/// A contestant and what it has shown.
+struct Entry {
+    racer: Box<dyn Racer>,
+    runs: Vec<Measured>,
+}
+
 /// Holds the race: after a round that warms up, everybody in turn, round by round, so that a machine whose speed drifts
-/// slows all of them.
+/// slows all of them. A peer that fails leaves the race, which goes on without it.
 ///
 /// # Errors
-/// The peer does not start or dies, or our own work fails.
+/// The peer does not start, or our own work fails.
 pub fn race(options: &BenchOptions) -> Result<BenchReport, BenchError> {
-    let mut racers = racers(options)?;
-    let mut rounds: Vec<Vec<f64>> = vec![Vec::new(); racers.len()];
-    let mut peaks = vec![0; racers.len()];
+    let recipe = options.recipe()?;
+    let mut entries: Vec<Entry> = racers(options)?.into_iter().map(|racer| Entry { racer, runs: Vec::new() }).collect();
+    let mut absent = Vec::new();
     for round in 0..=options.rounds {
-        for (i, racer) in racers.iter_mut().enumerate() {
-            let (seconds, peak) = racer.run(options.iterations)?;
-            peaks[i] = peak;
-            if round > 0 {
-                rounds[i].push(seconds / options.iterations as f64);
+        let mut still_here = Vec::new();
+        for mut entry in entries {
+            match entry.racer.run(options.iterations) {
+                Ok(measured) if round > 0 => entry.runs.push(measured),
+                Ok(_) => {}
+                Err(BenchError::Peer { reason, .. }) => {
+                    absent.push(Absent { name: entry.racer.name().to_owned(), reason });
+                    continue;
+                }
+                Err(error) => return Err(error),
             }
+            still_here.push(entry);
         }
+        entries = still_here;
     }
-    let images = options.images_per_iteration();
-    let contestant = |i: usize| {
-        let seconds = rounds[i].clone();
-        let median_seconds = median(seconds.clone());
-        Contestant {
-            name: racers[i].name().to_owned(),
-            median_seconds,
-            ratio_to_ours: median(seconds.iter().zip(&rounds[0]).map(|(theirs, ours)| theirs / ours).collect()),
-            images_per_second: images.map(|images| images as f64 / median_seconds),
-            peak_rss_bytes: peaks[i],
-            seconds,
-        }
+    let training = matches!(options.kind, Kind::Train | Kind::Step);
+    let flop_per_step = training.then(|| arithmetic::flop_per_step(&recipe)).transpose()?;
+    let matrix_rate = training.then(|| arithmetic::matrix_rate(options.device)).transpose()?;
+    let work = Work {
+        images: options.images_per_iteration(&recipe),
+        steps: training.then(|| options.steps_per_iteration(&recipe)),
+        share_of_step: flop_per_step.zip(matrix_rate.as_ref()).map(|(flop, rate)| flop as f64 / rate.flop_per_second),
+        iterations: options.iterations,
     };
+    let ours = entries.first().map(|entry| entry.runs.clone()).unwrap_or_default();
     Ok(BenchReport {
         kind: options.kind,
-        network: options.network,
-        precision: options.precision,
-        batch: options.batch,
-        images: options.images,
+        network: recipe.network,
+        stem: recipe.stem,
+        precision: recipe.precision,
+        size: recipe.augment.size,
+        batch: recipe.batch_size,
+        images: options.images(),
+        overrides: options.overrides.clone(),
         rounds: options.rounds,
         iterations: options.iterations,
         environment: environment::describe(options.device),
-        contestants: (0..racers.len()).map(contestant).collect(),
+        flop_per_step,
+        matrix_rate,
+        contestants: entries.iter().map(|entry| work.contestant(entry, &ours)).collect(),
+        absent,
     })
 }
 
+/// What an iteration does, for speeds.
+struct Work {
+    images: Option<usize>,
+    steps: Option<usize>,
+    /// Seconds that a step would take at the matrix rate.
+    share_of_step: Option<f64>,
+    iterations: usize,
+}
+
+impl Work {
+    fn contestant(&self, entry: &Entry, ours: &[Measured]) -> Contestant {
+        let seconds: Vec<f64> = entry.runs.iter().map(|run| run.seconds / self.iterations as f64).collect();
+        let median_seconds = median(seconds.clone());
+        let steps_per_second = self.steps.map(|steps| steps as f64 / median_seconds);
+        let last = entry.runs.last();
+        Contestant {
+            name: entry.racer.name().to_owned(),
+            ratio_to_ours: median(entry.runs.iter().zip(ours).map(|(run, our)| run.seconds / our.seconds).collect()),
+            images_per_second: self.images.map(|images| images as f64 / median_seconds),
+            steps_per_second,
+            share_of_matrix_rate: steps_per_second.zip(self.share_of_step).map(|(steps, share)| steps * share),
+            peak_rss_bytes: last.map_or(0, |run| run.peak_rss_bytes),
+            peak_device_bytes: last.and_then(|run| run.peak_device_bytes),
+            median_seconds,
+            seconds,
+        }
+    }
+}
+
 impl BenchOptions {
+    /// The recipe of our side: the published SDCLR on CIFAR-10-LT at the size that is asked for. Images over 64 pixels go
+    /// through the ImageNet stem.
+    ///
+    /// # Errors
+    /// An override is refused, or an epoch of training has no whole batch.
+    pub fn recipe(&self) -> Result<Recipe, BenchError> {
+        let stem = if self.size > 64 { Stem::Imagenet } else { Stem::Cifar };
+        let mut set = vec![
+            format!("network={}", name_of(&self.network)),
+            format!("stem={}", name_of(&stem)),
+            format!("batch_size={}", self.batch),
+            format!("augment.size={}", self.size),
+        ];
+        set.extend(self.overrides.iter().cloned());
+        let recipe = Recipe::resolve("cifar10-lt/sdclr", &set)?;
+        if self.kind == Kind::Train && self.images() < recipe.batch_size {
+            return Err(BenchError::Images { images: self.images(), batch: recipe.batch_size });
+        }
+        Ok(recipe)
+    }
+
+    /// Images there are.
+    pub fn images(&self) -> usize {
+        self.images.unwrap_or(if self.kind == Kind::Train { 4 * self.batch } else { 512 })
+    }
+
+    fn steps_per_iteration(&self, recipe: &Recipe) -> usize {
+        if self.kind == Kind::Train { self.images() / recipe.batch_size } else { 1 }
+    }
+
     /// Images that an iteration works on; the mask and a checkpoint see none.
-    fn images_per_iteration(&self) -> Option<usize> {
+    fn images_per_iteration(&self, recipe: &Recipe) -> Option<usize> {
         match self.kind {
-            Kind::Step => Some(self.batch),
-            Kind::Augment | Kind::Probe => Some(self.images),
+            Kind::Train | Kind::Step => Some(recipe.batch_size * self.steps_per_iteration(recipe)),
+            Kind::Augment | Kind::Probe => Some(self.images()),
             Kind::Mask | Kind::Checkpoint => None,
         }
     }
@@ -185,14 +311,6 @@ fn median(mut values: Vec<f64>) -> f64 {
         n if n % 2 == 0 => (values[middle - 1] + values[middle]) / 2.0,
         _ => values[middle],
     }
-}
-
-/// The largest resident size of this process so far, in bytes.
-fn peak_rss() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib: Option<u64> = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse().ok());
-    kib.unwrap_or(0) * 1024
 }
 
 impl PeerProgram {

@@ -8,18 +8,12 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tch::Device;
 
-use super::{BenchError, BenchOptions, Kind, PeerProgram, Racer};
+use super::{BenchError, BenchOptions, Kind, Measured, PeerProgram, Racer, memory};
 use crate::recipe::name_of;
 
 #[derive(Debug, Deserialize)]
 struct Ready {
     variants: Vec<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Measured {
-    seconds: f64,
-    peak_rss_bytes: u64,
 }
 
 /// One running contestant.
@@ -32,6 +26,7 @@ pub(super) struct Peer {
     name: String,
     /// The peer counts the augmentation's iterations in images.
     count: usize,
+    device: Device,
     command: String,
 }
 
@@ -53,8 +48,15 @@ impl Peer {
         };
         let mut command = Command::new(&program.python);
         command.arg(&program.script).args([name_of(&options.kind), "--device".into(), device]);
-        command.args(["--network".into(), name_of(&options.network), "--batch".into(), options.batch.to_string()]);
-        command.args(["--images".into(), options.images.to_string()]);
+        let recipe = options.recipe()?;
+        command.args(["--network".into(), name_of(&recipe.network), "--stem".into(), name_of(&recipe.stem)]);
+        command.args(["--width".into(), recipe.width.to_string(), "--size".into(), recipe.augment.size.to_string()]);
+        command.args([
+            "--batch".into(),
+            recipe.batch_size.to_string(),
+            "--images".into(),
+            options.images().to_string(),
+        ]);
         if let Some(file) = &options.file {
             command.arg("--file").arg(file);
         }
@@ -68,8 +70,8 @@ impl Peer {
         };
         let (output, variant) = (BufReader::new(output), variant.to_owned());
         let name = format!("PyTorch {variant}");
-        let count = if options.kind == Kind::Augment { options.images } else { 1 };
-        let mut peer = Self { child, input, output, variant, name, count, command: text };
+        let count = if options.kind == Kind::Augment { options.images() } else { 1 };
+        let mut peer = Self { child, input, output, variant, name, count, device: options.device, command: text };
         let ready = peer.answer()?;
         Ok((peer, ready))
     }
@@ -93,11 +95,11 @@ impl Racer for Peer {
         &self.name
     }
 
-    fn run(&mut self, iterations: usize) -> Result<(f64, u64), BenchError> {
+    fn run(&mut self, iterations: usize) -> Result<Measured, BenchError> {
         let order = format!("run {} {}\n", self.variant, iterations * self.count);
         self.input.write_all(order.as_bytes()).map_err(|error| self.failed(&error.to_string()))?;
         let measured: Measured = self.answer()?;
-        Ok((measured.seconds, measured.peak_rss_bytes))
+        Ok(Measured { peak_device_bytes: memory::device_bytes(self.device, self.child.id()), ..measured })
     }
 }
 

@@ -2,24 +2,27 @@
 
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
-use super::{BenchError, BenchOptions, Racer, peak_rss};
+use super::arithmetic::synchronize;
+use super::{BenchError, BenchOptions, Measured, Racer, memory};
 use crate::dataset::{ImageSet, Images};
 use crate::native;
 use crate::network::{Mask, Network, NetworkSpec};
-use crate::pretrain::Trainer;
-use crate::pretrain::batches::{Views, ahead};
+use crate::pretrain::batches::{Views, ahead, batches_of};
 use crate::pretrain::optimizer::Optimizer;
+use crate::pretrain::{PretrainError, Trainer, read_losses};
 use crate::probe::{Classifier, train_epoch};
 use crate::recipe::{OptimizerName, Recipe};
 use crate::split::IndexList;
 
 /// What is raced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
+    /// One epoch of SDCLR training, whole batches: mask, augmentation, steps
+    Train,
     /// One SDCLR step at the published settings
     Step,
     /// Both CIFAR views of images
@@ -35,73 +38,39 @@ pub enum Kind {
 /// Our own work.
 pub(super) struct Workload {
     device: Device,
-    body: Box<dyn FnMut() -> Result<(), BenchError>>,
+    body: Body,
 }
 
-/// Deterministic noise: uint8 images `[n, 3, 32, 32]`.
-fn noise(n: usize, device: Device) -> Result<Tensor, BenchError> {
-    let pixels = native::uniform((n * 3 * 32 * 32) as i64, 0).map_err(crate::network::NetworkError::from)? * 256.0;
-    Ok(pixels.to_kind(tch::Kind::Uint8).view([-1, 3, 32, 32]).to_device(device))
+/// Deterministic noise: uint8 images `[n, 3, side, side]`.
+fn noise(n: usize, side: i64, device: Device) -> Result<Tensor, BenchError> {
+    let pixels = native::uniform(n as i64 * 3 * side * side, 0).map_err(crate::network::NetworkError::from)? * 256.0;
+    Ok(pixels.to_kind(tch::Kind::Uint8).f_view([-1, 3, side, side])?.f_to_device(device)?)
 }
 
 /// Noise with labels 0 to 9 in turn.
-fn noise_set(n: usize, device: Device) -> Result<ImageSet, BenchError> {
-    let images = Images::Resident(noise(n, device)?);
+fn noise_set(n: usize, side: i64, device: Device) -> Result<ImageSet, BenchError> {
+    let images = Images::Resident(noise(n, side, device)?);
     Ok(ImageSet { images, labels: (0..n as i64).map(|i| i % 10).collect() })
 }
 
+type Body = Box<dyn FnMut() -> Result<(), BenchError>>;
+
 impl Workload {
     pub fn new(options: &BenchOptions) -> Result<Self, BenchError> {
-        let &BenchOptions { kind, device, network, precision, batch, images, .. } = options;
-        let recipe = Recipe { network, precision, ..Recipe::resolve("cifar10-lt/sdclr", &[])? };
-        let spec = NetworkSpec::of_recipe(&recipe);
-        let make = |spec| Network::new(spec, recipe.seed, tch::Kind::Float, device);
-        let body: Box<dyn FnMut() -> Result<(), BenchError>> = match kind {
-            Kind::Step => {
-                // Steps of warm-up, whose small rates keep the made-up task finite; they cost what all steps cost.
-                let mut trainer = Trainer::new(&recipe, make(spec)?, 1000)?;
-                trainer.method.begin_epoch(&trainer.network, 1)?;
-                let views = noise(2 * batch, device)?.to_kind(tch::Kind::Float) / 255.0;
-                let views = views.view([-1, 2, 3, 32, 32]);
-                Box::new(move || trainer.step(&views).map(drop).map_err(BenchError::from))
-            }
-            Kind::Augment => {
-                let set = noise_set(images, device)?;
-                let indices: Vec<i64> = (0..images as i64).collect();
-                let mut epoch = 0;
-                Box::new(move || {
-                    epoch += 1;
-                    // As training takes them: batch by batch, drawn ahead, as floats.
-                    std::thread::scope(|scope| {
-                        let views = Views::new(&set, &recipe.augment, recipe.seed)?;
-                        let batches: Vec<Vec<i64>> = indices.chunks(batch).map(<[i64]>::to_vec).collect();
-                        for batch in ahead(scope, views, epoch..=epoch, move |_| Ok(batches.clone())) {
-                            drop(views.apply(&batch?.plan, &set)?.to_kind(tch::Kind::Float) / 255.0);
-                        }
-                        Ok::<_, BenchError>(())
-                    })?;
-                    Ok(())
-                })
-            }
+        let recipe = options.recipe()?;
+        native::set_deterministic(options.deterministic).map_err(PretrainError::from)?;
+        let (device, images) = (options.device, options.images());
+        let body = match options.kind {
+            Kind::Train => train(recipe, images, device)?,
+            Kind::Step => step(recipe, device)?,
+            Kind::Augment => augment(recipe, images, device)?,
             Kind::Mask => {
-                let network = make(spec)?;
+                let network = network(&recipe, NetworkSpec::of_recipe(&recipe), device)?;
                 Box::new(move || {
                     Mask::magnitude(&network.prunable(), recipe.prune_ratio, 0.0, 0).map(drop).map_err(BenchError::from)
                 })
             }
-            Kind::Probe => {
-                let network = make(spec.probe(10))?;
-                let set = noise_set(images, device)?;
-                let indices = (0..images as i64).collect();
-                let list = IndexList { name: "noise".to_owned(), indices, sha256: String::new(), own: None };
-                let classifier = Classifier::of(&network);
-                let mut optimizer = Optimizer::new(OptimizerName::Sgd, 0.9, 0.0, classifier.parameters());
-                let probe = recipe.probe.full;
-                Box::new(move || {
-                    train_epoch(&network, &set, &list, &probe, &mut optimizer, 1, 30.0)?;
-                    Ok(())
-                })
-            }
+            Kind::Probe => probe(recipe, images, device)?,
             Kind::Checkpoint => {
                 let file = options.file.clone().unwrap_or_default();
                 Box::new(move || crate::checkpoint::read_object(&file).map(drop).map_err(BenchError::from))
@@ -109,12 +78,81 @@ impl Workload {
         };
         Ok(Self { device, body })
     }
+}
 
-    fn synchronize(&self) {
-        if let Device::Cuda(index) = self.device {
-            tch::Cuda::synchronize(index as i64);
-        }
-    }
+fn network(recipe: &Recipe, spec: NetworkSpec, device: Device) -> Result<Network, BenchError> {
+    Ok(Network::new(spec, recipe.seed, tch::Kind::Float, device)?)
+}
+
+/// A trainer in its warm-up, whose small rates keep the made-up task finite; its steps cost what all steps cost.
+fn trainer(recipe: &Recipe, device: Device) -> Result<Trainer, BenchError> {
+    Ok(Trainer::new(recipe, network(recipe, NetworkSpec::of_recipe(recipe), device)?, 1000)?)
+}
+
+/// An epoch as `pretrain::run` goes through it, without the last short batch, so that every step does the same work.
+fn train(recipe: Recipe, images: usize, device: Device) -> Result<Body, BenchError> {
+    let set = noise_set(images, recipe.augment.size, device)?;
+    let mut trainer = trainer(&recipe, device)?;
+    let list: Vec<i64> = (0..images as i64).collect();
+    let steps = images / recipe.batch_size;
+    let mut epoch = 0;
+    Ok(Box::new(move || {
+        epoch += 1;
+        std::thread::scope(|scope| {
+            let views = Views::new(&set, &recipe.augment, recipe.seed)?;
+            let batches = ahead(scope, views, epoch..=epoch, |epoch| batches_of(&list, recipe.batch_size, epoch));
+            trainer.method.begin_epoch(&trainer.network, epoch)?;
+            let mut losses = Vec::new();
+            for batch in batches.iter().take(steps) {
+                let views = views.apply(&batch?.plan, &set)?;
+                losses.push(trainer.step(&(views.to_kind(tch::Kind::Float) / 255.0))?);
+            }
+            // As training does at an epoch's end.
+            read_losses(&losses)?;
+            Ok(())
+        })
+    }))
+}
+
+fn step(recipe: Recipe, device: Device) -> Result<Body, BenchError> {
+    let mut trainer = trainer(&recipe, device)?;
+    trainer.method.begin_epoch(&trainer.network, 1)?;
+    let size = recipe.augment.size;
+    let views = noise(2 * recipe.batch_size, size, device)?.to_kind(tch::Kind::Float) / 255.0;
+    let views = views.f_view([-1, 2, 3, size, size])?;
+    Ok(Box::new(move || trainer.step(&views).map(drop).map_err(BenchError::from)))
+}
+
+fn augment(recipe: Recipe, images: usize, device: Device) -> Result<Body, BenchError> {
+    let set = noise_set(images, recipe.augment.size, device)?;
+    let indices: Vec<i64> = (0..images as i64).collect();
+    let mut epoch = 0;
+    Ok(Box::new(move || {
+        epoch += 1;
+        // As training takes them: batch by batch, drawn ahead, as floats.
+        std::thread::scope(|scope| {
+            let views = Views::new(&set, &recipe.augment, recipe.seed)?;
+            let batches: Vec<Vec<i64>> = indices.chunks(recipe.batch_size).map(<[i64]>::to_vec).collect();
+            for batch in ahead(scope, views, epoch..=epoch, move |_| Ok(batches.clone())) {
+                drop(views.apply(&batch?.plan, &set)?.to_kind(tch::Kind::Float) / 255.0);
+            }
+            Ok(())
+        })
+    }))
+}
+
+fn probe(recipe: Recipe, images: usize, device: Device) -> Result<Body, BenchError> {
+    let network = network(&recipe, NetworkSpec::of_recipe(&recipe).probe(10), device)?;
+    let set = noise_set(images, recipe.augment.size, device)?;
+    let indices = (0..images as i64).collect();
+    let list = IndexList { name: "noise".to_owned(), indices, sha256: String::new(), own: None };
+    let classifier = Classifier::of(&network);
+    let mut optimizer = Optimizer::new(OptimizerName::Sgd, 0.9, 0.0, classifier.parameters());
+    let probe = recipe.probe.full;
+    Ok(Box::new(move || {
+        train_epoch(&network, &set, &list, &probe, &mut optimizer, 1, 30.0)?;
+        Ok(())
+    }))
 }
 
 impl Racer for Workload {
@@ -122,13 +160,15 @@ impl Racer for Workload {
         "sdclr"
     }
 
-    fn run(&mut self, iterations: usize) -> Result<(f64, u64), BenchError> {
-        self.synchronize();
+    fn run(&mut self, iterations: usize) -> Result<Measured, BenchError> {
+        synchronize(self.device);
         let start = Instant::now();
         for _ in 0..iterations {
             (self.body)()?;
         }
-        self.synchronize();
-        Ok((start.elapsed().as_secs_f64(), peak_rss()))
+        synchronize(self.device);
+        let seconds = start.elapsed().as_secs_f64();
+        let peak_device_bytes = memory::device_bytes(self.device, std::process::id());
+        Ok(Measured { seconds, peak_rss_bytes: memory::peak_rss(), peak_device_bytes })
     }
 }

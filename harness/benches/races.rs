@@ -6,26 +6,38 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use sdclr::bench::{self, BenchOptions, Kind, PeerProgram};
-use sdclr::recipe::{Depth, Precision, name_of};
+use sdclr::recipe::{Depth, name_of};
 use tch::Device;
 
 fn races(criterion: &mut Criterion) {
     sdclr::native::prepare();
-    let precision = Precision::Fp32;
     let device = if tch::Cuda::is_available() { Device::Cuda(0) } else { Device::Cpu };
-    for kind in [Kind::Step, Kind::Augment, Kind::Mask, Kind::Probe] {
-        let peer = PeerProgram::find(Path::new("."));
+    for kind in [Kind::Train, Kind::Step, Kind::Augment, Kind::Mask, Kind::Probe] {
         let network = if kind == Kind::Probe { Depth::Resnet10 } else { Depth::Resnet18 };
-        let (batch, images, file, rounds, iterations) = (64, 256, None, 1, 1);
-        let options = BenchOptions { kind, device, network, precision, batch, images, file, rounds, iterations, peer };
+        let (batch, size, images, overrides, rounds, iterations) = (64, 32, Some(256), Vec::new(), 1, 1);
+        let (deterministic, file, peer) = (false, None, PeerProgram::find(Path::new(".")));
+        let options = BenchOptions {
+            kind,
+            device,
+            network,
+            deterministic,
+            batch,
+            size,
+            images,
+            file,
+            overrides,
+            rounds,
+            iterations,
+            peer,
+        };
         let mut group = criterion.benchmark_group(name_of(&kind));
         group.sample_size(10).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(20));
         for mut racer in bench::racers(&options).expect("the contestants start") {
             let name = racer.name().to_owned();
             group.bench_function(name, |bencher| {
                 bencher.iter_custom(|iterations| {
-                    let (seconds, _) = racer.run(iterations as usize).expect("the race goes on");
-                    Duration::from_secs_f64(seconds)
+                    let measured = racer.run(iterations as usize).expect("the race goes on");
+                    Duration::from_secs_f64(measured.seconds)
                 });
             });
         }

@@ -1,108 +1,126 @@
-//! `sdclr bench`: races against PyTorch.
+//! `sdclr bench`: races against PyTorch, and how the cost grows.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
+use serde::Serialize;
 
-use crate::bench::{self, BenchOptions, BenchReport, Kind, PeerProgram};
+use super::OverrideArgs;
+use crate::bench::scaling::{self, Grid};
+use crate::bench::{self, BenchOptions, Kind, PeerProgram, table};
 use crate::fs;
-use crate::native;
-use crate::recipe::{Depth, Precision, name_of};
+use crate::recipe::{Depth, name_of};
 use crate::suite::environment;
 
-/// Race our step, augmentation, mask, probe or reading of checkpoints against PyTorch in one run
+/// Race our training, step, augmentation, mask, probe or reading of checkpoints against PyTorch in one run
 ///
 /// The peer is reference/torch/peer.py with the environment of ci/oracle --env (or SDCLR_ORACLE_PYTHON); without them
-/// ours runs alone.
+/// ours runs alone. Several values of --network, --size or --batch make a table of the growing cost instead: ours alone,
+/// every combination in a process of its own; what does not fit is a row that says so.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  sdclr bench step
-  sdclr bench augment --rounds 9 --json augment.json")]
+  sdclr bench train --batch 512 --images 11165 --precision bf16
+  sdclr bench augment --rounds 9 --json augment.json
+  sdclr bench train --network resnet18,resnet50 --size 32,64,224 --batch 128,512,4096 --markdown growth.md")]
 pub(super) struct BenchArgs {
     kind: Kind,
     /// cpu or cuda:N [default: CUDA where it is]
     #[arg(long)]
     device: Option<String>,
-    #[arg(long, default_value = "resnet18")]
-    network: Depth,
-    /// Precision of the step
-    #[arg(long, default_value = "fp32")]
-    precision: Precision,
+    #[arg(long, value_delimiter = ',', default_value = "resnet18", value_name = "NAMES")]
+    network: Vec<Depth>,
     /// Same bits in every run on one GPU, at some cost in speed
     #[arg(long)]
     deterministic: bool,
+    /// Side of the images in pixels; over 64 they go through the ImageNet stem
+    #[arg(long, value_delimiter = ',', default_value = "32", value_name = "PIXELS")]
+    size: Vec<i64>,
     /// Images per step
-    #[arg(long, default_value_t = 64)]
-    batch: usize,
-    /// Images of an iteration (augment, probe)
-    #[arg(long, default_value_t = 512)]
-    images: usize,
+    #[arg(long, value_delimiter = ',', default_value = "64", value_name = "N")]
+    batch: Vec<usize>,
+    /// Images of an iteration (train, augment, probe) [default: four batches for train, else 512]
+    #[arg(long, value_name = "N")]
+    images: Option<usize>,
     /// The checkpoint to read (checkpoint) [default: one of a ResNet with momentum, written by PyTorch for the race]
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Counted rounds
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_name = "N")]
     rounds: usize,
     /// Iterations of a round
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_name = "N")]
     iterations: usize,
+    // For our side; a peer has a precision of its own.
+    #[command(flatten)]
+    overrides: OverrideArgs,
     /// Run ours alone
     #[arg(long)]
     no_peer: bool,
     /// Write the race here
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write the table here
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
 }
 
 impl BenchArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let device = environment::device(self.device.as_deref())?;
-        native::set_deterministic(self.deterministic)?;
-        let peer = if self.no_peer { None } else { PeerProgram::find(Path::new(".")) };
-        if peer.is_none() && !self.no_peer {
+        let grid = Grid { networks: self.network.clone(), sizes: self.size.clone(), batches: self.batch.clone() };
+        let firsts = (grid.networks.first(), grid.sizes.first(), grid.batches.first());
+        let (Some(&network), Some(&size), Some(&batch)) = firsts else {
+            anyhow::bail!("--network, --size and --batch need a value each");
+        };
+        let growing = grid.networks.len() * grid.sizes.len() * grid.batches.len() > 1;
+        let peer = if self.no_peer || growing { None } else { PeerProgram::find(Path::new(".")) };
+        if peer.is_none() && !self.no_peer && !growing {
             eprintln!("no PyTorch to race in this folder (ci/oracle --env makes one); ours runs alone");
         }
-        let Self { kind, network, precision, batch, images, rounds, iterations, .. } = self;
         let scratch = tempfile::tempdir()?;
-        let file = match self.file {
-            None if kind == Kind::Checkpoint && peer.is_none() => {
+        let file = match &self.file {
+            None if self.kind == Kind::Checkpoint && peer.is_none() => {
                 anyhow::bail!("there is no PyTorch here to write a checkpoint for the race; name one with --file")
             }
-            None if kind == Kind::Checkpoint => Some(scratch.path().join("checkpoint.pt")),
-            named => named,
+            None if self.kind == Kind::Checkpoint => Some(scratch.path().join("checkpoint.pt")),
+            named => named.clone(),
         };
-        let options = BenchOptions { kind, device, network, precision, batch, images, file, rounds, iterations, peer };
-        let report = bench::race(&options)?;
-        print!("{}", table(&report));
-        if let Some(path) = &self.json {
-            fs::write(path, (serde_json::to_string_pretty(&report)? + "\n").as_bytes())?;
+        let options = BenchOptions {
+            kind: self.kind,
+            device: environment::device(self.device.as_deref())?,
+            network,
+            deterministic: self.deterministic,
+            batch,
+            size,
+            images: self.images,
+            file,
+            overrides: self.overrides.clone().overrides(),
+            rounds: self.rounds,
+            iterations: self.iterations,
+            peer,
+        };
+        if growing {
+            let report = scaling::scaling(&options, &grid, |row| {
+                let outcome = row.failure.as_deref().unwrap_or("measured");
+                eprintln!("{}, {} pixels, batch {}: {outcome}", name_of(&row.network), row.size, row.batch);
+            })?;
+            print!("{}", table::scaling_text(&report));
+            self.write(&report, &table::scaling_markdown(&report))?;
+            return Ok(ExitCode::SUCCESS);
         }
-        Ok(ExitCode::SUCCESS)
+        let report = bench::race(&options)?;
+        print!("{}", table::text(&report));
+        self.write(&report, &table::markdown(&report))?;
+        Ok(if report.absent.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
-}
 
-fn table(report: &BenchReport) -> String {
-    let BenchReport { kind, network, precision, batch, environment, .. } = report;
-    let mut text = format!(
-        "{}, {}, {}, batch {batch}, {} ({} threads), libtorch {}\n{:28} {:>12} {:>10} {:>12} {:>10}\n",
-        name_of(kind),
-        name_of(network),
-        name_of(precision),
-        environment.device,
-        environment.threads,
-        environment.libtorch,
-        "",
-        "s/iteration",
-        "ratio",
-        "images/s",
-        "peak MiB"
-    );
-    for contestant in &report.contestants {
-        let images = contestant.images_per_second.map_or("-".to_owned(), |images| format!("{images:.1}"));
-        let mebibytes = contestant.peak_rss_bytes >> 20;
-        let (name, seconds, ratio) = (&contestant.name, contestant.median_seconds, contestant.ratio_to_ours);
-        text += &format!("{name:28} {seconds:>12.4} {ratio:>10.3} {images:>12} {mebibytes:>10}\n");
+    fn write(&self, report: &impl Serialize, markdown: &str) -> anyhow::Result<()> {
+        if let Some(path) = &self.json {
+            fs::write(path, (serde_json::to_string_pretty(report)? + "\n").as_bytes())?;
+        }
+        if let Some(path) = &self.markdown {
+            fs::write(path, markdown.as_bytes())?;
+        }
+        Ok(())
     }
-    text + "ratio: its time over ours, median of the rounds; above 1 ours is faster\n"
 }

@@ -11,7 +11,7 @@ mod published;
 mod run;
 mod side_by_side;
 mod summary;
-mod table;
+pub(crate) mod table;
 
 pub use analysis::analysis_table;
 pub use side_by_side::{published_table, render_published};

@@ -3,18 +3,18 @@
 use crate::verdict::MeanStd;
 
 /// Rows under a header. The first columns hold words and stand left, the others numbers and stand right.
-pub(super) struct Table {
+pub(crate) struct Table {
     header: Vec<String>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    pub(super) fn new(header: &[&str]) -> Self {
+    pub(crate) fn new(header: &[&str]) -> Self {
         Self { header: header.iter().map(|&title| title.to_owned()).collect(), rows: Vec::new() }
     }
 
     /// Adds a row with as many cells as the header has.
-    pub(super) fn row(&mut self, cells: Vec<String>) {
+    pub(crate) fn row(&mut self, cells: Vec<String>) {
         debug_assert_eq!(cells.len(), self.header.len());
         self.rows.push(cells);
     }
@@ -24,7 +24,7 @@ impl Table {
     }
 
     /// A pipe table; `|` and line breaks in cells are escaped.
-    pub(super) fn to_markdown(&self) -> String {
+    pub(crate) fn to_markdown(&self) -> String {
         let line = |cells: &[String]| {
             let cells: Vec<String> = cells.iter().map(|cell| escape(cell).replace('|', "\\|")).collect();
             format!("| {} |\n", cells.join(" | "))
@@ -36,7 +36,7 @@ impl Table {
     }
 
     /// Columns padded to their widest cell, two spaces apart.
-    pub(super) fn to_text(&self) -> String {
+    pub(crate) fn to_text(&self) -> String {
         let width = |text: &str| text.chars().count();
         let lines = || std::iter::once(&self.header).chain(&self.rows);
         let widths: Vec<usize> =
@@ -95,7 +95,7 @@ pub(super) fn signed(value: f64) -> String {
 }
 
 /// `3 min 42 s`, `2 h 05 min`, `12.3 s`.
-pub(super) fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     if seconds < 60.0 {
         return format!("{seconds:.1} s");
     }

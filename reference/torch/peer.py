@@ -1,11 +1,12 @@
-"""The other side of `sdclr bench`: the published algorithms, and the best eager PyTorch, timed on request.
+"""The other side of `sdclr bench`: the published algorithms, and the best PyTorch we can write, timed on request.
 
-    python reference/torch/peer.py step|augment|mask|probe|checkpoint [options]
+    python reference/torch/peer.py train|step|augment|mask|probe|checkpoint [options]
 
 Prints one JSON line {"ready", "torch", "threads", "variants"}, then answers each line `run VARIANT COUNT` on its input
 with {"seconds", "peak_rss_bytes"}, until the input ends. What a variant needs is made at its first run, outside
-the time. One iteration is: step - one optimiser step; augment - one image, both views; mask - the masks of one epoch;
-probe - one training epoch; checkpoint - one file, read whole. The peak is the process's: for a variant's own, run it alone."""
+the time. One iteration is: train - one epoch, data to updates; step - one optimiser step; augment - one image, both
+views; mask - the masks of one epoch; probe - one training epoch; checkpoint - one file, read whole. The peak is the
+process's (its workers aside): for a variant's own, run it alone."""
 
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 
 import sdclr_torch as st
+import train_peers
 
 # What runs `count` iterations.
 Work = Callable[[int], None]
@@ -163,12 +165,14 @@ def write_checkpoint(options: argparse.Namespace) -> None:
     torch.save({"epoch": 1, "state_dict": model.state_dict(), "optim": optimizer.state_dict()}, options.file)
 
 
-KINDS: dict[str, tuple[Callable[[argparse.Namespace, str], Work], list[str]]] = {
-    "step": (step_work, ["published", "joint", "joint-channels-last"]),
-    "augment": (augment_work, ["torchvision"]),
-    "mask": (mask_work, ["published"]),
-    "probe": (probe_work, ["published"]),
-    "checkpoint": (checkpoint_work, ["torch.load"]),
+# Who runs it, and its variants on a device.
+KINDS: dict[str, tuple[Callable[[argparse.Namespace, str], Work], Callable[[str], list[str]]]] = {
+    "train": (train_peers.train_work, train_peers.variants),
+    "step": (step_work, lambda device: ["published", "joint", "joint-channels-last"]),
+    "augment": (augment_work, lambda device: ["torchvision"]),
+    "mask": (mask_work, lambda device: ["published"]),
+    "probe": (probe_work, lambda device: ["published"]),
+    "checkpoint": (checkpoint_work, lambda device: ["torch.load"]),
 }
 
 
@@ -180,7 +184,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=64, help="channels of the first stage")
     parser.add_argument("--batch", type=int, default=64, help="images per step")
     parser.add_argument("--size", type=int, default=32, help="side of an image in pixels")
-    parser.add_argument("--images", type=int, default=512, help="images of the probe's epoch")
+    parser.add_argument("--images", type=int, default=512, help="images of the epoch (train, probe)")
     parser.add_argument("--file", type=pathlib.Path, help="the checkpoint to read; written where there is none")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
@@ -193,7 +197,8 @@ def say(message: dict[str, object]) -> None:
 
 def main() -> None:
     options = parse()
-    make, variants = KINDS[options.kind]
+    make, variants_on = KINDS[options.kind]
+    variants = variants_on(options.device)
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
     if options.kind == "checkpoint" and not options.file.exists():

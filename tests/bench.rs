@@ -1,0 +1,194 @@
+//! Races at a tiny size, alone and against PyTorch, and the table of the growing cost.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use sdclr::bench::BenchReport;
+use sdclr::bench::scaling::ScalingReport;
+
+fn bench(arguments: &[&str]) -> Output {
+    // From the checkout, where the peer is.
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("sdclr"));
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).arg("bench").args(arguments).args(["--device", "cpu"]);
+    // What torch.compile is given runs as it is: compiling it takes a minute and shows nothing of ours.
+    command.env("TORCH_COMPILE_DISABLE", "1").output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Runs a small race of `kind` and gives its record, its Markdown and what the terminal showed.
+fn race(folder: &Path, kind: &str, more: &[&str]) -> (BenchReport, String, String) {
+    let [json, markdown] = ["race.json", "race.md"].map(|name| folder.join(name).display().to_string());
+    let size = ["--network", "resnet10", "--size", "8", "--batch", "4", "--rounds", "2", "--iterations", "1"];
+    let out = ["--set", "width=4", "--json", &json, "--markdown", &markdown];
+    let output = bench(&[&[kind], size.as_slice(), out.as_slice(), more].concat());
+    assert!(output.status.success(), "{kind}: {}", text(&output.stderr));
+    let report = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    (report, std::fs::read_to_string(&markdown).unwrap(), text(&output.stdout))
+}
+
+#[test]
+fn every_kind_runs_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    for kind in ["train", "step", "augment", "mask", "probe"] {
+        let (report, markdown, shown) = race(folder.path(), kind, &["--no-peer", "--images", "10"]);
+        let [ours] = report.contestants.as_slice() else { panic!("{kind} has {} rows", report.contestants.len()) };
+        assert_eq!((ours.name.as_str(), ours.seconds.len(), ours.ratio_to_ours), ("sdclr", 2, 1.0));
+        assert!(markdown.starts_with(&format!("## {kind}\n")) && markdown.contains("\n| sdclr | "), "{markdown}");
+        assert!(shown.contains("sdclr  ") && shown.contains("8 pixels, batch 4"), "{shown}");
+        let trains = ["train", "step"].contains(&kind);
+        assert_eq!(report.flop_per_step.is_some() && report.matrix_rate.is_some(), trains);
+        if let (Some(flop), Some(rate)) = (report.flop_per_step, &report.matrix_rate) {
+            // Ten images in batches of four are two whole steps.
+            let steps = if kind == "train" { 2.0 } else { 1.0 };
+            let share = steps * flop as f64 / ours.median_seconds / rate.flop_per_second;
+            assert!((ours.share_of_matrix_rate.unwrap() / share - 1.0).abs() < 1e-9);
+            assert!((0.0..1.0).contains(&share), "{share}");
+            assert!((ours.images_per_second.unwrap() / ours.steps_per_second.unwrap() - 4.0).abs() < 1e-9);
+        }
+    }
+}
+
+#[test]
+fn an_epoch_without_a_whole_batch_is_refused() {
+    let output = bench(&["train", "--no-peer", "--batch", "8", "--images", "7"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains("an epoch of 7 images has no whole batch of 8; use --images 8 or more"), "{said}");
+}
+
+#[test]
+fn both_peers_train_end_to_end() {
+    if !Path::new(env!("CARGO_MANIFEST_DIR")).join(".oracle").exists()
+        && std::env::var_os("SDCLR_ORACLE_PYTHON").is_none()
+    {
+        eprintln!("skipped: there is no PyTorch (ci/oracle --env makes one)");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (report, _, shown) = race(folder.path(), "train", &["--images", "8"]);
+    let names: Vec<&str> = report.contestants.iter().map(|contestant| contestant.name.as_str()).collect();
+    assert_eq!(names, ["sdclr", "PyTorch published", "PyTorch compiled"], "{shown}");
+    assert!(report.absent.is_empty());
+    for contestant in &report.contestants {
+        assert!(contestant.ratio_to_ours > 0.0 && contestant.peak_rss_bytes > 1 << 20);
+        assert!(contestant.share_of_matrix_rate.is_some_and(|share| share > 0.0));
+    }
+}
+
+/// A stand-in for the peer that dies in its first run.
+fn dying_peer(folder: &Path) -> PathBuf {
+    let python = folder.join("python");
+    let script = "#!/bin/sh\necho '{\"variants\": [\"dying\"]}'\nread order\nexit 3\n";
+    sdclr::fs::write(&python, script.as_bytes()).unwrap();
+    std::fs::set_permissions(&python, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    python
+}
+
+#[test]
+fn a_peer_that_dies_does_not_take_the_race_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(assert_cmd::cargo::cargo_bin!("sdclr"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("SDCLR_ORACLE_PYTHON", dying_peer(folder.path()))
+        .args(["bench", "mask", "--set", "width=4", "--rounds", "1", "--device", "cpu"])
+        .output()
+        .unwrap();
+    let shown = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{shown}");
+    assert!(shown.contains("sdclr") && shown.contains("PyTorch dying: failed"), "{shown}");
+    assert!(shown.contains("PyTorch dying failed: it ended before it answered"), "{shown}");
+}
+
+#[test]
+fn the_growing_cost_goes_on_past_what_does_not_fit() {
+    let folder = tempfile::tempdir().unwrap();
+    let [json, markdown] = ["growth.json", "growth.md"].map(|name| folder.path().join(name));
+    let [json_text, markdown_text] = [&json, &markdown].map(|path| path.to_str().unwrap());
+    let grid = ["--network", "resnet10", "--size", "8,72", "--batch", "2,10000000000"];
+    let rest =
+        ["--rounds", "1", "--iterations", "1", "--set", "width=4", "--json", json_text, "--markdown", markdown_text];
+    let output = bench(&[&["train"], grid.as_slice(), rest.as_slice()].concat());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report: ScalingReport = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert_eq!(report.rows.len(), 4);
+    for row in &report.rows {
+        match row.batch {
+            2 => {
+                let race = row.race.as_ref().unwrap_or_else(|| panic!("{:?}", row.failure));
+                assert_eq!((race.network, race.size, race.batch, race.images), (row.network, row.size, 2, 8));
+                assert_eq!(sdclr::recipe::name_of(&race.stem), if row.size > 64 { "imagenet" } else { "cifar" });
+                assert!(race.contestants[0].peak_rss_bytes > 1 << 20);
+            }
+            _ => assert_eq!(row.failure.as_deref(), Some("out of memory")),
+        }
+    }
+    let table = std::fs::read_to_string(&markdown).unwrap();
+    assert_eq!(table.matches("| out of memory |").count(), 2, "{table}");
+    assert_eq!(table.matches("| measured |").count(), 2, "{table}");
+}
+
+/// A stand-in for a built program that sees a GPU: it notes what it is asked for, and says that the budget of full-scale
+/// runs is used up.
+const PROGRAM: &str = r#"#!/bin/sh
+[ -n "$LD_LIBRARY_PATH" ] || exit 127
+echo "$@" >>"$ASKED"
+case $1 in
+  doctor) printf 'CUDA       loaded, 1 devices\n  cuda:0   NVIDIA H200\n' ;;
+  repro) case "$*" in *--dry-run*) ;; *) exit 75 ;; esac ;;
+  bench) case "$*" in *"bench mask"*) exit 1 ;; esac ;;
+esac
+"#;
+
+#[test]
+fn ci_gpu_asks_for_everything_and_packs_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let [program, nextest, python, asked, out] =
+        ["sdclr", "cargo-nextest", "python", "asked", "out"].map(|name| folder.path().join(name));
+    let scripts = [
+        (&program, PROGRAM),
+        (&nextest, "#!/bin/sh\necho \"nextest on $SDCLR_TEST_DEVICE: $@\"\n"),
+        (&python, "#!/bin/sh\ncase \"$2\" in *find_spec*) echo /the/torch ;; *) exit 1 ;; esac\n"),
+    ];
+    for (path, text) in scripts {
+        sdclr::fs::write(path, text.as_bytes()).unwrap();
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("ci/gpu"))
+        .args(["--budget", "2m", "--out"])
+        .arg(&out)
+        .envs([("SDCLR_BIN", &program), ("CARGO_NEXTEST", &nextest), ("SDCLR_PYTHON", &python), ("ASKED", &asked)])
+        .envs([("SDCLR_TESTS", "tests.tar.zst"), ("SDCLR_DATA", "/the/data")])
+        .env_remove("LD_LIBRARY_PATH")
+        .output()
+        .unwrap();
+    let said = text(&output.stderr);
+    // The one race that failed is named, after everything else was done.
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.ends_with("ci/gpu: not as it should be: mask\n"), "{said}");
+    assert!(said.contains("has no torch with torchvision: the races are run alone"), "{said}");
+
+    let asked = std::fs::read_to_string(&asked).unwrap();
+    let asked: Vec<&str> = asked.lines().filter(|line| !line.starts_with("--version")).collect();
+    assert_eq!(asked[0], "doctor");
+    let races: Vec<&str> = asked.iter().filter_map(|line| line.strip_prefix("bench ")?.split(' ').next()).collect();
+    assert_eq!(races, ["train", "train", "step", "augment", "mask", "probe", "train"]);
+    let full: Vec<&&str> = asked.iter().filter(|line| line.contains("--budget")).collect();
+    assert_eq!(full.len(), 3);
+    for (line, [precision, splits]) in full.iter().zip([["bf16", "--splits 1"], ["fp32", "--splits 1"], ["bf16", ""]]) {
+        assert!(
+            line.starts_with("repro cifar10-lt --methods sdclr-D_i,simclr-D_i,simclr-D_b --device cuda:0"),
+            "{line}"
+        );
+        assert!(
+            line.contains(&format!("--set precision={precision} ")) && line.ends_with(format!("s {splits}").trim_end()),
+            "{line}"
+        );
+    }
+    let parity = std::fs::read_to_string(out.join("parity.txt")).unwrap();
+    assert!(parity.starts_with("nextest on cuda:0: nextest run --archive-file tests.tar.zst"), "{parity}");
+    let packed = Command::new("tar").arg("-tzf").arg(folder.path().join("out.tar.gz")).output().unwrap();
+    assert!(text(&packed.stdout).contains("out/doctor.txt"));
+}
