@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
@@ -13,6 +14,32 @@ use crate::report;
 use crate::suite::context::Scale;
 use crate::suite::{self, PROTOCOLS, Selection};
 
+/// `EX_TEMPFAIL` of sysexits: nothing is wrong, come again.
+const BUDGET_USED_UP: u8 = 75;
+
+/// A length of time: `90s`, `25m`, `2h`.
+#[derive(Debug, Clone)]
+struct Budget(Duration);
+
+impl std::str::FromStr for Budget {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let units = [('s', 1), ('m', 60), ('h', 3600)];
+        let (number, unit) =
+            units.iter().find_map(|(unit, seconds)| Some((text.strip_suffix(*unit)?, seconds))).unzip();
+        // A week is more than any sitting.
+        match number
+            .and_then(|number| number.parse::<u64>().ok())
+            .zip(unit)
+            .map(|(number, unit)| number.checked_mul(*unit))
+        {
+            Some(Some(seconds)) if (1..=604_800).contains(&seconds) => Ok(Self(Duration::from_secs(seconds))),
+            _ => Err(format!("'{text}' is no length of time; use 90s, 25m or 2h, a week at most")),
+        }
+    }
+}
+
 /// Run a suite: pre-train, probe, sum up, report
 ///
 /// Finished jobs are read back and interrupted ones go on where they were.
@@ -21,6 +48,7 @@ use crate::suite::{self, PROTOCOLS, Selection};
   sdclr repro digits-lt
   sdclr repro cifar10-lt --data DIR --device cuda:0
   sdclr repro cifar10-lt --data DIR --methods sdclr --splits 1 --limit-images 512 --limit-epochs 1 --out runs/smoke
+  sdclr repro cifar10-lt --data DIR --methods sdclr-D_i,simclr-D_i,simclr-D_b --budget 25m
   sdclr repro cifar10-lt --data DIR --set epochs=500 --dry-run
   sdclr repro cifar10-lt --from-published DIR --data DIR")]
 pub(super) struct ReproArgs {
@@ -32,7 +60,8 @@ pub(super) struct ReproArgs {
     from_published: Option<Option<PathBuf>>,
     #[command(flatten)]
     scale: ScaleArgs,
-    /// Of simclr, sdclr and random (the untrained encoder) [default: the suite's]
+    /// Of simclr, sdclr and random (the untrained encoder), in this order within a split; sdclr-D_i: on that list only
+    /// [default: the suite's]
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     methods: Vec<String>,
     /// Splits, e.g. 1-5 or 1,3 [default: all]
@@ -46,6 +75,10 @@ pub(super) struct ReproArgs {
     /// Folder of the runs and the report [default: runs/SUITE, or runs/SUITE-published]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Stop after about this time (90s, 25m, 2h), at an epoch's end with a checkpoint: exit code 75, and the same command
+    /// goes on
+    #[arg(long, value_name = "TIME")]
+    budget: Option<Budget>,
     /// Print the plan and the resolved recipes, and run nothing
     #[arg(long)]
     dry_run: bool,
@@ -69,13 +102,19 @@ impl ReproArgs {
             return Ok(ExitCode::SUCCESS);
         }
         let out = self.out.unwrap_or_else(|| PathBuf::from("runs").join(&self.suite));
-        let record = suite::run(&self.suite, &plan, self.scale.into(), &out, &Progress::default())?;
+        let budget = self.budget.map(|budget| budget.0);
+        let run = suite::run(&self.suite, &plan, self.scale.into(), &out, budget, &Progress::default())?;
+        let record = run.record;
         let path = report::write(&out, &record)?;
         println!("{}", report::summary_table(&record));
-        for failure in &record.failures {
+        for failure in record.failures.iter().filter(|failure| !run.left.contains(&failure.job)) {
             eprintln!("failed: {}: {}", failure.job, failure.error);
         }
         println!("report: {}", path.display());
+        if !run.left.is_empty() {
+            eprintln!("budget used up ({} jobs left): the same command goes on", run.left.len());
+            return Ok(ExitCode::from(BUDGET_USED_UP));
+        }
         Ok(if record.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }

@@ -46,6 +46,8 @@ pub enum PretrainError {
          another --out, or remove the folder to start afresh"
     )]
     OtherRun { folder: String, found: String, expected: String },
+    #[error("budget used up after epoch {epoch} of {epochs}: the same command goes on")]
+    TimeUp { epoch: usize, epochs: usize },
     #[error("{folder} is in use by another process; wait for it or choose another --out")]
     InUse { folder: String },
     #[error(transparent)]

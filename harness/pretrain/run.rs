@@ -1,7 +1,7 @@
 //! One pre-training job, from an empty or half-done folder to `encoder.safetensors` and its records.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 use tch::{Device, Kind};
@@ -31,13 +31,15 @@ pub struct PretrainJob<'a> {
     pub dataset: &'a Dataset,
     pub list: &'a IndexList,
     pub device: Device,
+    /// Where given, training stops at the last epoch's end before it, but after one epoch at least.
+    pub deadline: Option<Instant>,
 }
 
 /// Runs the job in `folder`, or finishes it where it was interrupted; a finished job is only read back.
 ///
 /// # Errors
 /// The folder holds another run or is in use; the loss is not finite; a file cannot be written. What was finished
-/// before stays in the checkpoint.
+/// before stays in the checkpoint. [`PretrainError::TimeUp`]: the deadline has come, and the checkpoint holds it all.
 pub fn run(job: &PretrainJob, folder: &Path, progress: &Progress) -> Result<JobResult, PretrainError> {
     let _lock =
         FolderLock::take(folder)?.ok_or_else(|| PretrainError::InUse { folder: folder.display().to_string() })?;
@@ -57,7 +59,9 @@ pub fn run(job: &PretrainJob, folder: &Path, progress: &Progress) -> Result<JobR
     let mut sitting = Sitting::open(job, folder, &mut trainer)?;
     let outcome =
         train(job, &mut sitting, &mut trainer, steps_per_epoch, progress).and_then(|()| sitting.saver.settle());
-    if let Err(error) = &outcome {
+    if let Err(error) = &outcome
+        && !matches!(error, PretrainError::TimeUp { .. })
+    {
         // The error itself must come through, also where the disk is full.
         let _ = sitting.log.event(&Event::Failure { error: error.to_string() });
     }
@@ -122,8 +126,8 @@ impl Sitting {
         self.earlier_seconds + self.start.elapsed().as_secs_f64()
     }
 
-    /// Has the training state written, if it is time.
-    fn save(&mut self, job: &PretrainJob, trainer: &Trainer) -> Result<(), PretrainError> {
+    /// Has the training state written, if it is time or this is the sitting's `last`.
+    fn save(&mut self, job: &PretrainJob, trainer: &Trainer, last: bool) -> Result<(), PretrainError> {
         let meta = TrainingMeta {
             format: checkpoint::FORMAT,
             recipe_hash: job.header.recipe_hash.clone(),
@@ -133,7 +137,7 @@ impl Sitting {
             epochs: self.epochs.clone(),
             seconds: self.seconds(),
         };
-        self.saver.save(|| Training {
+        self.saver.save(last, || Training {
             state: trainer.network.state().on_cpu(),
             optimizer: trainer.optimizer.state().on_cpu(),
             meta,
@@ -169,11 +173,16 @@ fn train(
                 Ok(record) => record,
                 Err(Spoiled { loss, step, lr }) => return Err(sitting.not_finite(loss, epoch, step, lr)),
             };
+            let seconds = Duration::from_secs_f64(record.seconds);
+            let time_up = epoch < epochs && job.deadline.is_some_and(|deadline| Instant::now() + seconds > deadline);
             let (loss, speed) = (record.loss, record.images_per_second);
             bar.set_message(format!("epoch {epoch}/{epochs}, loss {loss:.4}, {speed:.0} images/s"));
             sitting.log.event(&Event::Epoch(record.clone()))?;
             sitting.epochs.push(record);
-            sitting.save(job, trainer)?;
+            sitting.save(job, trainer, time_up)?;
+            if time_up {
+                return Err(PretrainError::TimeUp { epoch, epochs });
+            }
         }
         bar.finish_and_clear();
         Ok(())

@@ -38,16 +38,16 @@ impl Saver {
     }
 
     /// Starts to write what `state` gives, a copy on the CPU, unless a checkpoint is being written or the last is so recent
-    /// that another would cost too much of the time.
+    /// that another would cost too much of the time. The `last` of a sitting is written in any case, and waited for.
     ///
     /// # Errors
-    /// The checkpoint before could not be written.
-    pub fn save(&mut self, state: impl FnOnce() -> Training) -> Result<(), PretrainError> {
-        if self.writing.as_ref().is_some_and(|writing| !writing.is_finished()) {
+    /// The checkpoint before, or the last, could not be written.
+    pub fn save(&mut self, last: bool, state: impl FnOnce() -> Training) -> Result<(), PretrainError> {
+        if !last && self.writing.as_ref().is_some_and(|writing| !writing.is_finished()) {
             return Ok(());
         }
         self.settle()?;
-        if self.copied_at.elapsed() < (COPYING * self.copying).max(WRITING * self.written_in) {
+        if !last && self.copied_at.elapsed() < (COPYING * self.copying).max(WRITING * self.written_in) {
             return Ok(());
         }
         let start = Instant::now();
@@ -59,7 +59,7 @@ impl Saver {
             let written = native::guarded(|| checkpoint::write_training(&path, &training).map_err(PretrainError::from));
             (epoch, start.elapsed(), written.map_err(PretrainError::from).flatten())
         }));
-        Ok(())
+        if last { self.settle() } else { Ok(()) }
     }
 
     /// Waits for the checkpoint that is being written, if any.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde_json::json;
 use tch::{Device, Kind};
@@ -39,6 +40,8 @@ pub struct Scale {
 pub struct Context {
     pub dataset: Dataset,
     pub device: Device,
+    /// When pre-training has to stop at an epoch's end.
+    pub deadline: Option<Instant>,
     scale: Scale,
     environment: Environment,
 }
@@ -91,7 +94,7 @@ impl Context {
         if !dataset.official {
             eprintln!("warning: the {} data differ from the official download", name_of(&recipe.dataset));
         }
-        Ok(Self { dataset, device, scale, environment: environment::describe(device) })
+        Ok(Self { dataset, device, deadline: None, scale, environment: environment::describe(device) })
     }
 
     /// A whole list, whatever the limits.
@@ -102,6 +105,11 @@ impl Context {
     /// A list, cut to its first entries where images are limited.
     pub fn list(&self, name: ListName) -> Result<IndexList, SuiteError> {
         Ok(self.whole_list(name)?.limited(self.scale.limit_images))
+    }
+
+    /// How many of a recipe's epochs the limits leave.
+    pub fn epochs(&self, epochs: usize) -> usize {
+        self.scale.limit_epochs.unwrap_or(usize::MAX).min(epochs)
     }
 
     /// The head of a job's records. The hash covers what the job's outcome depends on. Data that are never read whole are
@@ -167,7 +175,8 @@ impl Context {
         refuse_imagenet_pretraining(&identity.suite, recipe, Some(pretrain_split))?;
         let list = self.list(ListName::Pretrain(pretrain_split, identity.split))?;
         let header = self.header(identity, recipe, None, &[&list], None);
-        let job = PretrainJob { header: &header, recipe, dataset: &self.dataset, list: &list, device: self.device };
+        let (device, deadline) = (self.device, self.deadline);
+        let job = PretrainJob { header: &header, recipe, dataset: &self.dataset, list: &list, device, deadline };
         Ok(run::run(&job, folder, progress)?)
     }
 

@@ -1,12 +1,15 @@
 //! A suite: the plan of jobs, run, resumed, and summed up. In: a suite's name and what to leave out or override.
 //! Out: every job's records and the report's input.
 
+pub mod budget;
 pub mod context;
 pub mod environment;
 pub mod published;
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
 
 use crate::checkpoint::CheckpointError;
 use crate::dataset::DatasetError;
@@ -20,6 +23,7 @@ use crate::published::PublishedError;
 use crate::recipe::{EMBEDDED, PretrainSplit, Protocol, Recipe, RecipeError, name_of};
 use crate::record::{self, Failure, JobResult, SuiteRecord};
 use crate::split::{SplitError, published_splits};
+use budget::Clock;
 use context::{Context, Identity, Scale};
 
 /// A suite or one of its jobs could not run.
@@ -27,7 +31,7 @@ use context::{Context, Identity, Scale};
 pub enum SuiteError {
     #[error("no suite is called '{found}'; known are {known}")]
     Unknown { found: String, known: String },
-    #[error("no method is called '{found}'; known are simclr, sdclr, random")]
+    #[error("no method is called '{found}'; known are simclr, sdclr, random, or one with its list: sdclr-D_i")]
     UnknownMethod { found: String },
     #[error("'{found}' names no device; use cpu, cuda or cuda:N")]
     DeviceName { found: String },
@@ -46,6 +50,8 @@ pub enum SuiteError {
     NoOutcome { job: String },
     #[error(transparent)]
     Published(#[from] PublishedError),
+    #[error("not run: budget used up; the same command goes on")]
+    Left,
     #[error(transparent)]
     Native(#[from] NativeError),
     #[error(transparent)]
@@ -67,7 +73,7 @@ pub enum SuiteError {
 /// What to run of a suite; empty lists mean the suite's own choice.
 #[derive(Debug, Clone, Default)]
 pub struct Selection {
-    /// `simclr`, `sdclr`, `random`.
+    /// `simclr`, `sdclr`, `random`, or one with its only list, `sdclr-D_i`; in the order in which they run.
     pub methods: Vec<String>,
     pub splits: Vec<usize>,
     pub pretrain_splits: Vec<PretrainSplit>,
@@ -118,39 +124,50 @@ pub fn plan(suite: &str, selection: &Selection) -> Result<Vec<PlannedEncoder>, S
         [] => vec![PretrainSplit::D_b, PretrainSplit::D_i],
         chosen => chosen.to_vec(),
     };
-    let methods: Vec<String> = methods.into_iter().map(str::to_owned).collect();
-    let recipes = recipes_of(suite, &methods, &selection.overrides)?;
+    let methods = methods.into_iter().map(method_and_list).collect::<Result<Vec<_>, _>>()?;
+    let names: Vec<String> = methods.iter().map(|(method, _)| (*method).to_owned()).collect();
+    let known = recipes_of(suite, &names, &selection.overrides)?;
+    let recipe_of = |method: &str| known.iter().find(|(known, _)| known == method).map(|(_, recipe)| recipe);
+    let recipes: Vec<_> =
+        methods.iter().filter_map(|&(method, only)| Some((method, only, recipe_of(method)?))).collect();
     let mut splits: Vec<usize> = match (selection.splits.as_slice(), recipes.first()) {
-        ([], Some((_, recipe))) => (1..=published_splits(recipe.dataset)).collect(),
+        ([], Some((_, _, recipe))) => (1..=published_splits(recipe.dataset)).collect(),
         (chosen, _) => chosen.to_vec(),
     };
     splits.sort_unstable();
     splits.dedup();
-    for (_, recipe) in &recipes {
+    for (_, _, recipe) in &recipes {
         let last = published_splits(recipe.dataset);
         if let Some(&found) = splits.iter().find(|split| !(1..=last).contains(*split)) {
             return Err(SplitError::Number { dataset: name_of(&recipe.dataset), found, last }.into());
         }
     }
-    let mut encoders = Vec::new();
+    let mut encoders: Vec<PlannedEncoder> = Vec::new();
     for split in splits {
-        for (method, recipe) in &recipes {
+        for (method, only, recipe) in &recipes {
             let mut add = |pretrain_split: Option<PretrainSplit>| {
                 let job = match &pretrain_split {
                     Some(list) => format!("{method}-{}-split{split}", name_of(list)),
                     None => format!("{method}-split{split}"),
                 };
-                let (suite, method) = (suite.to_owned(), method.clone());
-                let identity = Identity { suite, job, method, pretrain_split, split };
-                encoders.push(PlannedEncoder { identity, recipe: recipe.clone() });
+                let (suite, method) = (suite.to_owned(), (*method).to_owned());
+                // Named twice, it runs once.
+                if encoders.iter().all(|known| known.identity.job != job) {
+                    let identity = Identity { suite, job, method, pretrain_split, split };
+                    encoders.push(PlannedEncoder { identity, recipe: (*recipe).clone() });
+                }
             };
-            if method == "random" {
+            if *method == "random" {
                 add(None);
+                continue;
+            }
+            if let Some(list) = only {
+                add(Some(*list));
                 continue;
             }
             for &list in &pretrain_splits {
                 // The small default suite compares SDCLR where it matters, on the long tail.
-                let left_out = digits && method == "sdclr" && list == PretrainSplit::D_b;
+                let left_out = digits && *method == "sdclr" && list == PretrainSplit::D_b;
                 if !left_out || !selection.pretrain_splits.is_empty() {
                     add(Some(list));
                 }
@@ -181,8 +198,28 @@ fn recipes_of(suite: &str, methods: &[String], overrides: &[String]) -> Result<V
     Ok(recipes)
 }
 
+/// `sdclr` or `sdclr-D_i`.
+fn method_and_list(name: &str) -> Result<(&str, Option<PretrainSplit>), SuiteError> {
+    let Some((method, list)) = name.split_once('-') else {
+        return Ok((name, None));
+    };
+    match PretrainSplit::from_str(list, false) {
+        Ok(list) if method != "random" => Ok((method, Some(list))),
+        _ => Err(SuiteError::UnknownMethod { found: name.to_owned() }),
+    }
+}
+
+/// What came of a sitting.
+#[derive(Debug)]
+pub struct SuiteRun {
+    pub record: SuiteRecord,
+    /// Jobs that the budget left for the next sitting; the record has them among its failures.
+    pub left: Vec<String>,
+}
+
 /// Runs every job of `plan` under `folder` (one sub-folder a job). A job that fails does not stop the others; a job
-/// that is finished there already is read back.
+/// that is finished there already is read back. With a `budget`, what will run is said first, and what does not fit is
+/// left for the next time.
 ///
 /// # Errors
 /// The data cannot be loaded or the device is not there: then no job could run.
@@ -191,31 +228,44 @@ pub fn run(
     plan: &[PlannedEncoder],
     scale: Scale,
     folder: &Path,
+    budget: Option<Duration>,
     progress: &Progress,
-) -> Result<SuiteRecord, SuiteError> {
+) -> Result<SuiteRun, SuiteError> {
     let start = Instant::now();
     let smoke = scale.limit_images.is_some() || scale.limit_epochs.is_some();
     let mut record =
         SuiteRecord { suite: suite.to_owned(), smoke, results: Vec::new(), failures: Vec::new(), seconds: 0.0 };
+    let mut left = Vec::new();
     let Some(first) = plan.first() else {
-        return Ok(record);
+        return Ok(SuiteRun { record, left });
     };
     for PlannedEncoder { identity, recipe } in plan {
         context::refuse_imagenet_pretraining(&identity.suite, recipe, identity.pretrain_split)?;
     }
     let jobs = plan.iter().map(|encoder| &encoder.identity.job);
     refuse_other_scale(folder, jobs.flat_map(|job| [job.clone(), format!("{job}/full")]), smoke)?;
-    let context = Context::open(&first.recipe, scale)?;
+    let mut context = Context::open(&first.recipe, scale)?;
+    let mut clock = Clock::default();
+    if let Some(budget) = budget {
+        let plan = budget::plan(&context, plan, folder, budget)?;
+        eprintln!("{plan}");
+        clock = Clock::new(start + budget, plan.jobs.into_iter().map(|(cost, _)| cost).collect());
+        context.deadline = clock.deadline;
+    }
     let jobs =
         plan.iter().map(|encoder| PROTOCOLS.len() + usize::from(encoder.identity.pretrain_split.is_some())).sum();
     let bar = progress.bar(suite, "jobs", jobs, 0);
     for encoder in plan {
-        for (job, outcome) in run_encoder(&context, encoder, folder, progress) {
+        for (job, outcome) in run_encoder(&context, encoder, folder, &mut clock, progress) {
             bar.inc(1);
             match outcome {
                 Ok(result) => record.results.push(result),
                 Err(error) => {
-                    progress.line(&format!("{job}: {error}"));
+                    let later = matches!(error, SuiteError::Left | SuiteError::Pretrain(PretrainError::TimeUp { .. }));
+                    match later {
+                        true => left.push(job.clone()),
+                        false => progress.line(&format!("{job}: {error}")),
+                    }
                     record.failures.push(Failure { job, error: error.to_string() });
                 }
             }
@@ -223,7 +273,7 @@ pub fn run(
     }
     bar.finish_and_clear();
     record.seconds = start.elapsed().as_secs_f64();
-    Ok(record)
+    Ok(SuiteRun { record, left })
 }
 
 /// Refuses a folder whose finished jobs are of a smoke run while this is none, or the other way round: its report would
@@ -250,6 +300,7 @@ fn run_encoder(
     context: &Context,
     planned: &PlannedEncoder,
     folder: &Path,
+    clock: &mut Clock,
     progress: &Progress,
 ) -> Vec<(String, Result<JobResult, SuiteError>)> {
     let PlannedEncoder { identity, recipe } = planned;
@@ -257,13 +308,21 @@ fn run_encoder(
     let mut outcomes = Vec::new();
     let mut trained = true;
     if let Some(list) = identity.pretrain_split {
-        let outcome = guarded(|| context.pretrain(identity, recipe, list, &folder, progress));
+        let outcome = match clock.may_start(&identity.job) {
+            true => guarded(|| context.pretrain(identity, recipe, list, &folder, progress)),
+            false => Err(SuiteError::Left),
+        };
         trained = outcome.is_ok();
+        clock.stopped |= matches!(outcome, Err(SuiteError::Pretrain(PretrainError::TimeUp { .. })));
         outcomes.push((identity.job.clone(), outcome));
     }
     for protocol in PROTOCOLS {
         let job = format!("{}/{}", identity.job, name_of(&protocol));
+        let may_start = clock.may_start(&job);
         let outcome = guarded(|| {
+            if !may_start {
+                return Err(SuiteError::Left);
+            }
             if !trained {
                 return Err(SuiteError::NoEncoder { job: identity.job.clone() });
             }

@@ -1,0 +1,331 @@
+//! A suite within a time budget: what fits, judged from measured speeds, and when to stop. Jobs run in the plan's order.
+//! Pre-training stops at an epoch's end with a checkpoint; a probe, which cannot be taken up half-way, is begun only
+//! where it fits. Every sitting gets something done, be it longer than its budget: one epoch, or one probe.
+
+use std::fmt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use tch::Kind;
+
+use super::context::Context;
+use super::{PROTOCOLS, PlannedEncoder, SuiteError};
+use crate::network::{Network, NetworkSpec};
+use crate::pretrain::batches::Views;
+use crate::pretrain::run::CHECKPOINT;
+use crate::pretrain::{PretrainError, Trainer, read_losses};
+use crate::recipe::{Protocol, Recipe, name_of};
+use crate::record::Event;
+use crate::report::table::{Table, duration};
+use crate::split::{IndexList, ListName};
+
+/// Forward passes that a training image costs (two views, each forward and backward), beside the one of a probe's.
+const TRAINING_PASSES: f64 = 6.0;
+
+/// What happens to a job in this sitting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// Finished in an earlier sitting.
+    Done,
+    Run,
+    /// Runs until the time is up, and goes on in the next sitting.
+    Part,
+    Left,
+}
+
+/// A job and what it is thought to take.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobCost {
+    pub job: String,
+    pub finished: bool,
+    /// Whether it can stop half-way and go on later: pre-training.
+    pub divisible: bool,
+    /// What is left of it.
+    pub seconds: f64,
+}
+
+/// What a sitting will do.
+#[derive(Debug, Clone)]
+pub struct BudgetPlan {
+    pub budget: Duration,
+    pub jobs: Vec<(JobCost, Fate)>,
+    /// Method, images per second, and where that is known from.
+    pub speeds: Vec<(String, f64, &'static str)>,
+}
+
+/// The fate of each job of `costs`, in order, with `seconds` to spend.
+pub fn fit(costs: &[JobCost], mut seconds: f64) -> Vec<Fate> {
+    let (mut started, mut stopped) = (false, false);
+    let mut fate = |cost: &JobCost| {
+        if cost.finished {
+            return Fate::Done;
+        }
+        if stopped {
+            return Fate::Left;
+        }
+        let fits = cost.seconds <= seconds;
+        stopped = !fits;
+        let fate = match (fits, cost.divisible) {
+            (true, _) => Fate::Run,
+            (false, true) if seconds > 0.0 || !started => Fate::Part,
+            (false, false) if !started => Fate::Run,
+            (false, _) => Fate::Left,
+        };
+        (started, seconds) = (true, seconds - cost.seconds);
+        fate
+    };
+    costs.iter().map(&mut fate).collect()
+}
+
+impl fmt::Display for BudgetPlan {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let speeds: Vec<String> = self
+            .speeds
+            .iter()
+            .map(|(method, speed, source)| format!("{method} {speed:.0} images/s ({source})"))
+            .collect();
+        writeln!(f, "budget {}; speed of training: {}", duration(self.budget.as_secs_f64()), speeds.join(", "))?;
+        let mut table = Table::new(&["in this sitting", "job", "takes about"]);
+        for (cost, fate) in &self.jobs {
+            let fate = match fate {
+                Fate::Done => "done before",
+                Fate::Run => "runs",
+                Fate::Part => "runs in part",
+                Fate::Left => "left",
+            };
+            let seconds = if cost.finished { "–".to_owned() } else { duration(cost.seconds) };
+            table.row(vec![fate.to_owned(), cost.job.clone(), seconds]);
+        }
+        f.write_str(&table.to_text())
+    }
+}
+
+/// When to stop, and whether anything was begun yet. Without a deadline everything runs.
+#[derive(Debug, Default)]
+pub(super) struct Clock {
+    pub deadline: Option<Instant>,
+    costs: Vec<JobCost>,
+    started: bool,
+    pub stopped: bool,
+}
+
+impl Clock {
+    pub fn new(deadline: Instant, costs: Vec<JobCost>) -> Self {
+        Self { deadline: Some(deadline), costs, started: false, stopped: false }
+    }
+
+    /// Whether `job` may begin now: as [`fit`] judges, but by the time that really is left.
+    pub fn may_start(&mut self, job: &str) -> bool {
+        let Some((deadline, cost)) = self.deadline.zip(self.costs.iter().find(|cost| cost.job == job)) else {
+            return true;
+        };
+        if cost.finished {
+            return true;
+        }
+        let seconds = deadline.saturating_duration_since(Instant::now()).as_secs_f64();
+        let fits = seconds > 0.0 && (cost.divisible || cost.seconds <= seconds);
+        let may = !self.stopped && (fits || !self.started);
+        (self.started, self.stopped) = (true, !may);
+        may
+    }
+}
+
+/// What the records of earlier sittings say of speed on this device.
+#[derive(Debug, Default)]
+struct Known {
+    /// What pre-training computes, and images per second.
+    training: Vec<(serde_json::Value, f64)>,
+    /// Seconds of a probe's epoch.
+    probing: Vec<(Protocol, f64)>,
+}
+
+/// The part of a recipe that the speed of pre-training hangs on.
+fn speed_key(mut recipe: serde_json::Value) -> serde_json::Value {
+    if let Some(keys) = recipe.as_object_mut() {
+        ["probe", "epochs", "seed"].iter().for_each(|key| drop(keys.remove(*key)));
+    }
+    recipe
+}
+
+fn events(path: &Path) -> Vec<Event> {
+    // What cannot be read is not known; the job itself will say why.
+    let text = crate::fs::read_to_string(path).unwrap_or_default();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+impl Known {
+    fn read(plan: &[PlannedEncoder], folder: &Path, device: &str) -> Self {
+        let mut known = Self::default();
+        for encoder in plan {
+            let folder = folder.join(&encoder.identity.job);
+            let logs = [folder.clone()].into_iter().chain(PROTOCOLS.map(|protocol| folder.join(name_of(&protocol))));
+            for log in logs {
+                known.learn(&events(&log.join("run.jsonl")), device);
+            }
+        }
+        known
+    }
+
+    /// From the last sitting of one job, if it was on `device`.
+    fn learn(&mut self, events: &[Event], device: &str) {
+        let start = events.iter().rposition(|event| matches!(event, Event::Start { .. }));
+        let Some((Event::Start { header, .. }, rest)) = start.and_then(|start| events[start..].split_first()) else {
+            return;
+        };
+        let epochs: Vec<_> =
+            rest.iter().filter_map(|event| if let Event::Epoch(e) = event { Some(e) } else { None }).collect();
+        if header.environment.device != device || epochs.is_empty() {
+            return;
+        }
+        let seconds = epochs.iter().map(|epoch| epoch.seconds).sum::<f64>() / epochs.len() as f64;
+        match header.protocol {
+            Some(protocol) => self.probing.push((protocol, seconds)),
+            None => {
+                let mut speeds: Vec<f64> = epochs.iter().map(|epoch| epoch.images_per_second).collect();
+                speeds.sort_by(f64::total_cmp);
+                self.training.push((speed_key(header.recipe.clone()), speeds[speeds.len() / 2]));
+            }
+        }
+    }
+}
+
+/// What the jobs of `plan` will take, and what of them fits into `budget`. Speeds come from the records in `folder`; where
+/// there are none, some steps are measured.
+///
+/// # Errors
+/// A step cannot be measured.
+pub(super) fn plan(
+    context: &Context,
+    encoders: &[PlannedEncoder],
+    folder: &Path,
+    budget: Duration,
+) -> Result<BudgetPlan, SuiteError> {
+    let device = super::environment::describe(context.device).device;
+    let mut known = Known::read(encoders, folder, &device);
+    let mut speeds: Vec<(String, f64, &'static str)> = Vec::new();
+    let mut costs = Vec::new();
+    for encoder in encoders {
+        let key = speed_key(encoder.recipe.to_json());
+        let recorded = known.training.iter().find(|(found, _)| *found == key).map(|(_, speed)| *speed);
+        let speed = match recorded {
+            Some(speed) => speed,
+            None => calibrate(context, encoder, (budget / 20).min(Duration::from_secs(5)))?,
+        };
+        if !speeds.iter().any(|(method, ..)| *method == encoder.identity.method) {
+            let source = if recorded.is_some() { "from earlier records" } else { "measured now" };
+            speeds.push((encoder.identity.method.clone(), speed, source));
+        }
+        if recorded.is_none() {
+            known.training.push((key, speed));
+        }
+        costs.extend(costs_of(context, encoder, folder, speed, &known));
+    }
+    let fates = fit(&costs, budget.as_secs_f64());
+    Ok(BudgetPlan { budget, jobs: costs.into_iter().zip(fates).collect(), speeds })
+}
+
+/// The pre-training of `encoder`, where it has one, and its probes.
+fn costs_of(context: &Context, encoder: &PlannedEncoder, folder: &Path, speed: f64, known: &Known) -> Vec<JobCost> {
+    let PlannedEncoder { identity, recipe } = encoder;
+    let finished = |job: &str| folder.join(job).join("result.json").exists();
+    // A list that is not there fails its own job, at once.
+    let length = |name| context.list(name).map_or(0, |list| list.indices.len()) as f64;
+    let mut costs = Vec::new();
+    if let Some(list) = identity.pretrain_split {
+        let job = identity.job.clone();
+        let mut epochs = context.epochs(recipe.epochs);
+        if folder.join(&job).join(CHECKPOINT).exists() {
+            let done = events(&folder.join(&job).join("run.jsonl"));
+            epochs = epochs.saturating_sub(done.iter().filter(|event| matches!(event, Event::Epoch(_))).count());
+        }
+        let seconds = epochs as f64 * length(ListName::Pretrain(list, identity.split)) / speed;
+        costs.push(JobCost { finished: finished(&job), job, divisible: true, seconds });
+    }
+    for protocol in PROTOCOLS {
+        let job = format!("{}/{}", identity.job, name_of(&protocol));
+        let epochs = context.epochs(recipe.probe(protocol).epochs) as f64;
+        let list = match protocol {
+            Protocol::Full => ListName::Train,
+            Protocol::Few => ListName::FewShot(identity.split),
+        };
+        let evaluated = length(ListName::Validation) + length(ListName::Test);
+        let of_images = |images: f64| images / (TRAINING_PASSES * speed);
+        let recorded = known.probing.iter().find(|(found, _)| *found == protocol).map(|(_, seconds)| *seconds);
+        let seconds = epochs * recorded.unwrap_or_else(|| of_images(length(list))) + of_images(evaluated);
+        costs.push(JobCost { finished: finished(&job), job, divisible: false, seconds });
+    }
+    costs
+}
+
+/// Images per second of `encoder`'s training, from steps taken for about `window` on a network that is then dropped.
+fn calibrate(context: &Context, encoder: &PlannedEncoder, window: Duration) -> Result<f64, SuiteError> {
+    let PlannedEncoder { identity, recipe } = encoder;
+    let list = match identity.pretrain_split {
+        Some(list) => context.list(ListName::Pretrain(list, identity.split))?,
+        None => context.list(ListName::Train)?,
+    };
+    let network = Network::new(NetworkSpec::of_recipe(recipe), recipe.seed, Kind::Float, context.device)?;
+    let mut trainer = Trainer::new(recipe, network, 1000)?;
+    trainer.method.begin_epoch(&trainer.network, 1)?;
+    // The first step is slower than any later one.
+    step(context, recipe, &list, &mut trainer)?;
+    let (start, mut images) = (Instant::now(), 0);
+    while images == 0 || start.elapsed() < window {
+        images += step(context, recipe, &list, &mut trainer)?;
+    }
+    Ok(images as f64 / start.elapsed().as_secs_f64())
+}
+
+/// A step on the list's first images, waited for; how many they were.
+fn step(context: &Context, recipe: &Recipe, list: &IndexList, trainer: &mut Trainer) -> Result<usize, PretrainError> {
+    let batch = &list.indices[..recipe.batch_size.min(list.indices.len())];
+    let set = &context.dataset.train;
+    let views = Views::new(set, &recipe.augment, recipe.seed)?;
+    let views = views.apply(&views.plan(1, batch)?.0, set)?;
+    let loss = trainer.step(&(views.to_kind(Kind::Float) / 255.0))?;
+    read_losses(&[loss])?;
+    Ok(batch.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cost(finished: bool, divisible: bool, seconds: f64) -> JobCost {
+        JobCost { job: String::new(), finished, divisible, seconds }
+    }
+
+    #[test]
+    fn jobs_run_in_order_until_the_first_that_does_not_fit() {
+        use Fate::{Done, Left, Part, Run};
+        let jobs = [
+            cost(true, true, 0.0),
+            cost(false, false, 10.0),
+            cost(false, true, 100.0),
+            cost(false, false, 10.0),
+            cost(false, true, 1.0),
+            cost(true, false, 0.0),
+        ];
+        assert_eq!(fit(&jobs, 1000.0), [Done, Run, Run, Run, Run, Done]);
+        assert_eq!(fit(&jobs, 115.0), [Done, Run, Run, Left, Left, Done]);
+        assert_eq!(fit(&jobs, 50.0), [Done, Run, Part, Left, Left, Done]);
+        assert_eq!(fit(&jobs, 10.0), [Done, Run, Left, Left, Left, Done]);
+        // Something always runs.
+        assert_eq!(fit(&jobs, 0.0), [Done, Run, Left, Left, Left, Done]);
+        assert_eq!(fit(&jobs[2..], 0.0), [Part, Left, Left, Done]);
+        assert_eq!(fit(&[], 5.0), []);
+    }
+
+    #[test]
+    fn the_clock_lets_one_job_run_and_then_stops_for_good() {
+        let costs = vec![
+            JobCost { job: "a".into(), ..cost(false, true, 5.0) },
+            JobCost { job: "b".into(), ..cost(true, true, 0.0) },
+            JobCost { job: "c".into(), ..cost(false, true, 5.0) },
+        ];
+        let mut clock = Clock::new(Instant::now(), costs);
+        assert!(clock.may_start("a") && clock.may_start("b") && !clock.may_start("c") && !clock.may_start("a"));
+        assert!(clock.stopped && clock.may_start("b"));
+        assert!(Clock::default().may_start("a"));
+    }
+}
