@@ -16,6 +16,7 @@ fn repro(arguments: &[&str]) -> Output {
         .arg("repro")
         .args(arguments)
         .env_remove("SDCLR_DATA")
+        .env("SDCLR_CACHE", "/nonexistent")
         .output()
         .unwrap()
 }
@@ -68,6 +69,7 @@ fn bad_questions_have_one_answer_each() {
     let nowhere = folder.path().join("nowhere");
     let empty = tempfile::tempdir().unwrap();
     let mut answers = vec![
+        ask(&["cifar10-lt", "--from-published"]),
         ask(&["digits-lt", "--from-published", dir]),
         ask(&["cifar10-lt", "--from-published", dir, "--methods", "random"]),
         ask(&["imagenet-lt-exp", "--from-published", dir, "--methods", "sdclr"]),

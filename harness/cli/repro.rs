@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::{Numbers, OverrideArgs, ScaleArgs};
+use crate::artifact;
 use crate::progress::Progress;
 use crate::recipe::{PretrainSplit, name_of};
 use crate::report;
@@ -55,7 +56,7 @@ pub(super) struct ReproArgs {
     /// digits-lt (embedded), cifar10-lt, cifar100-lt, imagenet100-lt or imagenet-lt-exp
     suite: String,
     /// Train nothing but probes: read the authors' logs, evaluate their fine-tuned models and probe their encoders, all
-    /// found by their published names under DIR
+    /// found by their published names under DIR [default: what sdclr fetch brought]
     #[arg(long, value_name = "DIR", num_args = 0..=1)]
     from_published: Option<Option<PathBuf>>,
     #[command(flatten)]
@@ -128,7 +129,10 @@ fn published(
     out: &Path,
     dry_run: bool,
 ) -> anyhow::Result<ExitCode> {
-    let folder = folder.context("name the folder that the authors' archives were unpacked to: --from-published DIR")?;
+    let folder = folder.or_else(artifact::published_folder).context(
+        "no published checkpoint has been fetched; run sdclr fetch, or name the folder that the authors' archives were \
+         unpacked to: --from-published DIR",
+    )?;
     let plan = suite::published::plan(suite, selection, &folder)?;
     if dry_run {
         print!("{}", plan.describe());
