@@ -131,6 +131,11 @@ fn parent(path: &Path) -> &Path {
     }
 }
 
+/// An empty folder among the system's temporary ones, gone with all that it holds when it is dropped.
+pub fn temporary_folder() -> Result<tempfile::TempDir, FsError> {
+    tempfile::tempdir().map_err(error("create a temporary folder in", &std::env::temp_dir()))
+}
+
 /// Removes the file; no error where there is none.
 pub fn remove(path: &Path) -> Result<(), FsError> {
     match std::fs::remove_file(path) {

@@ -1,8 +1,9 @@
-//! Races: our training, step, augmentation, mask, probe and reading of checkpoints beside the same work in PyTorch, in one
-//! run on one machine. In: what to race and how big. Out: seconds per iteration of each contestant, the ratio to ours, the
+//! Races: our training, step, augmentation, mask, probe, reading of checkpoints and hashing beside those who do the same work,
+//! in one run on one machine. In: what to race and how big. Out: seconds per iteration of each contestant, the ratio to ours, the
 //! share of what the device's matrix units could do, peak memory.
 
 pub mod arithmetic;
+mod hash;
 mod memory;
 mod peer;
 pub mod scaling;
@@ -23,6 +24,7 @@ use crate::recipe::{Depth, Precision, Recipe, RecipeError, Stem, name_of};
 use crate::record::Environment;
 use crate::suite::environment;
 use arithmetic::MatrixRate;
+use hash::Sha256sum;
 use peer::Peer;
 pub use workload::Kind;
 use workload::Workload;
@@ -34,6 +36,8 @@ pub enum BenchError {
         "the PyTorch peer {command} failed: {reason}; make its environment with ci/oracle --env, or race alone with --no-peer"
     )]
     Peer { command: String, reason: String },
+    #[error("the program {program} failed: {reason}; install it, or race alone with --no-peer")]
+    Program { program: &'static str, reason: String },
     #[error("an epoch of {images} images has no whole batch of {batch}; use --images {batch} or more")]
     Images { images: usize, batch: usize },
     #[error("a row of the table could not be measured in a process of its own: {reason}")]
@@ -77,8 +81,16 @@ pub struct BenchOptions {
     pub rounds: usize,
     /// Iterations of a round.
     pub iterations: usize,
-    /// The PyTorch to race; `None`: alone.
-    pub peer: Option<PeerProgram>,
+    /// Whom to race; `None`: alone.
+    pub peer: Option<Opponent>,
+}
+
+/// The other side of a race.
+#[derive(Debug, Clone)]
+pub enum Opponent {
+    PyTorch(PeerProgram),
+    /// The program of that name, which hashes files.
+    Sha256sum,
 }
 
 /// Where the PyTorch side is.
@@ -103,7 +115,7 @@ pub struct Contestant {
     pub steps_per_second: Option<f64>,
     /// The arithmetic of the step over its time, as a share of the matrix rate.
     pub share_of_matrix_rate: Option<f64>,
-    /// Of its process, which does nothing else (workers of a data loader aside).
+    /// Of its process, which does nothing else (workers of a data loader aside); 0 where that is not known.
     pub peak_rss_bytes: u64,
     /// Of its process on a CUDA device, where the driver tells.
     pub peak_device_bytes: Option<u64>,
@@ -142,7 +154,7 @@ pub struct BenchReport {
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub struct Measured {
     pub seconds: f64,
-    /// Of its process so far.
+    /// Of its process so far; 0 where that is not known.
     pub peak_rss_bytes: u64,
     #[serde(default)]
     pub peak_device_bytes: Option<u64>,
@@ -162,10 +174,14 @@ pub trait Racer {
 /// The peer does not start, or our own network cannot be made.
 pub fn racers(options: &BenchOptions) -> Result<Vec<Box<dyn Racer>>, BenchError> {
     let mut peers: Vec<Box<dyn Racer>> = Vec::new();
-    if let Some(program) = &options.peer {
-        for variant in Peer::variants(program, options)? {
-            peers.push(Box::new(Peer::start(program, options, &variant)?));
+    match &options.peer {
+        Some(Opponent::PyTorch(program)) => {
+            for variant in Peer::variants(program, options)? {
+                peers.push(Box::new(Peer::start(program, options, &variant)?));
+            }
         }
+        Some(Opponent::Sha256sum) => peers.push(Box::new(Sha256sum::new()?)),
+        None => {}
     }
     // Ours reads what a peer may have written.
     let mut racers: Vec<Box<dyn Racer>> = vec![Box::new(Workload::new(options)?)];
@@ -293,12 +309,12 @@ impl BenchOptions {
         if self.kind == Kind::Train { self.images() / recipe.batch_size } else { 1 }
     }
 
-    /// Images that an iteration works on; the mask and a checkpoint see none.
+    /// Images that an iteration works on; the mask, a checkpoint and a hash see none.
     fn images_per_iteration(&self, recipe: &Recipe) -> Option<usize> {
         match self.kind {
             Kind::Train | Kind::Step => Some(recipe.batch_size * self.steps_per_iteration(recipe)),
             Kind::Augment | Kind::Probe => Some(self.images()),
-            Kind::Mask | Kind::Checkpoint => None,
+            Kind::Mask | Kind::Checkpoint | Kind::Hash => None,
         }
     }
 }
@@ -313,9 +329,19 @@ fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
+impl Opponent {
+    /// Whom a race of `kind` is held against; PyTorch only where `folder` is a checkout with an environment for it.
+    pub fn find(kind: Kind, folder: &Path) -> Option<Self> {
+        match kind {
+            Kind::Hash => Some(Self::Sha256sum),
+            _ => PeerProgram::find(folder).map(Self::PyTorch),
+        }
+    }
+}
+
 impl PeerProgram {
     /// The peer of the checkout in `folder`, where both its program and an environment for it are there.
-    pub fn find(folder: &Path) -> Option<Self> {
+    fn find(folder: &Path) -> Option<Self> {
         let script = folder.join("reference/torch/peer.py");
         let python = match std::env::var_os("SDCLR_ORACLE_PYTHON") {
             Some(python) => PathBuf::from(python),

@@ -1,7 +1,7 @@
 //! Races as tables, for the terminal and as Markdown. Pure functions of the reports.
 
-use super::BenchReport;
 use super::scaling::ScalingReport;
+use super::{BenchReport, Kind};
 use crate::recipe::name_of;
 use crate::record::Environment;
 use crate::report::table::Table;
@@ -48,6 +48,9 @@ fn overrides(set: &[String]) -> String {
 
 fn caption(report: &BenchReport) -> String {
     let BenchReport { kind, network, stem, precision, size, batch, images, environment, .. } = report;
+    if *kind == Kind::Hash {
+        return format!("hash, a file of 1 GiB, {}", machine(environment));
+    }
     let [kind, network, stem, precision] = [name_of(kind), name_of(network), name_of(stem), name_of(precision)];
     let what = format!("{kind}, {network}, {stem} stem, ours in {precision}, {size} pixels");
     format!("{what}, batch {batch}, {images} images{}, {}", overrides(&report.overrides), machine(environment))
@@ -81,7 +84,7 @@ fn cells(report: &BenchReport, index: usize) -> Vec<String> {
         number(contestant.images_per_second, 1),
         number(teraflop, 3),
         share,
-        mebibytes(Some(contestant.peak_rss_bytes)),
+        mebibytes(Some(contestant.peak_rss_bytes).filter(|bytes| *bytes > 0)),
         mebibytes(contestant.peak_device_bytes),
     ]
 }

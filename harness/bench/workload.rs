@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 use super::arithmetic::synchronize;
+use super::hash::HashedFile;
 use super::{BenchError, BenchOptions, Measured, Racer, memory};
 use crate::dataset::{ImageSet, Images};
 use crate::native;
@@ -33,6 +34,8 @@ pub enum Kind {
     Probe,
     /// Everything in a training checkpoint of PyTorch's, read
     Checkpoint,
+    /// The sha256 of a file of 1 GiB, against the program sha256sum
+    Hash,
 }
 
 /// Our own work.
@@ -74,6 +77,10 @@ impl Workload {
             Kind::Checkpoint => {
                 let file = options.file.clone().unwrap_or_default();
                 Box::new(move || crate::checkpoint::read_object(&file).map(drop).map_err(BenchError::from))
+            }
+            Kind::Hash => {
+                let file = HashedFile::new()?;
+                Box::new(move || file.hash().map(drop))
             }
         };
         Ok(Self { device, body })

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use sdclr::bench::{self, BenchOptions, Kind, PeerProgram};
+use sdclr::bench::{self, BenchOptions, Kind, Opponent};
 use sdclr::recipe::{Depth, name_of};
 use tch::Device;
 
@@ -15,7 +15,7 @@ fn races(criterion: &mut Criterion) {
     for kind in [Kind::Train, Kind::Step, Kind::Augment, Kind::Mask, Kind::Probe] {
         let network = if kind == Kind::Probe { Depth::Resnet10 } else { Depth::Resnet18 };
         let (batch, size, images, overrides, rounds, iterations) = (64, 32, Some(256), Vec::new(), 1, 1);
-        let (deterministic, file, peer) = (false, None, PeerProgram::find(Path::new(".")));
+        let (deterministic, file, peer) = (false, None, Opponent::find(kind, Path::new(".")));
         let options = BenchOptions {
             kind,
             device,

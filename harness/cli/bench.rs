@@ -8,12 +8,13 @@ use serde::Serialize;
 
 use super::OverrideArgs;
 use crate::bench::scaling::{self, Grid};
-use crate::bench::{self, BenchOptions, Kind, PeerProgram, table};
+use crate::bench::{self, BenchOptions, Kind, Opponent, table};
 use crate::fs;
 use crate::recipe::{Depth, name_of};
 use crate::suite::environment;
 
-/// Race our training, step, augmentation, mask, probe or reading of checkpoints against PyTorch in one run
+/// Race our training, step, augmentation, mask, probe or reading of checkpoints against PyTorch, or our hashing
+/// against sha256sum, in one run
 ///
 /// The peer is reference/torch/peer.py with the environment of ci/oracle --env (or SDCLR_ORACLE_PYTHON); without them
 /// ours runs alone. Several values of --network, --size or --batch make a table of the growing cost instead: ours alone,
@@ -73,7 +74,7 @@ impl BenchArgs {
             anyhow::bail!("--network, --size and --batch need a value each");
         };
         let growing = grid.networks.len() * grid.sizes.len() * grid.batches.len() > 1;
-        let peer = if self.no_peer || growing { None } else { PeerProgram::find(Path::new(".")) };
+        let peer = if self.no_peer || growing { None } else { Opponent::find(self.kind, Path::new(".")) };
         if peer.is_none() && !self.no_peer && !growing {
             eprintln!("no PyTorch to race in this folder (ci/oracle --env makes one); ours runs alone");
         }
