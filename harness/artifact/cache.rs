@@ -149,6 +149,7 @@ impl Cache {
 
     fn archive_state(&self, artifact: &Artifact, file: &RemoteFile) -> State {
         if let Some(manifest) = self.manifest(&artifact.name)
+            && !manifest.files.is_empty()
             && file.sha256.as_ref().is_none_or(|expected| *expected == manifest.sha256)
         {
             let place = self.unpack_folder(artifact);

@@ -1,9 +1,10 @@
 //! Reads everything that was fetched again. In: artefacts. Out: for each file that something is known of, whether it is
-//! still right. What is wrong is moved out of the way, so that nothing uses it and the next fetch mends it.
+//! still right. What is wrong is moved out of the way, so that nothing uses it and the next fetch mends it; until then
+//! the artefact is not whole, and every further look says so.
 
 use std::path::{Path, PathBuf};
 
-use super::cache::Cache;
+use super::cache::{Cache, State};
 use super::check;
 use super::pins::Pins;
 use super::registry::{Artifact, Registry, RemoteFile, Source};
@@ -45,7 +46,6 @@ pub fn verify(
         && let Some(manifest) = cache.manifest(&artifact.name)
     {
         let place = cache.unpack_folder(artifact);
-        let before = verdict.wrong.len();
         for unpacked in &manifest.files {
             let file = RemoteFile {
                 size: Some(unpacked.size),
@@ -55,10 +55,11 @@ pub fn verify(
             };
             verdict.look_at(&place.join(&unpacked.path), &file)?;
         }
-        if verdict.wrong.len() > before {
-            // The next fetch unpacks it again.
-            cache.forget_manifest(&artifact.name)?;
-        }
+    }
+    if verdict.wrong.is_empty()
+        && let State::Partial(what) = cache.state(artifact, pins)
+    {
+        verdict.wrong.push(format!("not whole: {what}"));
     }
     Ok(verdict)
 }

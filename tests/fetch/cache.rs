@@ -198,10 +198,39 @@ fn verify_finds_and_moves_what_is_wrong_and_fetch_mends_it() {
     assert_eq!(wrong.code, Some(1), "{}", wrong.err);
     assert!(world.cached("data/split/thing.bin").is_none() && world.cached("data/folder/b.txt").is_none());
     insta::assert_snapshot!("fetch_verify", format!("{nothing}{fine}{}{}", absent.out, wrong.out));
+    // What was moved out of the way is as wrong at the second look.
+    let again = world.fetch(&["--verify"]);
+    assert_eq!(again.code, Some(1), "{}", again.out);
+    assert!(again.out.contains("data/folder/b.txt is missing"), "{}", again.out);
     world.good(&["thing", "pack"]);
     world.good(&["--verify"]);
     assert_eq!(world.cached("data/folder/b.txt").unwrap(), b"b");
     assert_eq!((server.requests().len(), packs.requests().len()), (2, 2));
+}
+
+#[test]
+fn verify_calls_only_what_is_whole_fine() {
+    let packed = zip_of(&[("folder/a.txt", b"a")]);
+    let server = Server::good(packed.clone());
+    let known = format!("size = {}\nsha256 = '{}'", packed.len(), sha256(&packed));
+    let pack = archive("pack", "data", "pack.zip", &format!("{}/pack.zip", server.url), &[], &known);
+    let world = World::new(&[pack]);
+    let put = |name: &str, bytes: &[u8]| sdclr::fs::write(&world.path("cache").join(name), bytes).unwrap();
+    let not_whole = |state: &str| {
+        let said = world.fetch(&["--verify"]);
+        assert_eq!(said.code, Some(1), "{}", said.out);
+        assert!(said.out.contains(&format!("pack: not whole: {state}")), "{}", said.out);
+    };
+    // A download that was killed; an archive that was not unpacked; a record of nothing.
+    put("downloads/pack.zip.part", &packed[..packed.len() / 2]);
+    not_whole("50 %");
+    put("downloads/pack.zip", &packed);
+    not_whole("not unpacked");
+    put("manifests/pack.json", format!("{{\"sha256\": \"{}\", \"size\": 1, \"files\": []}}", sha256(&packed)).as_bytes());
+    not_whole("not unpacked");
+    world.good(&["pack"]);
+    world.good(&["--verify"]);
+    assert_eq!((world.cached("data/folder/a.txt").unwrap(), server.requests().len()), (b"a".to_vec(), 0));
 }
 
 /// Archives whose content is not what is known of it.
