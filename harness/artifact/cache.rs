@@ -24,6 +24,7 @@ pub struct Cache {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Of the archive.
+    pub size: u64,
     pub sha256: String,
     pub files: Vec<UnpackedFile>,
 }
@@ -156,8 +157,10 @@ impl Cache {
             let there =
                 manifest.files.iter().filter(|file| has_length(&place.join(&file.path), Some(file.size))).count();
             return match manifest.files.len() {
-                all if all == there => State::Present,
-                all => State::Partial(format!("{there} of {all} files")),
+                all if all != there => State::Partial(format!("{there} of {all} files")),
+                // What nobody published a hash of is proven by a pin alone.
+                _ if !file.has_hash() => State::Partial("not pinned".to_owned()),
+                _ => State::Present,
             };
         }
         if self.target(artifact, file).exists() {

@@ -150,7 +150,16 @@ impl<'a> Fetcher<'a> {
         }
         let _lock = self.cache.lock(&artifact.name, voice)?;
         // Another process may have fetched and pinned it meanwhile.
-        let pins = Pins::load(&self.pins)?;
+        let mut pins = Pins::load(&self.pins)?;
+        if self.options.pin
+            && self.options.from.is_none()
+            && !pins.apply(&artifact.name, &archive.file).has_hash()
+            && let Some(Manifest { size, sha256, .. }) = self.cache.manifest(&artifact.name)
+        {
+            voice.say(&format!("pinning what is in the cache in {}", self.pins.display()));
+            self.pin(artifact, Pin { size, sha256 }, voice)?;
+            pins = Pins::load(&self.pins)?;
+        }
         let file = pins.apply(&artifact.name, &archive.file);
         let path = self.cache.target(artifact, &file);
         let there = present(&pins);
@@ -167,18 +176,27 @@ impl<'a> Fetcher<'a> {
         }
         voice.say("unpacking");
         let pinned = !file.has_hash();
-        let files = self.unpack(artifact, archive, &path, &digests).inspect_err(|_| {
+        let files = self.unpack(artifact, archive, &path).inspect_err(|_| {
             // Nothing says that it is the right file, so it must not pass for one. The reason is told; this is not.
             if pinned {
                 let _ = check::set_aside(&path);
             }
         })?;
+        let (size, sha256) = (digests.bytes, digests.sha256);
+        // The pin first: the manifest says that all is done.
         if pinned {
-            let _lock = self.cache.lock("pins", voice)?;
-            Pins::add(&self.pins, &artifact.name, Pin { size: digests.bytes, sha256: digests.sha256.clone() })?;
+            self.pin(artifact, Pin { size, sha256: sha256.clone() }, voice)?;
         }
         let pinned = pinned.then(|| self.pins.clone());
-        Ok(Outcome::Fetched { bytes: digests.bytes, files, folder, sha256: Some(digests.sha256), pinned })
+        let manifest = Manifest { size, sha256, files };
+        self.cache.write_manifest(&artifact.name, &manifest)?;
+        let Manifest { sha256, files, .. } = manifest;
+        Ok(Outcome::Fetched { bytes: size, files: files.len(), folder, sha256: Some(sha256), pinned })
+    }
+
+    fn pin(&self, artifact: &Artifact, pin: Pin, voice: &Voice) -> Result<(), ArtifactError> {
+        let _lock = self.cache.lock("pins", voice)?;
+        Pins::add(&self.pins, &artifact.name, pin)
     }
 
     /// What is in the cache already, if it is right; out of the way if not.
@@ -302,15 +320,8 @@ impl<'a> Fetcher<'a> {
         outcome
     }
 
-    /// Unpacks a verified archive, checks what is known of the files inside, and writes down what there is. Gives the
-    /// number of files.
-    fn unpack(
-        &self,
-        artifact: &Artifact,
-        archive: &Archive,
-        path: &Path,
-        digests: &Digests,
-    ) -> Result<usize, ArtifactError> {
+    /// Unpacks a verified archive, checks what is known of the files inside, and gives what there is.
+    fn unpack(&self, artifact: &Artifact, archive: &Archive, path: &Path) -> Result<Vec<UnpackedFile>, ArtifactError> {
         let place = self.cache.unpack_folder(artifact);
         self.cache.forget_manifest(&artifact.name)?;
         let unpacked = unpack::unpack(path, &place)?;
@@ -329,9 +340,7 @@ impl<'a> Fetcher<'a> {
             let expected = archive.md5_inside.keys().cloned().collect::<Vec<_>>().join(", ");
             return Err(ArtifactError::Lacks { file: file.clone(), expected });
         }
-        let count = files.len();
-        self.cache.write_manifest(&artifact.name, &Manifest { sha256: digests.sha256.clone(), files })?;
-        Ok(count)
+        Ok(files)
     }
 
     fn lists(&self, artifact: &Artifact, voice: &Voice) -> Result<Outcome, ArtifactError> {

@@ -29,6 +29,8 @@ pub enum ArtifactError {
     Registry { name: String, reason: String },
     #[error("pins {} are refused: {reason}; mend the file or delete it", path.display())]
     Pins { path: PathBuf, reason: String },
+    #[error("there are no pins {}; check the path, or run with --pin to begin them there", path.display())]
+    NoPins { path: PathBuf },
     #[error("nothing to fetch is called '{found}'{}; known are {known}", near.as_ref().map(|near| format!(" (did you mean '{near}'?)")).unwrap_or_default())]
     UnknownName { found: String, near: Option<String>, known: String },
     #[error("no suite called '{found}' has anything to fetch; known are {known} (digits-lt is embedded)")]

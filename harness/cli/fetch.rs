@@ -69,7 +69,10 @@ impl FetchArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let registry = Registry::load(self.registry.as_deref())?;
         let cache = Cache::locate(self.cache.clone()).ok_or(ArtifactError::NoCache)?;
-        let pins = self.pins.clone().unwrap_or_else(|| cache.pins());
+        let pins = match self.pins.clone() {
+            Some(path) if !self.pin && !path.exists() => return Err(ArtifactError::NoPins { path }.into()),
+            named => named.unwrap_or_else(|| cache.pins()),
+        };
         let named = !self.names.is_empty() || self.suite.is_some();
         let chosen = match named {
             true => registry.select(&self.names, self.suite.as_deref())?,

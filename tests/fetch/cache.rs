@@ -222,11 +222,14 @@ fn verify_calls_only_what_is_whole_fine() {
         assert!(said.out.contains(&format!("pack: not whole: {state}")), "{}", said.out);
     };
     // A download that was killed; an archive that was not unpacked; a record of nothing.
-    put("downloads/pack.zip.part", &packed[..packed.len() / 2]);
+    put("downloads/pack.zip.part", &packed[..packed.len().div_ceil(2)]);
     not_whole("50 %");
     put("downloads/pack.zip", &packed);
     not_whole("not unpacked");
-    put("manifests/pack.json", format!("{{\"sha256\": \"{}\", \"size\": 1, \"files\": []}}", sha256(&packed)).as_bytes());
+    put(
+        "manifests/pack.json",
+        format!("{{\"sha256\": \"{}\", \"size\": 1, \"files\": []}}", sha256(&packed)).as_bytes(),
+    );
     not_whole("not unpacked");
     world.good(&["pack"]);
     world.good(&["--verify"]);

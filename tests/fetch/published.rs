@@ -31,6 +31,34 @@ fn without_a_hash_the_first_download_is_pinned() {
 }
 
 #[test]
+fn a_pin_that_was_not_written_is_asked_for_again() {
+    let packed = zip_of(&[("checkpoints/run/model_2000.pt", b"weights")]);
+    let server = Server::good(packed.clone());
+    let world = World::new(&checkpoints(&server.url));
+    let name = "checkpoints-pretrain";
+    // Pins cannot be written to a folder that is a file.
+    let blocked = world.path("registry.toml/pins.toml");
+    world.error(&[name, "--pin", "--pins", blocked.to_str().unwrap()]);
+    let unpinned = world.error(&[name]);
+    assert!(unpinned.contains("run again with --pin"), "{unpinned}");
+    world.good(&[name, "--pin"]);
+    world.good(&[name]);
+    assert!(world.cached("pins.toml").is_some());
+    // What is pinned elsewhere is not pinned here, until --pin writes down what there is.
+    let shared = world.path("shared.toml");
+    let with_pins = [name, "--pins", shared.to_str().unwrap()];
+    let missing = world.error(&with_pins);
+    assert!(missing.starts_with("error: there are no pins"), "{missing}");
+    sdclr::fs::write(&shared, b"").unwrap();
+    world.error(&with_pins);
+    let before = server.requests().len();
+    world.good(&[with_pins.as_slice(), &["--pin"]].concat());
+    assert_eq!(server.requests().len(), before);
+    let pins = |path| std::fs::read_to_string(path).unwrap();
+    assert_eq!(pins(shared.clone()), pins(world.path("cache/pins.toml")));
+}
+
+#[test]
 fn a_file_that_was_brought_is_told_from_its_siblings() {
     let server = Server::fixed("404 Not Found", "", "");
     let world = World::new(&checkpoints(&server.url));
