@@ -167,7 +167,7 @@ impl Journal {
     }
 }
 
-/// An exclusive lock on a folder, held until it is dropped or the process ends.
+/// An exclusive lock on a folder or file, held until it is dropped or the process ends.
 #[derive(Debug)]
 pub struct FolderLock {
     _file: File,
@@ -176,8 +176,16 @@ pub struct FolderLock {
 impl FolderLock {
     /// Takes the lock (`.lock` inside `folder`, which is created). `None`: another process holds it.
     pub fn take(folder: &Path) -> Result<Option<Self>, FsError> {
-        create_folder(folder)?;
-        let path = folder.join(".lock");
+        Self::open(folder.join(".lock"))
+    }
+
+    /// Takes the lock on a file that is replaced when it is written (`FILE.lock` beside it, whose folder is created).
+    pub fn take_beside(file: &Path) -> Result<Option<Self>, FsError> {
+        Self::open(file.with_added_extension("lock"))
+    }
+
+    fn open(path: PathBuf) -> Result<Option<Self>, FsError> {
+        create_folder(parent(&path))?;
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)

@@ -114,20 +114,10 @@ impl Cache {
         self.root.join("manifests").join(format!("{name}.json"))
     }
 
-    /// The lock on an artefact (or on the pins), waited for as long as another process holds it.
+    /// The lock on an artefact, waited for as long as another process holds it.
     pub fn lock(&self, name: &str, voice: &Voice) -> Result<FolderLock, FsError> {
         let folder = self.root.join("locks").join(name);
-        let mut told = false;
-        loop {
-            if let Some(lock) = FolderLock::take(&folder)? {
-                return Ok(lock);
-            }
-            if !told {
-                voice.say("another process is at work on it; waiting until that is done");
-                told = true;
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        wait_for(voice, || FolderLock::take(&folder))
     }
 
     /// What of `artifact` is there, by names and lengths; `--verify` looks at the content.
@@ -171,6 +161,24 @@ impl Cache {
             (Ok(have), _) => State::Partial(super::human(have)),
             (Err(_), _) => State::Missing,
         }
+    }
+}
+
+/// A lock, once no other process holds it.
+pub(super) fn wait_for(
+    voice: &Voice,
+    take: impl Fn() -> Result<Option<FolderLock>, FsError>,
+) -> Result<FolderLock, FsError> {
+    let mut told = false;
+    loop {
+        if let Some(lock) = take()? {
+            return Ok(lock);
+        }
+        if !told {
+            voice.say("another process is at work on it; waiting until that is done");
+            told = true;
+        }
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 

@@ -157,7 +157,7 @@ impl<'a> Fetcher<'a> {
             && let Some(Manifest { size, sha256, .. }) = self.cache.manifest(&artifact.name)
         {
             voice.say(&format!("pinning what is in the cache in {}", self.pins.display()));
-            self.pin(artifact, Pin { size, sha256 }, voice)?;
+            Pins::add(&self.pins, &artifact.name, Pin { size, sha256 }, voice)?;
             pins = Pins::load(&self.pins)?;
         }
         let file = pins.apply(&artifact.name, &archive.file);
@@ -185,18 +185,13 @@ impl<'a> Fetcher<'a> {
         let (size, sha256) = (digests.bytes, digests.sha256);
         // The pin first: the manifest says that all is done.
         if pinned {
-            self.pin(artifact, Pin { size, sha256: sha256.clone() }, voice)?;
+            Pins::add(&self.pins, &artifact.name, Pin { size, sha256: sha256.clone() }, voice)?;
         }
         let pinned = pinned.then(|| self.pins.clone());
         let manifest = Manifest { size, sha256, files };
         self.cache.write_manifest(&artifact.name, &manifest)?;
         let Manifest { sha256, files, .. } = manifest;
         Ok(Outcome::Fetched { bytes: size, files: files.len(), folder, sha256: Some(sha256), pinned })
-    }
-
-    fn pin(&self, artifact: &Artifact, pin: Pin, voice: &Voice) -> Result<(), ArtifactError> {
-        let _lock = self.cache.lock("pins", voice)?;
-        Pins::add(&self.pins, &artifact.name, pin)
     }
 
     /// What is in the cache already, if it is right; out of the way if not.

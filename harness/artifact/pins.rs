@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::ArtifactError;
+use super::cache::wait_for;
 use super::registry::RemoteFile;
-use crate::fs;
+use super::{ArtifactError, Voice};
+use crate::fs::{self, FolderLock};
 
 const HEADER: &str = "\
 # Sizes and sha256 of archives that were published without a hash, as they were when somebody fetched them first with
@@ -57,13 +58,20 @@ impl Pins {
         file
     }
 
-    /// Adds a pin to the file. The caller holds the lock on the pins.
-    pub fn add(path: &Path, name: &str, pin: Pin) -> Result<(), ArtifactError> {
+    /// Adds a pin to the file, under a lock that lies beside it: several caches may share it.
+    ///
+    /// # Errors
+    /// Another pin of this name is there, or the file cannot be read or written.
+    pub fn add(path: &Path, name: &str, pin: Pin, voice: &Voice) -> Result<(), ArtifactError> {
+        let refuse = |reason: String| ArtifactError::Pins { path: path.to_path_buf(), reason };
+        let _lock = wait_for(voice, || FolderLock::take_beside(path))?;
         let mut pins = Self::load(path)?.pins;
+        if let Some(other) = pins.get(name).filter(|other| **other != pin) {
+            let (known, found) = (&other.sha256, &pin.sha256);
+            return Err(refuse(format!("{name} was pinned meanwhile, with the sha256 {known}; what came has {found}")));
+        }
         pins.insert(name.to_owned(), pin);
-        let reason =
-            |error: toml::ser::Error| ArtifactError::Pins { path: path.to_path_buf(), reason: error.to_string() };
-        let text = toml::to_string(&pins).map_err(reason)?;
+        let text = toml::to_string(&pins).map_err(|error| refuse(error.to_string()))?;
         Ok(fs::write(path, format!("{HEADER}\n{text}").as_bytes())?)
     }
 }

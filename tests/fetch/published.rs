@@ -1,5 +1,9 @@
 //! What nobody published a hash of, what Google Drive says, and what the user brings.
 
+use sdclr::artifact::Voice;
+use sdclr::artifact::pins::{Pin, Pins};
+use sdclr::progress::Progress;
+
 use crate::server::{Server, reply, whole_or_rest};
 use crate::world::{World, checkpoints, list, md5, noise, zip_of};
 
@@ -56,6 +60,53 @@ fn a_pin_that_was_not_written_is_asked_for_again() {
     assert_eq!(server.requests().len(), before);
     let pins = |path| std::fs::read_to_string(path).unwrap();
     assert_eq!(pins(shared.clone()), pins(world.path("cache/pins.toml")));
+}
+
+/// Serves `body` once `two` requests have come, so that two processes are at work at once.
+fn both_at_once(body: Vec<u8>, two: std::sync::Arc<std::sync::Barrier>) -> Server {
+    Server::start(move |_, request, stream| {
+        two.wait();
+        whole_or_rest(request, &body, stream);
+    })
+}
+
+#[test]
+fn caches_that_share_pins_do_not_overrule_each_other() {
+    let barrier = std::sync::Arc::new(std::sync::Barrier::new(2));
+    let servers = [&b"weights"[..], b"strange"]
+        .map(|body| both_at_once(zip_of(&[("run/model_2000.pt", body)]), std::sync::Arc::clone(&barrier)));
+    let worlds = servers.each_ref().map(|server| World::new(&checkpoints(&server.url)));
+    let shared = worlds[0].path("shared.toml");
+    let arguments = ["checkpoints-pretrain", "--pin", "--pins", shared.to_str().unwrap()];
+    let children = worlds.each_ref().map(|world| world.command(&arguments).spawn().unwrap());
+    let outputs = children.map(|child| child.wait_with_output().unwrap());
+    let failed: Vec<_> = outputs.iter().filter(|output| !output.status.success()).collect();
+    let [failed] = failed[..] else { panic!("{} of two failed", failed.len()) };
+    let said = String::from_utf8_lossy(&failed.stderr);
+    assert!(said.contains("checkpoints-pretrain was pinned meanwhile, with the sha256"), "{said}");
+}
+
+/// Two caches that share a file of pins keep both their pins, however close together they write them.
+#[test]
+fn caches_that_share_pins_lose_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pins.toml");
+    let progress = Progress::default();
+    std::thread::scope(|scope| {
+        for name in ["a", "b", "c", "d"] {
+            let (path, voice) = (&path, Voice { progress: &progress, name });
+            scope.spawn(move || {
+                for count in 0..10 {
+                    let pin = Pin { size: 1, sha256: "0".repeat(64) };
+                    Pins::add(path, &format!("{name}{count}"), pin, &voice).unwrap();
+                }
+            });
+        }
+    });
+    let pins = Pins::load(&path).unwrap();
+    for name in ["a", "b", "c", "d"] {
+        assert!((0..10).all(|count| pins.has(&format!("{name}{count}"))));
+    }
 }
 
 #[test]
