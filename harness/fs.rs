@@ -144,6 +144,14 @@ pub fn remove(path: &Path) -> Result<(), FsError> {
     }
 }
 
+/// Removes the folder and all that it holds; no error where there is none.
+fn remove_tree(path: &Path) -> Result<(), FsError> {
+    match std::fs::remove_dir_all(path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(error("remove", path)(source)),
+        _ => Ok(()),
+    }
+}
+
 /// A file of lines that grows: what was appended stays, whatever happens later.
 #[derive(Debug)]
 pub struct Journal {
@@ -200,24 +208,26 @@ impl FolderLock {
     }
 }
 
-/// A tree of files that grows out of sight, beside the folder where it will appear. Dropped before
-/// [`Staging::commit`], it is gone. Files have the permissions 0644, folders 0755 (less the umask).
+/// A tree of files that grows out of sight of the folder where it will appear. Dropped before [`Staging::commit`], it is
+/// gone. Files have the permissions 0644, folders 0755 (less the umask).
 #[derive(Debug)]
 pub struct Staging {
     /// On the file system of `into`; holds the new tree (`new`), and what it replaces (`old`) until all is in place.
-    temporary: tempfile::TempDir,
+    scratch: PathBuf,
     new: PathBuf,
     into: PathBuf,
+    /// What could not be put back lies in `scratch`.
+    stranded: bool,
 }
 
 impl Staging {
-    /// An empty tree that is to appear in `into`, whose parents are created.
-    pub fn beside(into: &Path) -> Result<Self, FsError> {
-        let folder = parent(into);
-        create_folder(folder)?;
-        let temporary = tempfile::Builder::new().prefix(".sdclr-").suffix(".part").tempdir_in(folder);
-        let temporary = temporary.map_err(error("create a temporary folder in", folder))?;
-        let staging = Self { new: temporary.path().join("new"), temporary, into: into.to_path_buf() };
+    /// An empty tree that grows in the folder `scratch`, where no other process is at work (what a killed one left there
+    /// is removed), and is to appear in `into`. The parents of both are created.
+    pub fn new(scratch: &Path, into: &Path) -> Result<Self, FsError> {
+        remove_tree(scratch)?;
+        create_folder(parent(into))?;
+        let (scratch, into) = (scratch.to_path_buf(), into.to_path_buf());
+        let staging = Self { new: scratch.join("new"), scratch, into, stranded: false };
         staging.folder(Path::new(""))?;
         Ok(staging)
     }
@@ -253,7 +263,7 @@ impl Staging {
     }
 
     fn replace_entries(&mut self) -> Result<(), FsError> {
-        let old = self.temporary.path().join("old");
+        let old = self.scratch.join("old");
         create_folder(&old)?;
         let mut touched = Vec::new();
         let result = list_folder(&self.new)?.into_iter().try_for_each(|path| {
@@ -272,11 +282,20 @@ impl Staging {
                 let _ = move_to(&target, &self.new.join(name));
                 if replaced.symlink_metadata().is_ok() && move_to(&replaced, &target).is_err() {
                     // What could not be put back is not thrown away either.
-                    self.temporary.disable_cleanup(true);
+                    self.stranded = true;
                 }
             }
         }
         result
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if !self.stranded {
+            // What cannot be removed now, the next one removes or names.
+            let _ = remove_tree(&self.scratch);
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
 use sdclr::artifact::hash::{Algorithm, Hasher, hash_file};
-use sdclr::artifact::unpack::{UnpackError, Unpacked, unpack};
+use sdclr::artifact::unpack::{UnpackError, Unpacked};
 use sdclr::fs;
 use tar::{EntryType, Header};
 use tempfile::TempDir;
@@ -22,6 +22,11 @@ type Tree = BTreeMap<PathBuf, Option<Vec<u8>>>;
 /// In memory where that can be had: thousands of fsyncs would test the disk.
 fn temporary() -> TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+/// Unpacks by way of a folder beside `into`.
+fn unpack(archive: &Path, into: &Path) -> Result<Unpacked, UnpackError> {
+    sdclr::artifact::unpack::unpack(archive, into, &into.with_added_extension("scratch"))
 }
 
 /// Everything under `folder`.
@@ -363,6 +368,18 @@ fn a_new_folder_appears() {
     unpack(&archive, &into).unwrap();
     assert_eq!(tree(&root.path().join("new/deep")).len(), 3);
     assert_eq!(std::fs::read(into.join("x/y")).unwrap(), b"y");
+}
+
+/// What a killed unpacking left is gone after the next.
+#[test]
+fn scratch_is_emptied_first() {
+    let root = temporary();
+    let archive = write_archive(&root, &tar_gz(&[file("x", b"x")]));
+    let into = root.path().join("into");
+    std::fs::create_dir_all(root.path().join("into.scratch/new/half")).unwrap();
+    unpack(&archive, &into).unwrap();
+    assert_eq!(tree(&into).into_keys().collect::<Vec<_>>(), [PathBuf::from("x")]);
+    assert!(!root.path().join("into.scratch").exists());
 }
 
 /// Where the archive's place is taken by something that cannot be replaced, everything is as it was.

@@ -2,7 +2,7 @@
 //! lie, what of it is there, and the lock on it.
 //!
 //! `downloads/` verified archives and unfinished downloads; `data/` the layout of `--data DIR`; `published/` the authors'
-//! checkpoints; `manifests/` what each archive unpacked to; `locks/`; `pins.toml`.
+//! checkpoints; `manifests/` what each archive unpacked to; `staging/` archives being unpacked; `locks/`; `pins.toml`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -73,6 +73,12 @@ impl Cache {
             Place::Data => self.place(Place::Data),
             Place::Published => self.place(Place::Published).join(&artifact.name),
         }
+    }
+
+    /// Where an archive is unpacked before it is put in place: not below `data/` or `published/`, where a killed process
+    /// would leave it to be read. Whoever uses it holds the lock on the artefact.
+    pub fn scratch(&self, artifact: &Artifact) -> PathBuf {
+        self.root.join("staging").join(&artifact.name)
     }
 
     /// Where images that the user brought are linked, for other commands to find.

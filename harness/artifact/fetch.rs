@@ -319,7 +319,7 @@ impl<'a> Fetcher<'a> {
     fn unpack(&self, artifact: &Artifact, archive: &Archive, path: &Path) -> Result<Vec<UnpackedFile>, ArtifactError> {
         let place = self.cache.unpack_folder(artifact);
         self.cache.forget_manifest(&artifact.name)?;
-        let unpacked = unpack::unpack(path, &place)?;
+        let unpacked = unpack::unpack(path, &place, &self.cache.scratch(artifact))?;
         let mut files = Vec::new();
         for path in &unpacked.files {
             let name = path.to_string_lossy().into_owned();

@@ -83,12 +83,13 @@ pub struct Unpacked {
 
 /// Unpacks a `.tar.gz` or `.zip` archive, told apart by content, into the folder `into`, which may hold other things:
 /// a top-level entry of the archive replaces what has its name there, once everything is extracted, checked and synced.
-/// Files get the permissions 0644, folders 0755 (less the umask), and the time of unpacking.
+/// Files get the permissions 0644, folders 0755 (less the umask), and the time of unpacking. Until then they lie in the
+/// folder `scratch`, on the same file system, where nothing looks for files; it is emptied first, and gone afterwards.
 ///
 /// # Errors
 /// One variant of [`UnpackError`] per kind of damage or attack; a full disk is [`UnpackError::File`]. `into` is then as
 /// it was, and no temporary file is left.
-pub fn unpack(archive: &Path, into: &Path) -> Result<Unpacked, UnpackError> {
+pub fn unpack(archive: &Path, into: &Path, scratch: &Path) -> Result<Unpacked, UnpackError> {
     let unreadable = |source| UnpackError::Unreadable { path: archive.into(), source };
     let mut file = File::open(archive).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
@@ -103,7 +104,7 @@ pub fn unpack(archive: &Path, into: &Path) -> Result<Unpacked, UnpackError> {
     let extraction = Extraction {
         archive,
         packed,
-        staging: Staging::beside(into)?,
+        staging: Staging::new(scratch, into)?,
         tree: Tree::default(),
         entries: 0,
         unpacked: Unpacked { files: Vec::new(), bytes: 0 },

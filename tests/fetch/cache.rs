@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use sdclr::artifact::registry::{Registry, Source};
 
 use crate::server::{Server, head, whole_or_rest};
-use crate::world::{Said, World, archive, list, md5, noise, plain, sha256, zip_of};
+use crate::world::{Said, World, archive, list, md5, noise, plain, sha256, stored_zip_of, zip_of};
 
 #[test]
 fn one_failure_does_not_stop_the_others() {
@@ -76,6 +76,33 @@ fn a_killed_download_is_resumed() {
     assert!(starts[0] == 0 && starts[1] >= 300_000 && starts[2] >= 800_000, "{starts:?}");
     assert_eq!(server.requests()[2].header("if-range"), Some("\"one\""));
     assert_eq!(world.files(), ["data/split/thing.bin"]);
+}
+
+/// What an archive holds is nowhere where commands look for data before all of it is there.
+#[test]
+fn an_unpacking_that_was_killed_leaves_nothing_to_read() {
+    let large = vec![0; 60_000_000];
+    let bodies: Vec<(String, &[u8])> = (0..4).map(|count| (format!("run/{count}"), &large[..])).collect();
+    let entries: Vec<(&str, &[u8])> = bodies.iter().map(|(name, body)| (name.as_str(), *body)).collect();
+    let packed = stored_zip_of(&entries);
+    let server = Server::good(packed.clone());
+    let known = format!("size = {}\nsha256 = '{}'", packed.len(), sha256(&packed));
+    let world = World::new(&[archive("pack", "published", "pack.zip", &format!("{}/p", server.url), &[], &known)]);
+    let mut child = world.command(&["pack"]).spawn().unwrap();
+    let start = Instant::now();
+    let half = world.path("cache/staging/pack/new/run/1");
+    while !half.exists() {
+        assert!(start.elapsed() < Duration::from_secs(20), "it was not unpacked");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(half.exists(), "it was over before it was killed");
+    assert!(!world.files().iter().any(|file| file.starts_with("published/")), "{:?}", world.files());
+    world.good(&["pack"]);
+    let expected = ["downloads/pack.zip", "manifests/pack.json"].into_iter().map(str::to_owned);
+    let expected: Vec<String> = expected.chain((0..4).map(|count| format!("published/pack/run/{count}"))).collect();
+    assert_eq!(world.files(), expected);
 }
 
 #[test]

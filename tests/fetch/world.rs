@@ -66,9 +66,18 @@ pub fn archive(name: &str, place: &str, path: &str, url: &str, marks: &[&str], m
 
 /// A zip file of these entries.
 pub fn zip_of(entries: &[(&str, &[u8])]) -> Vec<u8> {
+    zip_with(entries, zip::CompressionMethod::Deflated)
+}
+
+/// A zip file as large as what it holds.
+pub fn stored_zip_of(entries: &[(&str, &[u8])]) -> Vec<u8> {
+    zip_with(entries, zip::CompressionMethod::Stored)
+}
+
+fn zip_with(entries: &[(&str, &[u8])], method: zip::CompressionMethod) -> Vec<u8> {
     let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     for (name, body) in entries {
-        writer.start_file(*name, zip::write::SimpleFileOptions::default()).unwrap();
+        writer.start_file(*name, zip::write::SimpleFileOptions::default().compression_method(method)).unwrap();
         writer.write_all(body).unwrap();
     }
     writer.finish().unwrap().into_inner()
