@@ -15,6 +15,13 @@ pub struct FsError {
     source: std::io::Error,
 }
 
+impl FsError {
+    /// Whether a folder with content was where something was to go.
+    fn found_a_folder(&self) -> bool {
+        matches!(self.source.kind(), std::io::ErrorKind::DirectoryNotEmpty | std::io::ErrorKind::AlreadyExists)
+    }
+}
+
 fn remedy(source: &std::io::Error) -> &'static str {
     match source.kind() {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
@@ -253,11 +260,15 @@ impl Staging {
     /// in which a replaced entry is absent, never a part of one. After an error `into` is as it was.
     pub fn commit(mut self) -> Result<(), FsError> {
         sync_folders(&self.new)?;
-        if self.into.symlink_metadata().is_err() {
-            move_to(&self.new, &self.into)?;
-        } else {
-            self.replace_entries()?;
-            sync_folder(&self.into)?;
+        let absent = self.into.symlink_metadata().is_err();
+        match absent.then(|| move_to(&self.new, &self.into)) {
+            Some(Err(failure)) if !failure.found_a_folder() => return Err(failure),
+            Some(Ok(())) => {}
+            // It was there, or another process has put it there meanwhile.
+            _ => {
+                self.replace_entries()?;
+                sync_folder(&self.into)?;
+            }
         }
         sync_folder(parent(&self.into))
     }

@@ -370,6 +370,27 @@ fn a_new_folder_appears() {
     assert_eq!(std::fs::read(into.join("x/y")).unwrap(), b"y");
 }
 
+/// Two archives may be the first in a folder at the same time.
+#[test]
+fn two_make_a_new_folder_at_once() {
+    let root = temporary();
+    let archives = ["x", "y"].map(|name| {
+        let path = root.path().join(format!("{name}.tar.gz"));
+        put(&path, &tar_gz(&[file(name, b"")]));
+        path
+    });
+    for round in 0..200 {
+        let into = root.path().join(format!("into{round}"));
+        std::thread::scope(|scope| {
+            for (number, archive) in archives.iter().enumerate() {
+                let (into, scratch) = (&into, root.path().join(format!("scratch{number}")));
+                scope.spawn(move || sdclr::artifact::unpack::unpack(archive, into, &scratch).unwrap());
+            }
+        });
+        assert_eq!(tree(&into).into_keys().collect::<Vec<_>>(), ["x", "y"].map(PathBuf::from));
+    }
+}
+
 /// What a killed unpacking left is gone after the next.
 #[test]
 fn scratch_is_emptied_first() {

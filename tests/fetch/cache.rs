@@ -81,7 +81,7 @@ fn a_killed_download_is_resumed() {
 /// What an archive holds is nowhere where commands look for data before all of it is there.
 #[test]
 fn an_unpacking_that_was_killed_leaves_nothing_to_read() {
-    let large = vec![0; 60_000_000];
+    let large = vec![0; 30_000_000];
     let bodies: Vec<(String, &[u8])> = (0..4).map(|count| (format!("run/{count}"), &large[..])).collect();
     let entries: Vec<(&str, &[u8])> = bodies.iter().map(|(name, body)| (name.as_str(), *body)).collect();
     let packed = stored_zip_of(&entries);
