@@ -74,8 +74,8 @@ pub struct Download<'a> {
     pub part: &'a Path,
     /// Where it goes.
     pub target: &'a Path,
-    /// Bytes that its unpacking will need.
-    pub room: u64,
+    /// Bytes that its unpacking will need; where nobody knows, as many as it has itself.
+    pub room: Option<u64>,
 }
 
 struct Mirror {
@@ -198,7 +198,7 @@ impl Download<'_> {
         }
         let mut response = http::ask(self.client, self.transfer, url, offset, self.validator(url).as_deref())?;
         let (start, total) = self.placed(&response, offset)?;
-        self.check_space(total.unwrap_or(0).saturating_sub(start))?;
+        self.check_space(start, total.unwrap_or(0))?;
         let mut digester = Digester::new(self.file);
         if start > 0 {
             self.voice.say(&format!("going on at {} of {url}", human(start)));
@@ -252,10 +252,11 @@ impl Download<'_> {
         }
     }
 
-    fn check_space(&self, remaining: u64) -> Result<(), Setback> {
+    fn check_space(&self, start: u64, total: u64) -> Result<(), Setback> {
         let folder = self.part.parent().unwrap_or(Path::new("."));
         fs::create_folder(folder)?;
-        let (need, free) = (remaining + self.room, fs::free_space(folder)?);
+        let need = total.saturating_sub(start).saturating_add(self.room.unwrap_or(total));
+        let free = fs::free_space(folder)?;
         if need > free {
             let (file, folder) = (self.file.path.clone(), folder.to_path_buf());
             return Err(Setback::Here(DownloadError::NoSpace { file, need, free, folder }));

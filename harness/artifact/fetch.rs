@@ -168,7 +168,7 @@ impl<'a> Fetcher<'a> {
             None if there => return Ok(Outcome::Present { folder }),
             None => match self.kept(&file, &path, voice)? {
                 Some(digests) => digests,
-                None => self.download(artifact, &file, archive.unpacked.unwrap_or(0), voice)?,
+                None => self.download(artifact, &file, archive.unpacked, voice)?,
             },
         };
         if there && self.cache.manifest(&artifact.name).is_some_and(|manifest| manifest.sha256 == digests.sha256) {
@@ -176,9 +176,9 @@ impl<'a> Fetcher<'a> {
         }
         voice.say("unpacking");
         let pinned = !file.has_hash();
-        let files = self.unpack(artifact, archive, &path).inspect_err(|_| {
+        let files = self.unpack(artifact, archive, &path).inspect_err(|error| {
             // Nothing says that it is the right file, so it must not pass for one. The reason is told; this is not.
-            if pinned {
+            if pinned && !error.is_of_this_machine() {
                 let _ = check::set_aside(&path);
             }
         })?;
@@ -194,10 +194,10 @@ impl<'a> Fetcher<'a> {
         Ok(Outcome::Fetched { bytes: size, files: files.len(), folder, sha256: Some(sha256), pinned })
     }
 
-    /// What is in the cache already, if it is right; out of the way if not.
+    /// What is in the cache already, if it is right; out of the way if not. An archive to be pinned that is there came
+    /// whole, before something stopped its unpacking, and is what came first.
     fn kept(&self, file: &RemoteFile, path: &Path, voice: &Voice) -> Result<Option<Digests>, ArtifactError> {
-        // Without a hash nothing says that an old file is the right one.
-        if !path.exists() || !file.has_hash() {
+        if !path.exists() {
             return Ok(None);
         }
         match check::check(path, file)? {
@@ -214,7 +214,7 @@ impl<'a> Fetcher<'a> {
         &self,
         artifact: &Artifact,
         file: &RemoteFile,
-        room: u64,
+        room: Option<u64>,
         voice: &Voice,
     ) -> Result<Digests, ArtifactError> {
         if self.options.offline {
@@ -357,7 +357,7 @@ impl<'a> Fetcher<'a> {
                 }
                 None => match self.kept(&file, &path, voice)? {
                     Some(digests) => digests,
-                    None => self.download(artifact, &file, 0, voice)?,
+                    None => self.download(artifact, &file, Some(0), voice)?,
                 },
             };
             bytes += digests.bytes;

@@ -85,6 +85,14 @@ pub enum ArtifactError {
     File(#[from] FsError),
 }
 
+impl ArtifactError {
+    /// Whether a disk of this machine failed or is full, which says nothing of the artefact.
+    fn is_of_this_machine(&self) -> bool {
+        use unpack::UnpackError::{File, Unreadable};
+        matches!(self, Self::File(_) | Self::Unpack(File(_) | Unreadable { .. }))
+    }
+}
+
 /// Who speaks: lines are headed by the artefact's name.
 #[derive(Debug)]
 pub struct Voice<'a> {

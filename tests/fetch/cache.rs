@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use sdclr::artifact::registry::{Registry, Source};
 
 use crate::server::{Server, head, whole_or_rest};
-use crate::world::{Said, World, archive, list, md5, noise, plain, sha256, stored_zip_of, zip_of};
+use crate::world::{Said, World, archive, checkpoints, list, md5, noise, plain, sha256, stored_zip_of, zip_of};
 
 #[test]
 fn one_failure_does_not_stop_the_others() {
@@ -154,7 +154,12 @@ fn offline_opens_no_connection() {
 
 /// Runs `command` in a mount of 256 KiB at `mount`; `None` where nobody may mount.
 fn on_a_small_disk(mount: &Path, command: &Command) -> Option<Output> {
-    let inside = |body: &str| format!("mount -t tmpfs -o size=256k tmpfs '{}' && {body}", mount.display());
+    mounted(&format!("mount -t tmpfs -o size=256k tmpfs '{}'", mount.display()), command)
+}
+
+/// Runs `command` where `mount`, a line of shell, was run first; `None` where nobody may mount.
+fn mounted(mount: &str, command: &Command) -> Option<Output> {
+    let inside = |body: &str| format!("{mount} && {body}");
     let unshared = |body: &str| {
         let mut command = Command::new("unshare");
         command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &inside(body), "sh"]);
@@ -199,6 +204,45 @@ fn a_disk_that_is_or_gets_full_is_named() {
     }
     assert_eq!(server.requests().len(), 2, "a full disk is no reason to ask again");
     insta::assert_snapshot!("fetch_full_disk", said);
+}
+
+/// A disk that gets full while an archive is unpacked says nothing against the archive: what came is used by the next run.
+#[test]
+fn an_archive_that_finds_no_room_is_kept() {
+    let body = noise(120_000);
+    let packed = zip_of(&[("run/model_2000.pt", &body[..])]);
+    let whole = packed.clone();
+    // Without a length, so that nobody can tell beforehand that the room is too small.
+    let server = Server::start(move |_, _, stream| {
+        head(stream, "200 OK", "");
+        let _ = stream.write_all(&whole);
+    });
+    let world = World::new(&[checkpoints(&server.url)[0].replace("at_most = 100000", "at_most = 1000000")]);
+    let (staging, downloads) = (world.path("cache/staging"), world.path("cache/downloads"));
+    for folder in [&staging, &downloads] {
+        std::fs::create_dir_all(folder).unwrap();
+    }
+    // The unpacking alone is on a small disk.
+    let mount = format!("mount -t tmpfs -o size=64k tmpfs '{}'", staging.display());
+    let Some(output) = mounted(&mount, &world.command(&["checkpoints-pretrain", "--pin"])) else { return };
+    let output = Said::of(output, world.folder.path());
+    assert!(output.err.contains("free some space"), "{}", output.err);
+    assert_eq!(world.files(), ["downloads/checkpoints-pretrain.zip"]);
+    world.good(&["checkpoints-pretrain", "--pin"]);
+    assert_eq!(server.requests().len(), 1);
+    assert!(world.cached("published/checkpoints-pretrain/run/model_2000.pt").unwrap() == body);
+}
+
+/// Where nobody knows how much room the unpacking takes, it takes at least as much as the archive.
+#[test]
+fn room_for_unpacking_is_looked_for_first() {
+    let server = Server::good(stored_zip_of(&[("run/model_2000.pt", &noise(150_000))]));
+    let world = World::new(&[checkpoints(&server.url)[0].replace("at_most = 100000", "at_most = 1000000")]);
+    std::fs::create_dir(world.path("cache")).unwrap();
+    let command = world.command(&["checkpoints-pretrain", "--pin"]);
+    let Some(output) = on_a_small_disk(&world.path("cache"), &command) else { return };
+    let output = Said::of(output, world.folder.path());
+    assert!(output.err.contains("checkpoints-pretrain.zip needs 293."), "{}", output.err);
 }
 
 #[test]
