@@ -16,6 +16,11 @@ pub struct FsError {
 }
 
 impl FsError {
+    /// Whether this user may not write there, or nobody may.
+    pub fn forbids_writing(&self) -> bool {
+        matches!(self.source.kind(), std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem)
+    }
+
     /// Whether a folder with content was where something was to go.
     fn found_a_folder(&self) -> bool {
         matches!(self.source.kind(), std::io::ErrorKind::DirectoryNotEmpty | std::io::ErrorKind::AlreadyExists)

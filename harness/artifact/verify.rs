@@ -1,6 +1,6 @@
 //! Reads everything that was fetched again. In: artefacts. Out: for each file that something is known of, whether it is
 //! still right. What is wrong is moved out of the way, so that nothing uses it and the next fetch mends it; until then
-//! the artefact is not whole, and every further look says so.
+//! the artefact is not whole, and every further look says so. In a cache that may only be read it is left, and told.
 
 use std::path::{Path, PathBuf};
 
@@ -20,6 +20,7 @@ pub struct Verdict {
     brought: Option<String>,
     /// One line for each file that is not right.
     pub wrong: Vec<String>,
+    read_only: bool,
 }
 
 /// Reads all files of `artifact` in the cache, under its lock.
@@ -30,8 +31,12 @@ pub fn verify(
     pins: &Pins,
     voice: &Voice,
 ) -> Result<Verdict, ArtifactError> {
-    let _lock = cache.lock(&artifact.name, voice)?;
-    let mut verdict = Verdict::default();
+    let lock = match cache.lock(&artifact.name, voice) {
+        Ok(lock) => Some(lock),
+        Err(error) if error.forbids_writing() => None,
+        Err(error) => return Err(error.into()),
+    };
+    let mut verdict = Verdict { read_only: lock.is_none(), ..Verdict::default() };
     if let Source::Brought(source) = &artifact.source {
         match brought::check(artifact, source, &cache.link(artifact), registry, cache, voice) {
             Ok(text) => verdict.brought = Some(text),
@@ -92,6 +97,12 @@ impl Verdict {
             Ok(digests) => {
                 self.files += 1;
                 self.bytes += digests.bytes;
+            }
+            Err(wrong) if self.read_only => {
+                self.wrong.push(format!(
+                    "{} is wrong: {wrong}; left there, since the cache may only be read",
+                    path.display()
+                ));
             }
             Err(wrong) => {
                 let aside = check::set_aside(path)?;

@@ -171,8 +171,15 @@ fn verify_all(
             continue;
         }
         seen += 1;
-        let verdict =
-            verify::verify(artifact, registry, cache, pins, &Voice { progress: &progress, name: &artifact.name })?;
+        let voice = Voice { progress: &progress, name: &artifact.name };
+        let verdict = match verify::verify(artifact, registry, cache, pins, &voice) {
+            Ok(verdict) => verdict,
+            Err(error) => {
+                progress.say(&format!("error: {}: {error}", artifact.name));
+                healthy = false;
+                continue;
+            }
+        };
         for wrong in &verdict.wrong {
             println!("{}: {wrong}", artifact.name);
         }

@@ -307,6 +307,33 @@ fn verify_calls_only_what_is_whole_fine() {
     assert_eq!((world.cached("data/folder/a.txt").unwrap(), server.requests().len()), (b"a".to_vec(), 0));
 }
 
+/// A cache that may only be read is verified too; one artefact that cannot be does not stop the others.
+#[test]
+fn verify_only_reads_where_it_may_not_write() {
+    let body = noise(1_000);
+    let server = Server::good(body.clone());
+    let world = World::new(&[list("a", &[&server], &body), list("b", &[&server], &body), list("c", &[&server], &body)]);
+    world.good(&["a", "b", "c"]);
+    let spoilt = noise(1_001)[1..].to_vec();
+    sdclr::fs::write(&world.path("cache/data/split/a.bin"), &spoilt).unwrap();
+    let cache = world.path("cache");
+    let mount = format!("mount --bind '{0}' '{0}' && mount -o remount,ro,bind '{0}'", cache.display());
+    if let Some(output) = mounted(&mount, &world.command(&["--verify"])) {
+        let said = Said::of(output, world.folder.path());
+        assert_eq!(said.code, Some(1), "{}", said.err);
+        assert!(said.out.contains("a.bin is wrong: its sha256 is"), "{}{}", said.out, said.err);
+        assert!(said.out.contains("left there, since the cache may only be read"), "{}", said.out);
+        assert!(said.out.contains("b: fine, 1 file") && said.out.contains("c: fine, 1 file"), "{}", said.out);
+        assert!(world.cached("data/split/a.bin").unwrap() == spoilt);
+    }
+    // A folder where the lock should be.
+    sdclr::fs::remove(&cache.join("locks/b/.lock")).unwrap();
+    std::fs::create_dir(cache.join("locks/b/.lock")).unwrap();
+    let said = world.fetch(&["--verify"]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.err.starts_with("error: b: cannot open the lock") && said.out.contains("c: fine"), "{}", said.err);
+}
+
 /// Archives whose content is not what is known of it.
 #[test]
 fn known_files_inside_are_checked() {
