@@ -95,11 +95,20 @@ impl Download<'_> {
         let mut lost_rounds = 0;
         let mut most = self.kept();
         loop {
-            for mirror in &mut mirrors {
+            // Those that asked to be left alone come last, and are not waited for while another one gives something.
+            let mut turns: Vec<usize> = (0..mirrors.len()).collect();
+            let now = Instant::now();
+            turns.sort_by_key(|&index| mirrors[index].not_before.saturating_duration_since(now));
+            for index in turns {
+                let mirror = &mut mirrors[index];
                 if mirror.refusal.as_ref().is_some_and(|refusal| !refusal.passes()) {
                     continue;
                 }
-                std::thread::sleep(mirror.not_before.saturating_duration_since(Instant::now()));
+                let wait = mirror.not_before.saturating_duration_since(Instant::now());
+                if !wait.is_zero() && self.kept() >= most + PROGRESS {
+                    continue;
+                }
+                std::thread::sleep(wait);
                 match self.ask(&mirror.url) {
                     Ok(digests) => return Ok(digests),
                     Err(Setback::Here(error)) => return Err(error),

@@ -206,6 +206,26 @@ fn retry_after_is_honoured_up_to_its_bound() {
     }
 }
 
+/// A mirror that asks to be left alone is not waited for while another one gives the file.
+#[test]
+fn retry_after_of_one_mirror_does_not_stop_another() {
+    let body = noise(3_000_000);
+    let whole = body.clone();
+    let busy = Server::fixed("429 Too Many Requests", "Retry-After: 9999\r\n", "");
+    // A pause at first, then it gives more than a megabyte at each try.
+    let good = Server::start(move |number, request, stream| match number {
+        0 => reply(stream, "503 Service Unavailable", "", b""),
+        1 => broken_off(stream, &whole, 1_500_000),
+        _ => whole_or_rest(request, &whole, stream),
+    });
+    let world = World::new(&[list("thing", &[&busy, &good], &body)]);
+    let start = Instant::now();
+    world.good(&["thing"]);
+    let seconds = start.elapsed().as_secs_f64();
+    assert!(seconds < 1.1, "{seconds} s");
+    assert_eq!((busy.requests().len(), good.starts()), (1, vec![0, 0, 1_500_000]));
+}
+
 #[test]
 fn mirrors_are_asked_in_turn() {
     let body = noise(300_000);
