@@ -152,6 +152,29 @@ fn offline_opens_no_connection() {
     assert_eq!(packed_server.requests().len(), 1);
 }
 
+/// A folder of the cache may not be a link to another disk; the error says what may.
+#[test]
+fn a_cache_over_two_disks_is_named() {
+    let Ok(other) = tempfile::tempdir_in("/dev/shm") else {
+        eprintln!("skipped: there is no /dev/shm");
+        return;
+    };
+    let packed = zip_of(&[("folder/a.txt", b"a")]);
+    let server = Server::good(packed.clone());
+    let known = format!("size = {}\nsha256 = '{}'", packed.len(), sha256(&packed));
+    let world = World::new(&[archive("pack", "data", "pack.zip", &format!("{}/p", server.url), &[], &known)]);
+    std::fs::create_dir(world.path("cache")).unwrap();
+    std::os::unix::fs::symlink(other.path(), world.path("cache/data")).unwrap();
+    let device = |path: &Path| std::os::unix::fs::MetadataExt::dev(&path.metadata().unwrap());
+    if device(other.path()) == device(world.folder.path()) {
+        eprintln!("skipped: /dev/shm and the temporary folder are one disk");
+        return;
+    }
+    let error = world.error(&["pack"]);
+    assert!(error.contains("SDCLR_CACHE"), "{error}");
+    assert_eq!(world.files(), ["downloads/pack.zip"]);
+}
+
 /// Runs `command` in a mount of 256 KiB at `mount`; `None` where nobody may mount.
 fn on_a_small_disk(mount: &Path, command: &Command) -> Option<Output> {
     mounted(&format!("mount -t tmpfs -o size=256k tmpfs '{}'", mount.display()), command)
