@@ -292,6 +292,8 @@ impl Download<'_> {
         let allowed = total.unwrap_or(self.file.limit());
         let mut buffer = vec![0; PIECE];
         let mut at = start;
+        // A page may come in pieces that do not look like one each.
+        let mut begin = Vec::new();
         let mut pace = Pace { since: Instant::now(), bytes: 0 };
         loop {
             let count = match response.read(&mut buffer) {
@@ -301,8 +303,11 @@ impl Download<'_> {
                 Err(error) => return Err(http::of_body(&error, at, total, self.transfer).into()),
             };
             let piece = &buffer[..count];
-            if at == 0 && http::looks_like_page(piece) {
-                return Err(Ending::Page(piece.to_vec()));
+            if start == 0 && begin.len() < http::TELLING_BYTES {
+                begin.extend_from_slice(piece);
+                if http::looks_like_page(&begin) {
+                    return Err(Ending::Page(begin));
+                }
             }
             at += count as u64;
             if at > allowed {

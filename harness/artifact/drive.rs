@@ -1,7 +1,9 @@
 //! Google Drive's pages. A large file is not served at once: a page asks to confirm first. In: a page that came instead
 //! of a file, and where it came from. Out: the request that its form asks for, or the obstacle that it tells of.
 
-use reqwest::Url;
+use reqwest::{StatusCode, Url};
+
+use super::http::title;
 
 /// Why Drive does not hand the file out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,8 +30,9 @@ pub enum Page {
     Obstacle(Obstacle),
 }
 
-/// What the HTML page that `from` answered with says; `None` where it is no page of Drive's.
-pub fn recognise(page: &str, from: &Url) -> Option<Page> {
+/// What the HTML page that `from` answered with, under `status`, says; `None` where it is no page of Drive's, or where the
+/// status alone tells.
+pub fn recognise(page: &str, status: StatusCode, from: &Url) -> Option<Page> {
     let text = page.to_lowercase();
     let host = from.host_str().unwrap_or_default();
     let any = |phrases: &[&str]| phrases.iter().any(|phrase| text.contains(phrase));
@@ -41,19 +44,29 @@ pub fn recognise(page: &str, from: &Url) -> Option<Page> {
         Obstacle::Quota
     } else if any(&["infected with a virus", "infected file"]) {
         Obstacle::Virus
+    } else if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+        // Such a page may link to anything.
+        return None;
     } else if any(&["can't scan this file for viruses", "virus scan warning", "download-form"]) {
         match confirmation(page, from) {
             Some(url) => return Some(Page::Confirm(url)),
             None => Obstacle::Unconfirmed,
         }
+    } else if is_gone(page, status) {
+        Obstacle::Gone
     } else if host == "accounts.google.com" || any(&["accounts.google.com", "you need access", "sign in"]) {
         Obstacle::Login
-    } else if any(&["404", "does not exist"]) {
-        Obstacle::Gone
     } else {
         return None;
     };
     Some(Page::Obstacle(obstacle))
+}
+
+/// By the status or the title: a number in the text may be anything.
+fn is_gone(page: &str, status: StatusCode) -> bool {
+    let title = title(page).unwrap_or_default().to_lowercase();
+    matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE)
+        || ["404", "not found"].iter().any(|text| title.contains(text))
 }
 
 /// The request that the page's download form makes: its action with its hidden fields (id, export, confirm, uuid). It

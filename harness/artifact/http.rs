@@ -138,7 +138,7 @@ pub fn read_page(response: Response, begun: &[u8]) -> Result<Option<Url>, Refusa
     // What came of a page that breaks off may say enough.
     let _ = response.take(PAGE_BYTES).read_to_end(&mut page);
     let page = String::from_utf8_lossy(&page);
-    match drive::recognise(&page, &from) {
+    match drive::recognise(&page, status, &from) {
         Some(Page::Confirm(next)) => Ok(Some(next)),
         Some(Page::Obstacle(obstacle)) => Err(obstacle.into()),
         None if !status.is_success() => Err(Refusal::Status { status, retry_after }),
@@ -146,13 +146,17 @@ pub fn read_page(response: Response, begun: &[u8]) -> Result<Option<Url>, Refusa
     }
 }
 
+/// Bytes within which a web page shows that it is one.
+pub const TELLING_BYTES: usize = 512;
+
 /// Whether a body that begins so is a web page.
 pub fn looks_like_page(begin: &[u8]) -> bool {
-    let begin = String::from_utf8_lossy(&begin[..begin.len().min(512)]).trim_start().to_lowercase();
+    let begin = String::from_utf8_lossy(&begin[..begin.len().min(TELLING_BYTES)]).trim_start().to_lowercase();
     begin.starts_with("<!doctype html") || begin.starts_with("<html")
 }
 
-fn title(page: &str) -> Option<String> {
+/// The title of a web page, on one line.
+pub fn title(page: &str) -> Option<String> {
     let lower = page.to_ascii_lowercase();
     let start = lower.find("<title>")? + "<title>".len();
     let end = start + lower[start..].find("</title>")?;

@@ -122,6 +122,16 @@ fn refusals_that_last_are_asked_once() {
         }),
     );
     once(
+        "web page in pieces",
+        Server::start(move |_, _, stream| {
+            head(stream, "200 OK", "Content-Type: application/octet-stream\r\n");
+            for piece in page.as_bytes().chunks(1) {
+                let _ = stream.write_all(piece);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }),
+    );
+    once(
         "too long",
         Server::start(|_, _, stream| {
             head(stream, "200 OK", "");

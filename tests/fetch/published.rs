@@ -214,6 +214,21 @@ fn what_drive_says_instead_of_the_file_is_named() {
         assert!(world.cached("pins.toml").is_none() && world.cached("downloads/checkpoints-pretrain.zip").is_none());
         assert_eq!(server.requests().len(), if name == "confirms for ever" { 2 } else { 1 }, "{name}");
     }
+    // An error of the server is one, whatever its page links to; a number in a page is no status.
+    let link = "<a href='https://accounts.google.com/ServiceLogin'>Sign in</a>";
+    let others = [
+        ("busy", "503 Service Unavailable", drive_page("Error", link), 3),
+        ("too many", "429 Too Many Requests", drive_page("Sorry", "Your address is 192.0.2.404"), 3),
+        ("moved away", "404 Not Found", drive_page("Error", link), 1),
+        ("address", "200 OK", drive_page("Hello", "Your address is 2001:db8::404"), 1),
+    ];
+    for (name, status, page, asked) in others {
+        let server =
+            Server::start(move |_, _, stream| reply(stream, status, "Content-Type: text/html\r\n", page.as_bytes()));
+        let world = World::new(&checkpoints(&server.url));
+        said += &format!("{name}\n  {}\n", world.error(&["checkpoints-pretrain", "--pin"]));
+        assert_eq!(server.requests().len(), asked, "{name}");
+    }
     insta::assert_snapshot!("fetch_drive_obstacles", said);
 }
 
