@@ -114,7 +114,8 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), FsError> {
 }
 
 /// Replaces `path` by what `body` writes, whole or not at all: a temporary file in the same folder, fsync, rename,
-/// fsync of the folder. After an error the old file, if any, is untouched and the temporary one is gone.
+/// fsync of the folder. After an error the old file, if any, is untouched and the temporary one is gone. A device or pipe
+/// is not replaced.
 pub fn write_with(
     path: &Path,
     body: impl FnOnce(&mut BufWriter<&mut File>) -> std::io::Result<()>,
@@ -122,6 +123,9 @@ pub fn write_with(
     let folder = parent(path);
     create_folder(folder)?;
     (|| {
+        if std::fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+            return Err(std::io::Error::other("it is a device or a pipe, not a file; choose another name"));
+        }
         let mut temporary = tempfile::Builder::new()
             .prefix(".sdclr-")
             .suffix(".part")
@@ -136,6 +140,11 @@ pub fn write_with(
         File::open(folder)?.sync_all()
     })()
     .map_err(error("write", path))
+}
+
+/// Whether both paths lead to one file, which is there.
+pub fn same_file(one: &Path, other: &Path) -> bool {
+    one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
 }
 
 /// The folder that `path` lies in.

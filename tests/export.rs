@@ -74,7 +74,11 @@ fn published_names_keep_everything() {
     checkpoint::write_training(&folder.path().join("training.safetensors"), &training(ours, 7)).unwrap();
     for (from, epoch) in [("encoder.safetensors", None), ("training.safetensors", Some(7)), ("training.pt", Some(7))] {
         for format in ["torch-pt", "safetensors"] {
-            let to = if format == "torch-pt" { "training.pt" } else { "out.safetensors" };
+            let to = match (from, format) {
+                (_, "safetensors") => "out.safetensors",
+                ("training.safetensors", _) => "training.pt",
+                _ => "out.pt",
+            };
             export(&folder, from, format, "published", to);
             let found = read(&folder, to);
             assert_eq!(sha256(&found.state), expected, "{from} as {format}");
@@ -83,6 +87,35 @@ fn published_names_keep_everything() {
     }
     let printed = export(&folder, "encoder.safetensors", "torch-pt", "published", "out.pt");
     insta::assert_snapshot!("published", without_folder(&folder, &printed));
+}
+
+/// Neither the checkpoint itself nor a device is replaced.
+#[test]
+fn what_must_not_be_written_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    checkpoint::write_weights(Path::new(&path("in.safetensors")), &state(spec(Depth::Resnet18, 4, true, PROJECTION)))
+        .unwrap();
+    std::os::unix::fs::symlink(path("in.safetensors"), path("link")).unwrap();
+    let pipe = Command::new("mkfifo").arg(path("pipe")).status().unwrap();
+    assert!(pipe.success());
+    std::os::unix::fs::symlink("/dev/null", path("null")).unwrap();
+    let before = std::fs::read(path("in.safetensors")).unwrap();
+    for (out, reason) in [
+        ("in.safetensors", "names the checkpoint itself"),
+        ("pipe", "it is a device or a pipe"),
+        ("null", "it is a device or a pipe"),
+    ] {
+        for from in ["in.safetensors", "link"] {
+            let arguments =
+                ["export", &path(from), "--format", "safetensors", "--names", "torchvision", "--out", &path(out)];
+            let output = sdclr(&arguments);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(!output.status.success() && said.contains(reason), "{from} to {out}: {said}");
+        }
+    }
+    assert!(std::fs::read(path("in.safetensors")).unwrap() == before);
+    assert!(std::fs::symlink_metadata(path("null")).unwrap().is_symlink());
 }
 
 /// torchvision's names: the dense branch alone, nothing that torchvision lacks, a classifier but no projection head.
