@@ -123,7 +123,11 @@ impl std::str::FromStr for Numbers {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     crate::native::prepare();
-    let outcome = crate::native::guarded(|| cli.command.run()).unwrap_or_else(|crash| Err(crash.into()));
+    let outcome = match crate::native::guarded(|| cli.command.run()) {
+        // As if the signal that tells of it, which Rust ignores, had ended the program.
+        Err(_) if crate::native::is_output_closed() => return ExitCode::from(141),
+        outcome => outcome.unwrap_or_else(|crash| Err(crash.into())),
+    };
     outcome.unwrap_or_else(|error| {
         // Our messages carry their causes.
         eprintln!("error: {error}");

@@ -295,7 +295,11 @@ pub fn prepare() {
         // libtorch's own message is the first line; its C++ stack follows.
         let line = text.unwrap_or("no reason given").lines().next().unwrap_or_default();
         let place = panic.location().map(|place| format!(" ({}:{})", place.file(), place.line())).unwrap_or_default();
-        *last_panic() = format!("{line}{place}");
+        let mut last = last_panic();
+        // What a thread panicked of says more than that it did.
+        if !last.starts_with(CLOSED_OUTPUT) {
+            *last = format!("{line}{place}");
+        }
     }));
     load_cuda();
 }
@@ -334,6 +338,14 @@ pub fn parallel_map<T: Send, R: Send>(jobs: Vec<T>, work: impl Fn(T) -> R + Sync
         .filter_map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner).1)
         .map(|result| result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         .collect()
+}
+
+/// How `println!` panics where nobody reads its output any more.
+const CLOSED_OUTPUT: &str = "failed printing to stdout: Broken pipe";
+
+/// Whether the last panic was that nobody reads the output any more, as behind `| head`.
+pub fn is_output_closed() -> bool {
+    last_panic().starts_with(CLOSED_OUTPUT)
 }
 
 /// What the last panic said, and where: of any thread, since libtorch's workers run parts of our work.

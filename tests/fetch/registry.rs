@@ -31,6 +31,21 @@ fn what_there_is_to_fetch() {
 }
 
 #[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let body = b"x";
+    let good = Server::good(body.to_vec());
+    let world = World::new(&[list("thing", &[&good], body)]);
+    for arguments in [["--list", "thing"], ["--jobs=1", "thing"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = world.command(&arguments).stdout(writer).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!said.contains("error"), "{said}");
+        assert_eq!(output.status.code(), Some(141));
+    }
+}
+
+#[test]
 fn registries_that_contradict_themselves_are_refused() {
     let good = Server::good(Vec::new());
     let thing = list("thing", &[&good], b"x");
