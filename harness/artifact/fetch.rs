@@ -10,7 +10,7 @@ use reqwest::blocking::Client;
 use super::cache::{Cache, Manifest, State, UnpackedFile};
 use super::check::{self, Digester, Digests};
 use super::download::{Download, DownloadError};
-use super::identify::identify;
+use super::identify::{identify, is_another};
 use super::pins::{Pin, Pins};
 use super::registry::{Archive, Artifact, Registry, RemoteFile, Source};
 use super::{ArtifactError, Voice, brought, http, human, unpack};
@@ -280,6 +280,14 @@ impl<'a> Fetcher<'a> {
             let found = if from.is_dir() { "a folder" } else { "which is no file" };
             let expected = format!("the archive {} itself", file.path);
             return Err(ArtifactError::FromWhat { path: from.to_path_buf(), found: found.to_owned(), expected });
+        }
+        if let Source::Archive(archive) = &artifact.source
+            && !file.has_hash()
+            && is_another(archive, from)
+        {
+            let found = format!("an archive without any {}", archive.marks.join(" or "));
+            let expected = format!("the archive {} itself", file.path);
+            return Err(ArtifactError::FromWhat { path: from.to_path_buf(), found, expected });
         }
         let part = path.with_added_extension("brought");
         let mut digester = Digester::new(file);

@@ -27,8 +27,7 @@ pub(super) fn identify<'a>(
         .iter()
         .find(|(artifact, archive)| pins.apply(&artifact.name, &archive.file).sha256.as_deref() == Some(&sha256));
     let names = names_inside(from);
-    let marked = |archive: &Archive| archive.marks.iter().any(|mark| names.iter().any(|name| name.ends_with(mark)));
-    let mut by_mark = archives.iter().filter(|(_, archive)| marked(archive));
+    let mut by_mark = archives.iter().filter(|(_, archive)| is_marked(archive, &names));
     let found = match (by_hash, by_mark.next(), by_mark.next()) {
         (Some((artifact, _)), ..) | (None, Some((artifact, _)), None) => artifact,
         (None, one, _) => {
@@ -42,6 +41,16 @@ pub(super) fn identify<'a>(
     };
     progress.say(&format!("{}: {} is taken for this archive", found.name, from.display()));
     Ok(found)
+}
+
+fn is_marked(archive: &Archive, names: &[String]) -> bool {
+    archive.marks.iter().any(|mark| names.iter().any(|name| name.ends_with(mark)))
+}
+
+/// Whether `from`, of which no hash is known, is a zip file that holds nothing by which `archive` is known.
+pub(super) fn is_another(archive: &Archive, from: &Path) -> bool {
+    let names = names_inside(from);
+    !archive.marks.is_empty() && !names.is_empty() && !is_marked(archive, &names)
 }
 
 /// Names of the entries of a zip file; none where it is no zip file.

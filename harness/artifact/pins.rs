@@ -10,6 +10,7 @@ use super::cache::wait_for;
 use super::registry::RemoteFile;
 use super::{ArtifactError, Voice};
 use crate::fs::{self, FolderLock};
+use crate::text::printable;
 
 const HEADER: &str = "\
 # Sizes and sha256 of archives that were published without a hash, as they were when somebody fetched them first with
@@ -32,15 +33,22 @@ pub struct Pins {
 }
 
 impl Pins {
-    /// Reads the file; where there is none, there are no pins yet.
+    /// Reads the file; where there is none, there are no pins yet. Hashes may be written in capitals.
     pub fn load(path: &Path) -> Result<Self, ArtifactError> {
-        let pins = if path.exists() {
+        let mut pins: BTreeMap<String, Pin> = if path.exists() {
             let text = fs::read_to_string(path)?;
             toml::from_str(&text)
                 .map_err(|error| ArtifactError::Pins { path: path.to_path_buf(), reason: error.message().to_owned() })?
         } else {
             BTreeMap::new()
         };
+        for (name, pin) in &mut pins {
+            pin.sha256.make_ascii_lowercase();
+            if pin.sha256.len() != 64 || !pin.sha256.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                let reason = format!("the sha256 of {name} is '{}', not 64 hexadecimal digits", printable(&pin.sha256));
+                return Err(ArtifactError::Pins { path: path.to_path_buf(), reason });
+            }
+        }
         Ok(Self { path: path.to_path_buf(), pins })
     }
 

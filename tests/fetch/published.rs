@@ -24,7 +24,17 @@ fn without_a_hash_the_first_download_is_pinned() {
     let other = World::new(&checkpoints(&server.url));
     let shared = world.path("cache/pins.toml");
     let with_pins = ["checkpoints-pretrain", "--pins", shared.to_str().unwrap()];
+    let capitals = pins.replace(&pins[pins.find("sha256 = ").unwrap() + 10..][..64], &{
+        let at = pins.find("sha256 = ").unwrap() + 10;
+        pins[at..at + 64].to_uppercase()
+    });
+    let shouted = world.path("capitals.toml");
+    sdclr::fs::write(&shouted, capitals.as_bytes()).unwrap();
+    other.good(&["checkpoints-pretrain", "--pins", shouted.to_str().unwrap()]);
     other.good(&with_pins);
+    sdclr::fs::write(&shouted, b"[checkpoints-pretrain]\nsize = 1\nsha256 = 'abc'\n").unwrap();
+    let short = other.fetch(&["checkpoints-pretrain", "--pins", shouted.to_str().unwrap()]).err;
+    assert!(short.contains("the sha256 of checkpoints-pretrain is 'abc', not 64 hexadecimal digits"), "{short}");
     let changed = Server::good(zip_of(&[("checkpoints/run/model_2000.pt", b"strange")]));
     let victim = World::new(&checkpoints(&changed.url));
     let mismatch = victim.error(&with_pins).replace(&world.folder.path().display().to_string(), "[OTHER]");
@@ -135,6 +145,11 @@ fn a_file_that_was_brought_is_told_from_its_siblings() {
     // Named alone, a file is what its name says; but a file that is no archive is never pinned.
     let single = world.error(&["checkpoints-tune", "--from", &pretrain, "--pin"]);
     let fresh = World::new(&checkpoints(&server.url));
+    // Nor is what holds none of the files by which the archive is told from its siblings.
+    for other in [&tune, &neither] {
+        let sibling = fresh.error(&["checkpoints-pretrain", "--from", other, "--pin"]);
+        assert!(sibling.contains("an archive without any /model_2000.pt; expected the archive"), "{sibling}");
+    }
     sdclr::fs::write(&fresh.path("f.zip"), b"<html>").unwrap();
     let no_archive = fresh.error(&["checkpoints-tune", "--from", fresh.path("f.zip").to_str().unwrap(), "--pin"]);
     let folder = fresh.error(&["checkpoints-tune", "--from", fresh.folder.path().to_str().unwrap(), "--pin"]);
