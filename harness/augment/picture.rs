@@ -56,7 +56,8 @@ pub fn resized_crop(picture: &Picture, view: ResizedCrop, size: i64) -> Result<T
 }
 
 /// The transform of validation and test images: short side to `short` (the other side in proportion, truncated), then
-/// the central `size` x `size` pixels, offsets rounded half to even as torchvision does: uint8 `[3, size, size]`.
+/// the central `size` x `size` pixels, half a pixel rounded up as the published programs' torchvision does (later ones round
+/// half to even): uint8 `[3, size, size]`.
 ///
 /// # Errors
 /// Not `1 <= size <= short`.
@@ -70,7 +71,7 @@ pub fn resize_centre_crop(picture: &Picture, short: i64, size: i64) -> Result<Te
     let shortest = picture.height.min(picture.width);
     let axis = |length: i64| {
         let resized = short * length / shortest;
-        let first = (((resized - size) as f64) / 2.0).round_ties_even() as i64;
+        let first = (resized - size + 1) / 2;
         Axis { start: 0, length, resized, kept: first..first + size }
     };
     Ok(resize(picture, &axis(picture.height), &axis(picture.width), false))

@@ -23,6 +23,8 @@ from PIL import Image, ImageFilter
 from torchvision.transforms import functional as F
 from torchvision.transforms import InterpolationMode as Mode
 
+from sdclr_torch import centre_crop
+
 OPERATIONS = ("brightness", "contrast", "saturation", "hue")
 ADJUST = {
     "brightness": F.adjust_brightness,
@@ -114,7 +116,7 @@ def apply(image, operation):
         image = F.crop(padded, operation["top"], operation["left"], image.height, image.width)
         return F.hflip(image) if operation["flip"] else image
     if name == "resize_centre_crop":
-        return F.center_crop(F.resize(image, operation["short"], Mode.BILINEAR), operation["size"])
+        return centre_crop(F.resize(image, operation["short"], Mode.BILINEAR), operation["size"])
     raise ValueError(name)
 
 

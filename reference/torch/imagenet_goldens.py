@@ -27,7 +27,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DistributedSampler
-from torchvision.transforms import CenterCrop, InterpolationMode, Resize
+from torchvision.transforms import InterpolationMode, Resize
 from torchvision.transforms import functional as F
 
 import formula
@@ -165,8 +165,9 @@ def probe_files(part: str, pack: Pack) -> tuple[list[dict[str, int]], list[int],
 
 
 def tested_views(images: list[Image.Image]) -> Tensor:
-    resize, crop = Resize(PROBE["resize"]), CenterCrop(PROBE["size"])
-    return torch.stack([F.to_tensor(crop(resize(image))) for image in images]).to(torch.get_default_dtype())
+    resize = Resize(PROBE["resize"])
+    views = [st.centre_crop(resize(image), PROBE["size"]) for image in images]
+    return torch.stack([F.to_tensor(view) for view in views]).to(torch.get_default_dtype())
 
 
 def training_views(images: list[Image.Image], drawn: list[list[Any]]) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 DENSE, PRUNED = 0, 1
@@ -362,6 +363,13 @@ def sampler_order(images: int, epoch: int, ranks: int = 1, rank: int = 0) -> lis
 
 
 # ---- Probe and metrics ----------------------------------------------------------------------------------------------
+
+
+def centre_crop(image: Image.Image, size: int) -> Image.Image:
+    """The centre as torchvision 0.8, that of PyTorch 1.7, crops it: half a pixel is rounded up. CenterCrop of today's
+    torchvision rounds half to even, another pixel wherever (side - size) / 2 is even and a half."""
+    left, top = ((side - size + 1) // 2 for side in image.size)
+    return image.crop((left, top, left + size, top + size))
 
 
 def shifted_crop(image: Tensor, top: int, left: int, flip: bool, padding: int) -> Tensor:
