@@ -255,22 +255,30 @@ impl Log<'_> {
 /// Line of classes, its values, and the line of accuracy with its value.
 type Pair<'a> = (usize, &'a str, (usize, &'a str));
 
-/// Neighbouring marks of the two kinds, in either order, and the last line that stayed alone.
+/// Each line of classes with the accuracy that follows it at once or, where none does, with one just before that belongs
+/// to no other; and the last line that stayed alone.
 fn paired<'a>(marks: &[Mark<'a>]) -> (Vec<Pair<'a>>, Option<usize>) {
     let (mut pairs, mut alone) = (Vec::new(), None);
+    let mut before: Option<(usize, &str)> = None;
     let mut rest = marks;
     while let [first, others @ ..] = rest {
-        rest = match (first, others) {
-            (Mark::Classes { line, values }, [Mark::Accuracy { line: at, value }, others @ ..])
-            | (Mark::Accuracy { line: at, value }, [Mark::Classes { line, values }, others @ ..]) => {
+        rest = others;
+        let earlier = before.take();
+        match (first, others) {
+            (Mark::Classes { line, values }, [Mark::Accuracy { line: at, value }, others @ ..]) => {
+                alone = earlier.map(|(line, _)| line).or(alone);
                 pairs.push((*line, *values, (*at, *value)));
-                others
+                rest = others;
             }
-            (Mark::Classes { line, .. } | Mark::Accuracy { line, .. }, _) => {
-                alone = Some(*line);
-                others
+            (Mark::Classes { line, values }, _) => match earlier {
+                Some(accuracy) => pairs.push((*line, *values, accuracy)),
+                None => alone = Some(*line),
+            },
+            (Mark::Accuracy { line, value }, _) => {
+                alone = earlier.map(|(line, _)| line).or(alone);
+                before = Some((*line, *value));
             }
-        };
+        }
     }
-    (pairs, alone)
+    (pairs, before.map(|(line, _)| line).or(alone))
 }
