@@ -239,6 +239,45 @@ fn a_log_of_a_thousand_classes() {
     assert!(error.contains("holds no complete result"), "{error}");
 }
 
+/// A line of classes belongs to the accuracy that follows it; without one, to an accuracy just before.
+#[test]
+fn classes_go_with_the_accuracy_that_follows() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log.txt");
+    // Each letter is a line: a and b are results of two classes, A and B their accuracies.
+    let read = |marks: &str| {
+        let line = |mark| match mark {
+            'a' => "Each class acc is 10.00 20.00\n",
+            'A' => "On the best_model, test tacc is 15.00\n",
+            'b' => "Each class acc is 30.00 40.00\n",
+            _ => "On the best_model, test tacc is 35.00\n",
+        };
+        write(&log, marks.chars().map(line).collect::<String>().as_bytes());
+        read_log(&log, DatasetName::Cifar10, 2, false).map(|log| (log.blocks.concat(), log.warnings.len())).ok()
+    };
+    let (a, b) = (vec![10.0, 20.0], vec![30.0, 40.0]);
+    for (marks, expected) in [
+        ("aA", Some((a.clone(), 0))),
+        ("Aa", Some((a.clone(), 0))),
+        // The rest of the first result is cut off.
+        ("AbB", Some((b.clone(), 0))),
+        ("AbBaA", Some((a.clone(), 1))),
+        // Cut at both ends: the second result has no accuracy of its own.
+        ("AbBa", Some((b.clone(), 1))),
+        ("abB", Some((b, 0))),
+        ("AAa", Some((a, 0))),
+        ("A", None),
+        ("aa", None),
+    ] {
+        assert_eq!(read(marks), expected, "{marks}");
+    }
+}
+
+#[test]
+fn nothing_was_published_of_the_digits() {
+    assert!(class_counts(DatasetName::Digits, 1, None).is_err());
+}
+
 #[test]
 fn hostile_logs_are_bounded() {
     let folder = tempfile::tempdir().unwrap();

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use super::PublishedError;
+use super::names::unpublished;
 use crate::artifact::hash::{Algorithm, Hasher};
 use crate::fs;
 use crate::recipe::DatasetName;
@@ -22,13 +23,14 @@ const LIST_BYTES: u64 = 64 << 20;
 /// needed for [`DatasetName::Imagenet`] alone.
 ///
 /// # Errors
-/// The list of ImageNet is not there or not the published one.
+/// Nothing was published for the data set; the list of ImageNet is not there or not the published one.
 pub fn class_counts(dataset: DatasetName, split: usize, data: Option<&Path>) -> Result<Vec<u64>, PublishedError> {
     let list = match dataset {
         DatasetName::Imagenet => return imagenet_counts(dataset, data),
         DatasetName::Imagenet100 => "imagenet-100/imageNet_100_LT_train.txt".to_owned(),
         DatasetName::Cifar100 => format!("cifar100_imbSub_with_subsets/cifar100_split{split}_D_i.npy"),
-        DatasetName::Cifar10 | DatasetName::Digits => format!("cifar10_imbSub_with_subsets/split{split}_D_i.npy"),
+        DatasetName::Cifar10 => format!("cifar10_imbSub_with_subsets/split{split}_D_i.npy"),
+        DatasetName::Digits => return Err(unpublished(dataset)),
     };
     let row = TABLE.lines().map(|line| line.split(',').collect::<Vec<_>>()).find(|row| row[0] == list);
     let counts = row.and_then(|row| row.get(2)?.split_whitespace().map(|count| count.parse().ok()).collect());

@@ -26,6 +26,12 @@ pub fn dataset_of(suite: &str) -> Result<DatasetName, PublishedError> {
         .ok_or_else(|| PublishedError::Suite { found: suite.to_owned(), known })
 }
 
+/// The error of a data set for which nothing was published.
+pub(super) fn unpublished(dataset: DatasetName) -> PublishedError {
+    let known = SUITES.map(|(_, dataset)| name_of(&dataset)).join(", ");
+    PublishedError::Suite { found: name_of(&dataset), known }
+}
+
 /// The methods with which runs on `dataset` were published.
 pub fn methods_of(dataset: DatasetName) -> &'static [MethodName] {
     match dataset {
@@ -65,8 +71,7 @@ impl Run {
         split: usize,
     ) -> Result<Self, PublishedError> {
         if !SUITES.iter().any(|(_, known)| *known == dataset) {
-            let known = SUITES.map(|(_, dataset)| name_of(&dataset)).join(", ");
-            return Err(PublishedError::Suite { found: name_of(&dataset), known });
+            return Err(unpublished(dataset));
         }
         if !methods_of(dataset).contains(&method) {
             return Err(PublishedError::Method { dataset, method });
@@ -136,12 +141,17 @@ impl Run {
         format!("{}__{appended}", self.pretrain_folder())
     }
 
-    /// The checkpoint in the folder of the pre-training.
-    pub fn pretrain_file(&self) -> &'static str {
+    /// Epochs of the pre-training.
+    pub fn epochs(&self) -> i64 {
         match self.dataset {
-            DatasetName::Imagenet100 | DatasetName::Imagenet => "model_500.pt",
-            _ => "model_2000.pt",
+            DatasetName::Imagenet100 | DatasetName::Imagenet => 500,
+            _ => 2000,
         }
+    }
+
+    /// The checkpoint in the folder of the pre-training.
+    pub fn pretrain_file(&self) -> String {
+        format!("model_{}.pt", self.epochs())
     }
 
     /// The folders that hold the pre-trainings and the probes of this data set.
