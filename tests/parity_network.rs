@@ -233,6 +233,34 @@ fn prunable_weights_number_as_published() {
 }
 
 /// Kaiming normal (fan-out, ReLU) convolutions, linear layers uniform in ±1/sqrt(fan_in), batch norm at identity.
+/// A complex weight would lose its imaginary part, a truth value or a whole number is no weight.
+#[test]
+fn weights_have_to_be_floating_point_numbers() {
+    let spec = NetworkSpec {
+        depth: Depth::Resnet10,
+        stem: Stem::Cifar,
+        width: 2,
+        dual_bn: false,
+        head: Head::Classifier { classes: 3 },
+    };
+    let network = Network::new(spec, 1, Kind::Float, Device::Cpu).unwrap();
+    for name in ["fc.weight", "bn1.running_var"] {
+        let load = |kind| {
+            let mut state = network.state();
+            let other = state.get(name).unwrap().to_kind(kind);
+            state.insert(name.to_owned(), other);
+            network.load(&state)
+        };
+        for kind in [Kind::ComplexFloat, Kind::Bool, Kind::Int8, Kind::Int64] {
+            let error = load(kind).unwrap_err().to_string();
+            assert!(error.contains(&format!("{name}: expected floating-point numbers, found {kind:?}")), "{error}");
+        }
+        for kind in [Kind::Double, Kind::Half, Kind::BFloat16] {
+            load(kind).unwrap();
+        }
+    }
+}
+
 #[test]
 fn initialisation_is_as_published() {
     let head = Head::Projection { output_dim: 128 };

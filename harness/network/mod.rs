@@ -24,7 +24,7 @@ use resnet::Backbone;
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
     #[error(
-        "the checkpoint does not fit {network}: {differences} of its names or shapes differ, the first are\n{first}\n\
+        "the checkpoint does not fit {network}: {differences} of its names, shapes or types differ, the first are\n{first}\n\
          check --network (or the recipe), or give the checkpoint that belongs to it"
     )]
     Mismatch { network: String, differences: usize, first: String },
@@ -240,19 +240,22 @@ impl Network {
     /// Fills the network from `state`, names without prefix.
     ///
     /// # Errors
-    /// Any name is missing or unknown, or any shape differs; then nothing was changed.
+    /// Any name is missing or unknown, any shape differs, or what should be floating-point numbers is not; then nothing was changed.
     pub fn load(&self, state: &StateDict) -> Result<(), NetworkError> {
         let mut differences = Vec::new();
         let mut ours = std::collections::HashSet::new();
         self.visit(&mut |name, item| {
-            let expected = match item {
-                Item::Parameter(tensor) | Item::Prunable(tensor) | Item::Buffer(tensor) => tensor.size(),
-                Item::Counter(_) => vec![],
+            let (expected, floating) = match item {
+                Item::Parameter(tensor) | Item::Prunable(tensor) | Item::Buffer(tensor) => (tensor.size(), true),
+                Item::Counter(_) => (vec![], false),
             };
-            match state.get(&name).map(Tensor::size) {
+            match state.get(&name).map(|found| (found.size(), found)) {
                 None => differences.push(format!("  {name}: expected {expected:?}, not in the checkpoint")),
-                Some(found) if found != expected => {
+                Some((found, _)) if found != expected => {
                     differences.push(format!("  {name}: expected {expected:?}, found {found:?}"));
+                }
+                Some((_, found)) if floating && !found.is_floating_point() => {
+                    differences.push(format!("  {name}: expected floating-point numbers, found {:?}", found.kind()));
                 }
                 Some(_) => {}
             }
