@@ -5,6 +5,10 @@ use std::process::{Command, Output};
 
 use ndarray::{Array1, Array4};
 use ndarray_npy::WriteNpyExt;
+use sdclr::checkpoint;
+use sdclr::network::{Network, NetworkSpec};
+use sdclr::recipe::Recipe;
+use tch::{Device, Kind};
 use tempfile::TempDir;
 
 fn sdclr(arguments: &[&str]) -> Output {
@@ -236,6 +240,24 @@ fn checkpoint_errors() {
         probe(hostile.to_str().unwrap(), "digits-lt/simclr").replace(attack, "[ATTACKS]"),
     ];
     insta::assert_snapshot!("checkpoint_errors", errors.join("\n"));
+}
+
+/// Of outputs that are no numbers a class could be read all the same.
+#[test]
+fn a_model_of_nan_is_not_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = Recipe::resolve("digits-lt/simclr", &[]).unwrap();
+    let network = Network::new(NetworkSpec::of_recipe(&recipe).probe(10), 1, Kind::Float, Device::Cpu).unwrap();
+    let mut state = network.state();
+    let weight = state.get("fc.weight").unwrap().copy();
+    let _ = weight.get(3).fill_(f64::NAN);
+    state.insert("fc.weight".to_owned(), weight);
+    let model = folder.path().join("model.safetensors");
+    checkpoint::write_weights(&model, &state).unwrap();
+    let arguments = ["probe", model.to_str().unwrap(), "--recipe", "digits-lt/simclr", "--split", "1"];
+    let rest = ["--protocol", "full", "--device", "cpu", "--test-only"];
+    let said = error(folder.path(), &[arguments.as_slice(), &rest].concat());
+    assert!(said.contains("the network's outputs for the ") && said.contains(" list are not all finite"), "{said}");
 }
 
 #[test]

@@ -138,13 +138,14 @@ fn both_probes_run_on_files() {
     assert_eq!(full["epochs"][0]["validation_accuracy"], Value::Null, "validated every second epoch");
     assert_eq!(few["smoke"], true);
 
-    // The same again, and the images in DIR itself.
+    // The same again, whatever the other probe's recipe is, and the images in DIR itself.
     std::fs::create_dir(folder.join("moved")).unwrap();
     for name in ["train", "val"] {
         std::os::unix::fs::symlink(folder.join("imagenet").join(name), folder.join("moved").join(name)).unwrap();
     }
     std::os::unix::fs::symlink(folder.join("split"), folder.join("moved/split")).unwrap();
-    let again = probed(&folder.join("moved"), &["--split", "1", "--protocol", "full", "--limit-epochs", "3"]);
+    let same = ["--split", "1", "--protocol", "full", "--limit-epochs", "3", "--set", "probe.few.epochs=7"];
+    let again = probed(&folder.join("moved"), &same);
     for key in ["recipe_hash", "state_sha256", "per_class", "best_epoch"] {
         assert_eq!(again[key], full[key], "{key}");
     }
@@ -154,6 +155,36 @@ fn both_probes_run_on_files() {
     let lines: Vec<&str> = said.lines().skip_while(|line| !line.contains("imagenet100:")).take(7).collect();
     let said = lines.join("\n").replace(&folder.display().to_string(), "[DIR]");
     insta::assert_snapshot!("imagenet_doctor", said);
+}
+
+/// To evaluate a model the test list is enough: that of all training images cannot be had.
+#[test]
+fn an_evaluation_reads_the_test_list_alone() {
+    let folder = miniature();
+    let folder = folder.path();
+    for list in ["ImageNet_100_train.txt", "imageNet_100_sub_balance_train_0.01.txt", "ImageNet_100_val.txt"] {
+        sdclr::fs::remove(&folder.join(LISTS).join(list)).unwrap();
+    }
+    let overrides: Vec<String> = SMALL.iter().map(|text| (*text).to_owned()).collect();
+    let recipe = Recipe::resolve("imagenet100-lt/simclr", &overrides).unwrap();
+    let spec = NetworkSpec::of_recipe(&recipe).probe(CLASSES as i64);
+    let network = Network::new(spec, 3, Kind::Float, Device::Cpu).unwrap();
+    let (model, json) = (folder.join("model.safetensors"), folder.join("probe.json"));
+    checkpoint::write_weights(&model, &network.state()).unwrap();
+    let evaluate = |more: &[&str]| {
+        let [model, data, json] = [&model, folder, &json].map(|path| path.to_str().unwrap());
+        let fixed = ["probe", model, "--recipe", "imagenet100-lt/simclr", "--data", data, "--device", "cpu"];
+        let which = ["--split", "1", "--test-only", "--protocol", "few", "--json", json, "--set"];
+        let output = sdclr(&[&fixed, which.as_slice(), SMALL, more].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<Value>(&std::fs::read(&json).unwrap()).unwrap()
+    };
+    let found = evaluate(&[]);
+    let read: Vec<&String> = found["splits_sha256"].as_object().unwrap().keys().collect();
+    assert_eq!(read, ["imagenet-100/ImageNet_100_test.txt", "imagenet-100/imageNet_100_LT_train.txt"]);
+    // Training keys change nothing, those of the views do.
+    assert_eq!(evaluate(&["probe.few.lr=1"])["recipe_hash"], found["recipe_hash"]);
+    assert_ne!(evaluate(&["probe.few.size=24"])["recipe_hash"], found["recipe_hash"]);
 }
 
 /// What a probe says of `folder`, without the paths of this run.

@@ -12,7 +12,7 @@ use sdclr::augment::{self, Crop, ResizedCrop, ViewKey};
 use sdclr::dataset::{Dataset, Images, Picture, decode};
 use sdclr::network::{Head, Network, NetworkSpec};
 use sdclr::pretrain::order::epoch_order;
-use sdclr::probe::{self, ProbeData, ProbeJob};
+use sdclr::probe::{self, ProbeData, ProbeJob, TrainingLists};
 use sdclr::progress::Progress;
 use sdclr::recipe::{
     DatasetName, Depth, OrderName, ProbeRecipe, Protocol, Selection, Stem, TestTransform, TrainTransform, hash_bytes,
@@ -289,13 +289,12 @@ fn training_selection_and_test() {
     golden::fill(&network);
     let data = ProbeData {
         dataset: &dataset,
-        train: &train,
-        validation: &validation,
+        training: Some(TrainingLists { train: &train, validation: &validation }),
         test: &test,
         class_counts: &run.settings.class_counts,
     };
     let (recipe, header) = (run.recipe(), header());
-    let job = ProbeJob { header: &header, recipe: &recipe, network: &network, data: &data, test_only: false };
+    let job = ProbeJob { header: &header, recipe: &recipe, network: &network, data: &data };
     let result = probe::run(&job, None, &Progress::default()).unwrap();
 
     assert_eq!(result.epochs.len(), run.epochs.len());

@@ -11,7 +11,7 @@ use sdclr::augment::{self, Shift, ViewKey};
 use sdclr::dataset::{Dataset, ImageSet, Images};
 use sdclr::native;
 use sdclr::network::{DDP_PREFIX, Head, Network, NetworkSpec, Pass, StateDict};
-use sdclr::probe::{self, ProbeData, ProbeJob};
+use sdclr::probe::{self, ProbeData, ProbeJob, TrainingLists};
 use sdclr::progress::Progress;
 use sdclr::recipe::{
     DatasetName, Depth, OrderName, ProbeRecipe, Protocol, Selection, Stem, TestTransform, TrainTransform,
@@ -219,12 +219,11 @@ fn training_selection_and_test() {
     let test = list("test", (0..run.settings.test).collect());
     let data = ProbeData {
         dataset: &dataset,
-        train: &train,
-        validation: &validation,
+        training: Some(TrainingLists { train: &train, validation: &validation }),
         test: &test,
         class_counts: &run.settings.class_counts,
     };
-    let job = ProbeJob { header: &header, recipe: &recipe, network: &network, data: &data, test_only: false };
+    let job = ProbeJob { header: &header, recipe: &recipe, network: &network, data: &data };
     let result = probe::run(&job, None, &Progress::default()).unwrap();
 
     assert_eq!(result.epochs.len(), run.epochs.len());

@@ -31,6 +31,10 @@ pub enum ProbeError {
     NotFinite { loss: f64, epoch: usize, lr: f64 },
     #[error("the {list} list holds no image of class {class}; its accuracy cannot be told: use the whole list")]
     EmptyClass { list: String, class: usize },
+    #[error(
+        "the network's outputs for the {list} list are not all finite; its weights are damaged, or it has diverged"
+    )]
+    Outputs { list: String },
     #[error("{folder} is in use by another process; wait for it")]
     InUse { folder: String },
     #[error(transparent)]
@@ -59,11 +63,18 @@ pub enum ProbeError {
 #[derive(Debug)]
 pub struct ProbeData<'a> {
     pub dataset: &'a Dataset,
-    pub train: &'a IndexList,
-    pub validation: &'a IndexList,
+    /// Without, the network is evaluated as it is.
+    pub training: Option<TrainingLists<'a>>,
     pub test: &'a IndexList,
     /// Images of each class in the split's `D_i`: what makes a class Many, Medium or Few.
     pub class_counts: &'a [u64],
+}
+
+/// What the classifier trains on, and what its best epoch is chosen by.
+#[derive(Debug, Clone, Copy)]
+pub struct TrainingLists<'a> {
+    pub train: &'a IndexList,
+    pub validation: &'a IndexList,
 }
 
 /// One probe: a network with single BN and a classifier, of which only the classifier trains.
@@ -73,8 +84,6 @@ pub struct ProbeJob<'a> {
     pub recipe: &'a ProbeRecipe,
     pub network: &'a Network,
     pub data: &'a ProbeData<'a>,
-    /// Evaluate the network as it is, without training.
-    pub test_only: bool,
 }
 
 /// Pooled features `[n, C]` of the images at `indices` under the test transform or, given an epoch, as that epoch's training
@@ -100,19 +109,24 @@ fn labels_of(set: &ImageSet, indices: &[i64]) -> Vec<i64> {
     indices.iter().map(|&index| set.labels[index as usize]).collect()
 }
 
-/// How many images of each class there are and how many the classifier gets right.
+/// How many images of each class there are in `list`, whose positions lie in `set`, and how many the classifier gets right.
 fn count_correct(
     network: &Network,
     features: &Tensor,
-    labels: &[i64],
+    list: &IndexList,
+    set: &ImageSet,
     classes: usize,
 ) -> Result<Vec<[u64; 2]>, ProbeError> {
-    let predicted = tch::no_grad(|| network.head(features, &Pass::EVAL).argmax(1, false));
-    let predicted = Vec::<i64>::try_from(predicted.f_to_device(Device::Cpu)?)?;
+    let logits = tch::no_grad(|| network.head(features, &Pass::EVAL));
+    // Of what is no number a class is chosen all the same, always the same one.
+    if logits.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+        return Err(ProbeError::Outputs { list: list.name.clone() });
+    }
+    let predicted = Vec::<i64>::try_from(logits.f_argmax(1, false)?.f_to_device(Device::Cpu)?)?;
     let mut counts = vec![[0; 2]; classes];
-    for (label, predicted) in labels.iter().zip(predicted) {
-        counts[*label as usize][0] += 1;
-        counts[*label as usize][1] += u64::from(*label == predicted);
+    for (label, predicted) in labels_of(set, &list.indices).into_iter().zip(predicted) {
+        counts[label as usize][0] += 1;
+        counts[label as usize][1] += u64::from(label == predicted);
     }
     Ok(counts)
 }
@@ -134,7 +148,7 @@ fn accuracy(network: &Network, features: &Tensor, labels: &Tensor, selection: Se
 /// Runs the probe; where `folder` is given its records go there, and a finished probe is only read back.
 ///
 /// # Errors
-/// The loss is not finite, a class has no test image, or a file cannot be written.
+/// The loss or the outputs are not finite, a class has no test image, or a file cannot be written.
 pub fn run(job: &ProbeJob, folder: Option<&Path>, progress: &Progress) -> Result<JobResult, ProbeError> {
     let mut log = None;
     let mut _lock = None;
@@ -169,7 +183,7 @@ pub fn run(job: &ProbeJob, folder: Option<&Path>, progress: &Progress) -> Result
     Ok(result)
 }
 
-/// Trains (unless `test_only`), restores the best classifier and tests it, once.
+/// Trains (where there are lists for it), restores the best classifier and tests it, once.
 fn evaluate(
     job: &ProbeJob,
     log: &mut Option<RunLog>,
@@ -180,11 +194,11 @@ fn evaluate(
     // Before the epochs, so that a file that cannot be read does not cost them.
     let set = test.images(&dataset.test);
     let features = encode(job.network, set, &test.indices, job.recipe, None)?;
-    let (epochs, best) = match job.test_only {
-        true => (Vec::new(), None),
-        false => train(job, log, progress)?,
+    let (epochs, best) = match &job.data.training {
+        None => (Vec::new(), None),
+        Some(lists) => train(job, lists, log, progress)?,
     };
-    let counts = count_correct(job.network, &features, &labels_of(set, &test.indices), classes)?;
+    let counts = count_correct(job.network, &features, test, set, classes)?;
     if let (Some(class), false) = (counts.iter().position(|[images, _]| *images == 0), job.header.smoke) {
         return Err(ProbeError::EmptyClass { list: test.name.clone(), class });
     }
@@ -240,10 +254,15 @@ impl Classifier {
 type Trained = (Vec<EpochRecord>, Option<(usize, f64)>);
 
 /// Trains the classifier and leaves the network with the best one on the validation list.
-fn train(job: &ProbeJob, log: &mut Option<RunLog>, progress: &Progress) -> Result<Trained, ProbeError> {
+fn train(
+    job: &ProbeJob,
+    lists: &TrainingLists,
+    log: &mut Option<RunLog>,
+    progress: &Progress,
+) -> Result<Trained, ProbeError> {
     let ProbeJob { header, recipe, network, data, .. } = job;
     let official = &data.dataset.train;
-    let (set, indices) = (data.validation.images(official), &data.validation.indices);
+    let (set, indices) = (lists.validation.images(official), &lists.validation.indices);
     let validation = encode(network, set, indices, recipe, None)?;
     let validation_labels = Tensor::f_from_slice(&labels_of(set, indices))?.f_to_device(network.device())?;
 
@@ -258,14 +277,14 @@ fn train(job: &ProbeJob, log: &mut Option<RunLog>, progress: &Progress) -> Resul
         let start = Instant::now();
         let reached = recipe.milestones.iter().filter(|milestone| **milestone <= epoch).count();
         let lr = recipe.lr * 0.1_f64.powi(reached as i32);
-        let loss = train_epoch(network, data.train.images(official), data.train, recipe, &mut optimizer, epoch, lr)?;
+        let loss = train_epoch(network, lists.train.images(official), lists.train, recipe, &mut optimizer, epoch, lr)?;
         let mut record = EpochRecord {
             epoch,
             loss,
             lr,
             density: None,
             validation_accuracy: None,
-            images_per_second: data.train.indices.len() as f64 / start.elapsed().as_secs_f64(),
+            images_per_second: lists.train.indices.len() as f64 / start.elapsed().as_secs_f64(),
             seconds: 0.0,
         };
         // The last epoch is always validated, so that there is a best one when epochs are limited.

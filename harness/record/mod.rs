@@ -50,7 +50,8 @@ pub struct JobHeader {
     /// Absent for pre-training.
     pub protocol: Option<Protocol>,
     pub recipe: serde_json::Value,
-    /// sha256 of the recipe, the data and split hashes and the limits: what keys resume.
+    /// sha256 of what the outcome depends on, which keys resume: the keys of the recipe that the job reads, the data, the
+    /// lists, the limits and, of a probe, its network.
     pub recipe_hash: String,
     /// sha256 of the decoded images and labels.
     pub data_sha256: String,
@@ -165,7 +166,9 @@ pub struct PublishedOutcome {
     /// Where the file is published, e.g. `checkpoints_tune/RUN/log.txt`.
     pub file: String,
     pub outcome: ProbeOutcome,
-    /// sha256 of the log's bytes, or of the tensors of the network that was tested.
+    /// sha256 of the file's bytes.
+    pub file_sha256: String,
+    /// The same of a log; else sha256 of the tensors of the network that was tested.
     pub sha256: String,
     /// What was run, under which hash; absent for a log, which is only read.
     pub job: Option<JobHeader>,

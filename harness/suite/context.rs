@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tch::{Device, Kind};
 
 use super::SuiteError;
@@ -14,7 +14,7 @@ use crate::dataset::Dataset;
 use crate::native;
 use crate::network::{Network, NetworkSpec, StateDict};
 use crate::pretrain::run::{self, PretrainJob};
-use crate::probe::{self, ProbeData, ProbeJob};
+use crate::probe::{self, ProbeData, ProbeJob, TrainingLists};
 use crate::progress::Progress;
 use crate::recipe::{DatasetName, PretrainSplit, Protocol, Recipe, hash_json, name_of};
 use crate::record::{Environment, JobHeader, JobResult, SMOKE_STAMP};
@@ -85,6 +85,23 @@ pub(super) fn refuse_imagenet_pretraining(
     }
 }
 
+/// Of a recipe's keys those that pre-training reads: all but how it is probed.
+fn pretraining_keys(recipe: &Recipe) -> Value {
+    let mut keys = recipe.to_json();
+    keys.as_object_mut().map(|keys| keys.remove("probe"));
+    keys
+}
+
+/// Those that a probe reads, beside what its network's tensors say; an evaluation reads how the test's images are cut.
+fn probe_keys(recipe: &Recipe, protocol: Protocol, test_only: bool) -> Value {
+    let probe = recipe.probe(protocol);
+    let read = match test_only {
+        true => json!({ "test_transform": probe.test_transform, "resize": probe.resize, "size": probe.size }),
+        false => json!(probe),
+    };
+    json!({ "network": recipe.network, "stem": recipe.stem, "width": recipe.width, "probe": read })
+}
+
 impl Context {
     /// Loads the data set that `recipe` names.
     pub fn open(recipe: &Recipe, scale: Scale) -> Result<Self, SuiteError> {
@@ -112,12 +129,13 @@ impl Context {
         self.scale.limit_epochs.unwrap_or(usize::MAX).min(epochs)
     }
 
-    /// The head of a job's records. The hash covers what the job's outcome depends on. Data that are never read whole are
-    /// identified by the lists that the job reads.
+    /// The head of a job's records. The hash covers what the job's outcome depends on, of the recipe the keys `read`. Data
+    /// that are never read whole are identified by the lists that the job reads.
     fn header(
         &self,
         identity: &Identity,
         recipe: &Recipe,
+        read: Value,
         protocol: Option<Protocol>,
         lists: &[&IndexList],
         encoder: Option<&str>,
@@ -125,16 +143,9 @@ impl Context {
         let Scale { limit_images, limit_epochs, .. } = self.scale;
         let splits: BTreeMap<String, String> =
             lists.iter().map(|list| (list.name.clone(), list.sha256.clone())).collect();
-        let mut hashed = recipe.to_json();
-        if protocol.is_none()
-            && let Some(keys) = hashed.as_object_mut()
-        {
-            // Pre-training does not depend on how it is probed.
-            keys.remove("probe");
-        }
         let data_sha256 = self.dataset.sha256.clone().unwrap_or_else(|| hash_json(&json!(splits)));
         let recipe_hash = hash_json(&json!({
-            "recipe": hashed,
+            "recipe": read,
             "data": data_sha256,
             "splits": splits,
             "protocol": protocol,
@@ -174,7 +185,7 @@ impl Context {
     ) -> Result<JobResult, SuiteError> {
         refuse_imagenet_pretraining(&identity.suite, recipe, Some(pretrain_split))?;
         let list = self.list(ListName::Pretrain(pretrain_split, identity.split))?;
-        let header = self.header(identity, recipe, None, &[&list], None);
+        let header = self.header(identity, recipe, pretraining_keys(recipe), None, &[&list], None);
         let (device, deadline) = (self.device, self.deadline);
         let job = PretrainJob { header: &header, recipe, dataset: &self.dataset, list: &list, device, deadline };
         Ok(run::run(&job, folder, progress)?)
@@ -186,10 +197,9 @@ impl Context {
         Ok(Network::new(spec, recipe.seed, Kind::Float, self.device)?)
     }
 
-    /// The probe network with the dense backbone of the pre-training checkpoint at `path` and a fresh classifier; with
+    /// The probe network with the dense backbone of a pre-training checkpoint's `weights` and a fresh classifier; with
     /// `test_only` the checkpoint's own classifier.
-    pub fn encoder(&self, recipe: &Recipe, path: &Path, test_only: bool) -> Result<Network, SuiteError> {
-        let weights = checkpoint::read_weights(path)?.state;
+    pub fn encoder(&self, recipe: &Recipe, weights: &StateDict, test_only: bool) -> Result<Network, SuiteError> {
         let weights = weights.without_prefix(weights.ddp_prefix());
         let network = self.random_encoder(recipe)?;
         let own = |name: &str| name.starts_with("fc.");
@@ -220,18 +230,23 @@ impl Context {
             Protocol::Full => ListName::Train,
             Protocol::Few => ListName::FewShot(identity.split),
         };
-        let [train, validation, test] = [train, ListName::Validation, ListName::Test].map(|name| self.list(name));
-        let [train, validation, test] = [train?, validation?, test?];
+        // An evaluation reads no list that it does not need: that of all training images may not be there.
+        let training = match test_only {
+            true => None,
+            false => Some([self.list(train)?, self.list(ListName::Validation)?]),
+        };
+        let test = self.list(ListName::Test)?;
         // Groups always come from the whole long-tailed list of the same number, also for models trained on D_b.
         let tail = self.whole_list(ListName::Pretrain(PretrainSplit::D_i, identity.split))?;
         let class_counts = tail.class_counts(&self.dataset.train, self.dataset.classes.len());
         let encoder = checkpoint::state_sha256(&network.state())?;
-        let lists = [&train, &validation, &test, &tail];
-        let header = self.header(identity, recipe, Some(protocol), &lists, Some(&encoder));
-        let [train, validation, test] = [&train, &validation, &test];
-        let data = ProbeData { dataset: &self.dataset, train, validation, test, class_counts: &class_counts };
+        let lists: Vec<&IndexList> = training.iter().flatten().chain([&test, &tail]).collect();
+        let read = probe_keys(recipe, protocol, test_only);
+        let header = self.header(identity, recipe, read, Some(protocol), &lists, Some(&encoder));
+        let training = training.as_ref().map(|[train, validation]| TrainingLists { train, validation });
+        let data = ProbeData { dataset: &self.dataset, training, test: &test, class_counts: &class_counts };
         let recipe = recipe.probe(protocol);
-        let job = ProbeJob { header: &header, recipe, network, data: &data, test_only };
+        let job = ProbeJob { header: &header, recipe, network, data: &data };
         Ok(probe::run(&job, folder, progress)?)
     }
 }
