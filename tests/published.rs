@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use sdclr::recipe::hash_bytes;
 use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -32,6 +33,9 @@ fn tree(dataset: &str) -> TempDir {
     zip::ZipArchive::new(file).unwrap().extract(folder.path().join("SDCLR")).unwrap();
     folder
 }
+
+/// How the folders of SimCLR's runs on CIFAR-10 begin.
+const SIMCLR: &str = "res18_scheduling_sgd_temp0.2_wd1e-4_lr0.5_b512_twolayerProj_epoch2000";
 
 const SUITES: [(&str, &str); 4] = [
     ("cifar10-lt", "cifar10"),
@@ -85,10 +89,71 @@ fn bad_questions_have_one_answer_each() {
     std::os::unix::fs::symlink(folder.path().join("SDCLR"), folder.path().join("link")).unwrap();
     std::os::unix::fs::symlink(folder.path(), folder.path().join("SDCLR/loop")).unwrap();
     assert_eq!(ask(&plan), before);
-    let run = "checkpoints/res18_scheduling_sgd_temp0.2_wd1e-4_lr0.5_b512_twolayerProj_epoch2000_split1_D_i_newNT_s10";
+    // Nor is what unpackers leave beside them. A second copy leaves its own jobs open, and no others.
+    let run = format!("checkpoints/{SIMCLR}_split1_D_i_newNT_s10");
+    for stray in ["__MACOSX", ".sdclr-1.part", "SDCLR/.hidden"] {
+        std::fs::create_dir_all(folder.path().join(stray).join(&run)).unwrap();
+    }
+    assert_eq!(ask(&plan), before);
     std::fs::create_dir_all(folder.path().join("copy").join(run)).unwrap();
-    answers.push(ask(&plan));
+    answers.push(ask(&[plan.as_slice(), &["--splits", "1", "--methods", "simclr"]].concat()));
+    answers.push(ask(&[plan.as_slice(), &["--budget", "1h"]].concat()));
+    answers.push(ask(&[plan.as_slice(), &["--methods", "sdclr-D_x"]].concat()));
     insta::assert_snapshot!("answers", answers.join("\n"));
+}
+
+/// What is named twice counts once; a method may bring its list.
+#[test]
+fn a_run_is_planned_once() {
+    let folder = tree("cifar10");
+    let plan = |which: &[&str]| {
+        let fixed = ["cifar10-lt", "--from-published", folder.path().to_str().unwrap(), "--dry-run"];
+        said(folder.path(), &repro(&[&fixed, which].concat()))
+    };
+    let once = plan(&["--splits", "1", "--methods", "simclr", "--pretrain-splits", "D_i"]);
+    assert_eq!(once.matches("read ").count(), 2, "{once}");
+    let same = ["--splits", "1,1", "--methods", "simclr,simclr", "--pretrain-splits", "D_i,D_i"];
+    assert_eq!(plan(&same), once);
+    assert_eq!(plan(&["--splits", "1", "--methods", "simclr-D_i"]), once);
+    assert_eq!(plan(&["--splits", "1", "--methods", "simclr-D_i,simclr", "--pretrain-splits", "D_i"]), once);
+}
+
+#[test]
+fn a_run_found_twice_fails_alone() {
+    let folder = tree("cifar10");
+    let out = folder.path().join("runs");
+    let run = format!("{SIMCLR}_split1_D_i_newNT_s10__f2layer4_d10d20_wd0_lr30_freezeBN");
+    std::fs::create_dir_all(folder.path().join("copy").join(run)).unwrap();
+    let [dir, to] = [folder.path(), &out].map(|path| path.to_str().unwrap());
+    let output = repro(&["cifar10-lt", "--from-published", dir, "--out", to, "--device", "cpu"]);
+    let errors = text(&output.stderr);
+    let failed = |kind: &str| format!("failed: simclr-D_i-split1/full-{kind}: there are 2 folders called ");
+    assert!(errors.contains(&failed("log")) && errors.contains(&failed("model")), "{errors}");
+    assert_eq!(errors.matches("there are 2 folders").count(), 2, "{errors}");
+    assert_eq!(report(&out)["outcomes"].as_array().unwrap().len(), 9, "logs of the other probes");
+}
+
+/// Neither report may take the other's place.
+#[test]
+fn a_folder_holds_one_kind_of_report() {
+    let folder = tree("cifar10");
+    let [trained, published] = ["trained", "published"].map(|name| folder.path().join(name));
+    let [dir, trained, published] = [folder.path(), &trained, &published].map(|path| path.to_str().unwrap());
+    let short = ["--methods", "random", "--splits", "1", "--limit-images", "40", "--limit-epochs", "1"];
+    let output = repro(&[&["digits-lt", "--device", "cpu", "--out", trained], short.as_slice()].concat());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let from = |out: &str| repro(&["cifar10-lt", "--from-published", dir, "--device", "cpu", "--out", out]);
+    from(published);
+    for (output, kind) in [
+        (from(trained), "a suite that was trained"),
+        (repro(&["digits-lt", "--device", "cpu", "--out", published]), "published runs"),
+    ] {
+        let errors = text(&output.stderr);
+        let told = format!("holds the report of {kind}, which this one would overwrite; choose another --out");
+        assert!(!output.status.success() && errors.contains(&told), "{errors}");
+    }
+    // Of the same kind it is written anew.
+    assert!(text(&from(published).stdout).contains("report: "));
 }
 
 /// Without images the logs still stand, beside the paper's numbers.
@@ -208,6 +273,30 @@ fn models_are_evaluated_as_pytorch_does_and_read_back() {
     assert!(errors.contains("full-model: ") && errors.contains("best_model.pt"), "{errors}");
     assert_eq!(written(), before);
     assert_eq!(report(&out)["outcomes"].as_array().unwrap().len(), outcomes.len() - 1);
+
+    for outcome in outcomes {
+        let file = folder.path().join("SDCLR").join(outcome["file"].as_str().unwrap());
+        if file != model {
+            assert_eq!(outcome["file_sha256"], hash_bytes(&std::fs::read(&file).unwrap()), "{}", file.display());
+        }
+    }
+
+    // Files under the names of others.
+    let encoder = |method: &str, list: &str| {
+        let end = if method == "sdclr" { "_pruneP0.9DualBN" } else { "" };
+        folder.path().join(format!("SDCLR/checkpoints/{SIMCLR}_split1_{list}_newNT_s10{end}/model_2000.pt"))
+    };
+    let best = folder.path().join("SDCLR").join(of("model")[1]["file"].as_str().unwrap());
+    std::fs::copy(encoder("sdclr", "D_i"), encoder("simclr", "D_i")).unwrap();
+    std::fs::copy(best, encoder("simclr", "D_b")).unwrap();
+    let errors = text(&run().stderr);
+    for (list, words) in [
+        ("D_i", "has two batch norms a layer (SDCLR), not one batch norm a layer (SimCLR): is it"),
+        ("D_b", "is of epoch 17, not 2000: is it"),
+    ] {
+        let told = format!("warning: {} {words}", encoder("simclr", list).display());
+        assert_eq!(errors.matches(&told).count(), 1, "{errors}");
+    }
 
     let whole = repro(&[arguments.as_slice(), &["--splits", "1", "--set", "width=1"]].concat());
     let errors = text(&whole.stderr);

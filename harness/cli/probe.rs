@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::ScaleArgs;
+use crate::checkpoint;
 use crate::fs;
 use crate::progress::Progress;
 use crate::recipe::{Protocol, Recipe};
@@ -49,7 +50,7 @@ impl ProbeArgs {
         let recipe = Recipe::resolve(&self.recipe, &self.set)?;
         let context = Context::open(&recipe, self.scale.into())?;
         let identity = Identity::of_command(&self.recipe, &recipe, None, self.split);
-        let network = context.encoder(&recipe, &self.checkpoint, self.test_only)?;
+        let network = context.encoder(&recipe, &checkpoint::read_weights(&self.checkpoint)?.state, self.test_only)?;
         let progress = Progress::default();
         let result = context.probe(&identity, &recipe, self.protocol, &network, self.test_only, None, &progress)?;
         if let Some(path) = &self.json {

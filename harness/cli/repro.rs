@@ -78,7 +78,7 @@ pub(super) struct ReproArgs {
     out: Option<PathBuf>,
     /// Stop after about this time (90s, 25m, 2h), at an epoch's end with a checkpoint: exit code 75, and the same command
     /// goes on
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", conflicts_with = "from_published")]
     budget: Option<Budget>,
     /// Print the plan and the resolved recipes, and run nothing
     #[arg(long)]

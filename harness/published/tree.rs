@@ -26,14 +26,39 @@ pub struct Tree {
 pub struct Found {
     /// Where it is published, e.g. `checkpoints_tune/RUN/log.txt`.
     pub name: String,
-    pub path: Option<PathBuf>,
+    /// Every folder of its run; more than one leave open which is meant.
+    folders: Vec<PathBuf>,
+}
+
+impl Found {
+    /// Where the file is; `None` where it is not there.
+    ///
+    /// # Errors
+    /// There are several folders of its run.
+    pub fn path(&self) -> Result<Option<PathBuf>, PublishedError> {
+        let mut parts = self.name.rsplit('/');
+        let (file, folder) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        match self.folders.as_slice() {
+            [] => Ok(None),
+            [folder] => Ok(Some(folder.join(file)).filter(|path| path.exists())),
+            several => {
+                let found = several.iter().map(|path| path.display().to_string()).collect();
+                Err(PublishedError::Twice { name: folder.to_owned(), found })
+            }
+        }
+    }
+}
+
+/// What archives and unpackers leave beside the files: the Mac's notes, hidden folders, unfinished ones of our own.
+fn stray(name: &str) -> bool {
+    name == "__MACOSX" || name.starts_with('.')
 }
 
 impl Tree {
     /// Looks through `root` for the folders of `runs`. Links to folders are followed.
     ///
     /// # Errors
-    /// `root` cannot be listed or holds too much, a name occurs twice, or nothing of any run is there.
+    /// `root` cannot be listed or holds too much, or nothing of any run is there.
     pub fn open(root: &Path, suite: &str, runs: &[Run]) -> Result<Self, PublishedError> {
         let names: HashSet<String> = runs.iter().flat_map(names_of).collect();
         let example = runs.first().map(Run::pretrain_folder).unwrap_or_default();
@@ -54,9 +79,12 @@ impl Tree {
                     return Err(PublishedError::TooMany { folder: root.to_path_buf(), limit: ENTRIES });
                 }
                 for path in listed.into_iter().filter(|path| path.is_dir()) {
-                    match path.file_name().and_then(|name| name.to_str()).filter(|name| names.contains(*name)) {
-                        Some(name) => tree.folders.entry(name.to_owned()).or_default().push(path),
-                        None => next.push(path),
+                    match path.file_name().and_then(|name| name.to_str()) {
+                        Some(name) if stray(name) => {}
+                        Some(name) if names.contains(name) => {
+                            tree.folders.entry(name.to_owned()).or_default().push(path);
+                        }
+                        _ => next.push(path),
                     }
                 }
             }
@@ -64,26 +92,20 @@ impl Tree {
         }
         match tree.folders.is_empty() {
             true => Err(PublishedError::Nothing { suite: suite.to_owned(), folder: root.to_path_buf(), example }),
-            false => tree.unambiguous(),
-        }
-    }
-
-    /// One place a name; two links to one folder are one.
-    fn unambiguous(mut self) -> Result<Self, PublishedError> {
-        for (name, paths) in &mut self.folders {
-            let mut seen = HashSet::new();
-            paths.retain(|path| seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())));
-            if paths.len() > 1 {
-                let found = paths.iter().map(|path| path.display().to_string()).collect();
-                return Err(PublishedError::Twice { name: name.clone(), found });
+            false => {
+                // Two links to one folder are one.
+                for paths in tree.folders.values_mut() {
+                    let mut seen = HashSet::new();
+                    paths.retain(|path| seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())));
+                }
+                Ok(tree)
             }
         }
-        Ok(self)
     }
 
     /// The pre-trained encoder of a run.
     pub fn encoder(&self, run: &Run) -> Found {
-        self.find(run.parents().0, &run.pretrain_folder(), run.pretrain_file())
+        self.find(run.parents().0, &run.pretrain_folder(), &run.pretrain_file())
     }
 
     /// The fine-tuned model of a probe.
@@ -97,8 +119,8 @@ impl Tree {
     }
 
     fn find(&self, parent: &str, folder: &str, file: &str) -> Found {
-        let path = self.folders.get(folder).and_then(|paths| paths.first()).map(|path| path.join(file));
-        Found { name: format!("{parent}/{folder}/{file}"), path: path.filter(|path| path.exists()) }
+        let folders = self.folders.get(folder).cloned().unwrap_or_default();
+        Found { name: format!("{parent}/{folder}/{file}"), folders }
     }
 }
 

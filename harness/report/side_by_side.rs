@@ -196,10 +196,13 @@ agree within the deviations.
     ))
 }
 
+/// Logs have accuracies to two places of a per cent.
+const LOG_ROUNDING: f64 = 0.0051;
+
 /// Where a log and its model are both there: how far apart they are.
 fn logs_and_models(record: &PublishedRecord, cells: &Cells) -> String {
     let mut table =
-        Table::new(&["method", "pre-trained on", "probe", "split", "All, log", "All, model", "largest of a class"]);
+        Table::new(&["method", "pre-trained on", "probe", "split", "All, log", "All, model", "largest of a class", ""]);
     for (setting, by_kind) in cells {
         let of = |kind| by_kind.get(&kind).map_or(&[][..], Vec::as_slice);
         for log in of(PublishedKind::Log) {
@@ -209,6 +212,7 @@ fn logs_and_models(record: &PublishedRecord, cells: &Cells) -> String {
             let mut row = setting.words().to_vec();
             row.push(log.split.to_string());
             row.extend([log.outcome.all, model.outcome.all, apart].map(|value| format!("{value:.2}")));
+            row.push(if apart > LOG_ROUNDING { "**differs**" } else { "" }.to_owned());
             table.row(row);
         }
     }
@@ -246,14 +250,12 @@ fn per_split(record: &PublishedRecord, cells: &Cells) -> String {
 
 /// The command that makes this report again.
 fn command(record: &PublishedRecord, jobs: &[&JobHeader]) -> String {
-    let names = |of: fn(&PublishedOutcome) -> String| {
-        let names: BTreeSet<String> = record.outcomes.iter().map(of).collect();
-        names.into_iter().collect::<Vec<_>>().join(",")
-    };
     let splits = record.outcomes.iter().map(|outcome| outcome.split).collect();
     let mut words = vec![format!("ci/repro {} --from-published DIR --data DIR", record.suite)];
-    words.push(format!("--methods {}", names(|outcome| outcome.method.clone())));
-    words.push(format!("--pretrain-splits {}", names(|outcome| name_of(&outcome.pretrain_split))));
+    let method_and_list =
+        |outcome: &PublishedOutcome| format!("{}-{}", outcome.method, name_of(&outcome.pretrain_split));
+    let methods: BTreeSet<String> = record.outcomes.iter().map(method_and_list).collect();
+    words.push(format!("--methods {}", methods.into_iter().collect::<Vec<_>>().join(",")));
     words.push(format!("--splits {}", run::ranges(&splits)));
     words.extend(jobs.iter().find_map(|job| job.limit_images).map(|limit| format!("--limit-images {limit}")));
     words.extend(jobs.iter().find_map(|job| job.limit_epochs).map(|limit| format!("--limit-epochs {limit}")));
@@ -287,23 +289,13 @@ fn what_was_run(record: &PublishedRecord) -> String {
     let inputs: BTreeMap<&str, &str> = images.chain(lists).collect();
     let mut hashes = Table::new(&["input", "sha256"]);
     inputs.into_iter().for_each(|(name, hash)| hashes.row(vec![name.to_owned(), format!("`{hash}`")]));
-    for outcome in &record.outcomes {
-        let what = match outcome.kind {
-            PublishedKind::Log => outcome.file.clone(),
-            PublishedKind::Model => format!("network of {}", outcome.file),
-            // The classifier is ours: its hash is that of the outcome, not of the file.
-            PublishedKind::Probe => continue,
-        };
-        hashes.row(vec![what, format!("`{}`", outcome.sha256)]);
-    }
+    // An encoder is probed twice.
+    let files: BTreeSet<_> = record.outcomes.iter().map(|outcome| (&outcome.file, &outcome.file_sha256)).collect();
+    files.into_iter().for_each(|(file, hash)| hashes.row(vec![file.clone(), format!("`{hash}`")]));
     if !hashes.is_empty() {
         text += &format!(
             "\n{}",
-            captioned(
-                record,
-                "What the jobs read: decoded images, bytes of lists and logs, tensors of models",
-                &hashes
-            )
+            captioned(record, "What the jobs read: decoded images, bytes of lists, logs, models and encoders", &hashes)
         );
     }
     text
@@ -335,21 +327,24 @@ struct SettingRow<'a> {
 }
 
 fn report_json(record: &PublishedRecord, cells: &Cells) -> Result<String, ReportError> {
-    let row = |(setting, by_kind): (&'_ Setting, &BTreeMap<PublishedKind, Vec<&PublishedOutcome>>)| {
+    fn row<'a>(
+        suite: &str,
+        (setting, by_kind): (&'a Setting, &BTreeMap<PublishedKind, Vec<&PublishedOutcome>>),
+    ) -> Result<SettingRow<'a>, ReportError> {
         Ok(SettingRow {
-            method: cells.get_key_value(setting).map_or("", |(setting, _)| &setting.method),
+            method: &setting.method,
             pretrain_split: setting.pretrain_split,
             protocol: setting.protocol,
-            paper: published::rows(&record.suite, setting)?,
+            paper: published::rows(suite, setting)?,
             sources: by_kind.iter().map(|(kind, outcomes)| (name_of(kind), over_splits(outcomes).into())).collect(),
         })
-    };
+    }
     let document = Document {
         suite: &record.suite,
         smoke: record.smoke,
         stamp: record.smoke.then_some(SMOKE_STAMP),
         seconds: record.seconds,
-        settings: cells.iter().map(row).collect::<Result<_, ReportError>>()?,
+        settings: cells.iter().map(|cell| row(&record.suite, cell)).collect::<Result<_, ReportError>>()?,
         missing: &record.missing,
         failures: &record.failures,
         warnings: &record.warnings,

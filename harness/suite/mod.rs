@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 
-use crate::checkpoint::CheckpointError;
+use crate::checkpoint::{self, CheckpointError};
 use crate::dataset::DatasetError;
+use crate::fs::{self, FsError};
 use crate::native::{self, NativeError};
 use crate::network::NetworkError;
 use crate::pretrain::PretrainError;
@@ -39,6 +40,8 @@ pub enum SuiteError {
     NoDevice { found: String, reason: String },
     #[error("{folder} holds {job} at another scale (a smoke run beside a whole one); choose another --out")]
     OtherScale { folder: String, job: String },
+    #[error("{folder} holds the report of {found}, which this one would overwrite; choose another --out")]
+    OtherReport { folder: String, found: &'static str },
     #[error(
         "pre-training on ImageNet is not built yet; sdclr repro {suite} --from-published [DIR] evaluates the published \
          checkpoints, and --methods random an untrained encoder"
@@ -68,6 +71,8 @@ pub enum SuiteError {
     Pretrain(#[from] PretrainError),
     #[error(transparent)]
     Probe(#[from] ProbeError),
+    #[error(transparent)]
+    File(#[from] FsError),
 }
 
 /// What to run of a suite; empty lists mean the suite's own choice.
@@ -242,6 +247,7 @@ pub fn run(
     for PlannedEncoder { identity, recipe } in plan {
         context::refuse_imagenet_pretraining(&identity.suite, recipe, identity.pretrain_split)?;
     }
+    refuse_other_report(folder, "outcomes", "published runs")?;
     let jobs = plan.iter().map(|encoder| &encoder.identity.job);
     refuse_other_scale(folder, jobs.flat_map(|job| [job.clone(), format!("{job}/full")]), smoke)?;
     let mut context = Context::open(&first.recipe, scale)?;
@@ -290,6 +296,17 @@ fn refuse_other_scale(folder: &Path, jobs: impl Iterator<Item = String>, smoke: 
     Ok(())
 }
 
+/// Refuses a folder whose report.json has `key`, which that of the `other` kind of suite alone has.
+fn refuse_other_report(folder: &Path, key: &str, other: &'static str) -> Result<(), SuiteError> {
+    // What does not read is no report of ours.
+    let text = fs::read_to_string(&folder.join("report.json")).unwrap_or_default();
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    match report.get(key) {
+        Some(_) => Err(SuiteError::OtherReport { folder: folder.display().to_string(), found: other }),
+        None => Ok(()),
+    }
+}
+
 /// A job's outcome, also where libtorch stops it from inside.
 fn guarded<T>(job: impl FnOnce() -> Result<T, SuiteError>) -> Result<T, SuiteError> {
     native::guarded(job)?
@@ -327,7 +344,7 @@ fn run_encoder(
                 return Err(SuiteError::NoEncoder { job: identity.job.clone() });
             }
             let network = match identity.pretrain_split {
-                Some(_) => context.encoder(recipe, &folder.join(ENCODER), false)?,
+                Some(_) => context.encoder(recipe, &checkpoint::read_weights(&folder.join(ENCODER))?.state, false)?,
                 None => context.random_encoder(recipe)?,
             };
             let identity = Identity { job: job.clone(), ..identity.clone() };

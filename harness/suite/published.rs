@@ -2,13 +2,18 @@
 //! probed again. In: the folder that their archives were unpacked to, and what to leave out or override. Out: the
 //! report's input. What is missing is listed; what is damaged is the failure of its own job.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Instant;
 
 use super::context::{Context, Identity, Scale};
-use super::{PROTOCOLS, Selection, SuiteError, guarded, recipes_of, refuse_other_scale};
+use super::{
+    PROTOCOLS, Selection, SuiteError, guarded, method_and_list, recipes_of, refuse_other_report, refuse_other_scale,
+};
+use crate::artifact::hash::{Algorithm, hash_file};
+use crate::checkpoint::{self, Weights};
 use crate::progress::Progress;
-use crate::published::{self, PublishedError, Run, Tree};
+use crate::published::{self, Found, PublishedError, Run, Tree};
 use crate::recipe::{DatasetName, MethodName, PretrainSplit, Protocol, Recipe, name_of};
 use crate::record::{Failure, ProbeOutcome, PublishedKind, PublishedOutcome, PublishedRecord};
 use crate::split::published_splits;
@@ -31,10 +36,7 @@ pub struct PublishedJob {
     pub run: Run,
     pub protocol: Protocol,
     pub kind: PublishedKind,
-    /// Where the file is published, below the folder that the archives unpack to.
-    pub file: String,
-    /// Where it was found, if it was.
-    pub path: Option<PathBuf>,
+    pub file: Found,
 }
 
 impl PublishedJob {
@@ -43,7 +45,7 @@ impl PublishedJob {
         format!("{}/{}-{}", self.run.job(), name_of(&self.protocol), name_of(&self.kind))
     }
 
-    fn outcome(&self, outcome: ProbeOutcome, sha256: String) -> PublishedOutcome {
+    fn outcome(&self, outcome: ProbeOutcome, file_sha256: String, sha256: String) -> PublishedOutcome {
         let Run { method, pretrain_split, split, .. } = self.run;
         PublishedOutcome {
             kind: self.kind,
@@ -51,8 +53,9 @@ impl PublishedJob {
             pretrain_split,
             split,
             protocol: self.protocol,
-            file: self.file.clone(),
+            file: self.file.name.clone(),
             outcome,
+            file_sha256,
             sha256,
             job: None,
         }
@@ -66,30 +69,39 @@ impl PublishedJob {
 pub fn plan(suite: &str, selection: &Selection, root: &Path) -> Result<PublishedPlan, SuiteError> {
     let dataset = published::dataset_of(suite)?;
     let methods = match selection.methods.as_slice() {
-        [] => published::methods_of(dataset).to_vec(),
-        chosen => chosen.iter().map(|name| published::method_called(name)).collect::<Result<Vec<_>, _>>()?,
+        [] => published::methods_of(dataset).iter().map(|&method| (method, None)).collect(),
+        chosen => chosen.iter().map(|name| named(name)).collect::<Result<Vec<_>, _>>()?,
     };
     let lists = match selection.pretrain_splits.as_slice() {
         [] => vec![PretrainSplit::D_b, PretrainSplit::D_i],
         chosen => chosen.to_vec(),
     };
-    let mut splits = match selection.splits.as_slice() {
+    let splits: Vec<usize> = match selection.splits.as_slice() {
         [] => (1..=published_splits(dataset)).collect(),
         chosen => chosen.to_vec(),
     };
-    splits.sort_unstable();
-    splits.dedup();
-    let mut runs = Vec::new();
-    for split in splits {
-        for &method in &methods {
-            for &list in &lists {
-                runs.push(Run::new(dataset, method, list, split)?);
+    let mut runs: Vec<Run> = Vec::new();
+    for split in BTreeSet::from_iter(splits) {
+        for &(method, only) in &methods {
+            for list in only.map_or_else(|| lists.clone(), |list| vec![list]) {
+                let run = Run::new(dataset, method, list, split)?;
+                // Named twice, it counts once.
+                if !runs.contains(&run) {
+                    runs.push(run);
+                }
             }
         }
     }
     let tree = Tree::open(root, suite, &runs)?;
     let jobs = runs.iter().flat_map(|run| jobs_of(&tree, run)).collect();
+    let methods = methods.into_iter().map(|(method, _)| method).collect();
     Ok(PublishedPlan { suite: suite.to_owned(), dataset, methods, overrides: selection.overrides.clone(), jobs })
+}
+
+/// `sdclr`, or `sdclr-D_i`: on that list only.
+fn named(name: &str) -> Result<(MethodName, Option<PretrainSplit>), SuiteError> {
+    let (method, list) = method_and_list(name)?;
+    Ok((published::method_called(method)?, list))
 }
 
 fn jobs_of(tree: &Tree, run: &Run) -> impl Iterator<Item = PublishedJob> {
@@ -99,37 +111,40 @@ fn jobs_of(tree: &Tree, run: &Run) -> impl Iterator<Item = PublishedJob> {
             (PublishedKind::Model, tree.model(run, protocol)),
             (PublishedKind::Probe, tree.encoder(run)),
         ];
-        found.map(|(kind, found)| PublishedJob { run: *run, protocol, kind, file: found.name, path: found.path })
+        found.map(|(kind, file)| PublishedJob { run: *run, protocol, kind, file })
     })
 }
 
 impl PublishedPlan {
-    /// Files that were found and files that were not, by their published names, each once.
-    pub fn files(&self) -> (Vec<&str>, Vec<&str>) {
-        let mut names: Vec<(&str, bool)> = Vec::new();
+    /// How many files the plan asks for, and the published names of those that are not there, each once.
+    fn files(&self) -> (usize, Vec<String>) {
+        let mut files: Vec<&Found> = Vec::new();
         for job in &self.jobs {
-            if !names.iter().any(|(name, _)| *name == job.file) {
-                names.push((&job.file, job.path.is_some()));
+            if !files.contains(&&job.file) {
+                files.push(&job.file);
             }
         }
-        let (found, missing): (Vec<_>, Vec<_>) = names.into_iter().partition(|(_, found)| *found);
-        let name = |(name, _)| name;
-        (found.into_iter().map(name).collect(), missing.into_iter().map(name).collect())
+        let missing = files.iter().filter(|file| matches!(file.path(), Ok(None)));
+        (files.len(), missing.map(|file| file.name.clone()).collect())
     }
 
     /// The plan in words: what is done with which file, then what is missing.
     pub fn describe(&self) -> String {
         let mut text = String::new();
-        for job in self.jobs.iter().filter(|job| job.path.is_some()) {
+        for job in &self.jobs {
             let what = match job.kind {
                 PublishedKind::Log => "read    ",
                 PublishedKind::Model => "evaluate",
                 PublishedKind::Probe => "probe   ",
             };
-            text += &format!("{what} {} from {}\n", job.name(), job.file);
+            match job.file.path() {
+                Ok(Some(_)) => text += &format!("{what} {} from {}\n", job.name(), job.file.name),
+                Ok(None) => {}
+                Err(error) => text += &format!("leave    {}: {error}\n", job.name()),
+            }
         }
-        let (found, missing) = self.files();
-        text += &format!("\n{} of {} files found\n", found.len(), found.len() + missing.len());
+        let (files, missing) = self.files();
+        text += &format!("\n{} of {files} files found\n", files - missing.len());
         missing.iter().for_each(|name| text += &format!("missing  {name}\n"));
         text
     }
@@ -149,16 +164,21 @@ pub fn run(
 ) -> Result<PublishedRecord, SuiteError> {
     let start = Instant::now();
     let smoke = scale.limit_images.is_some() || scale.limit_epochs.is_some();
+    refuse_other_report(folder, "results", "a suite that was trained")?;
     refuse_other_scale(folder, plan.jobs.iter().map(PublishedJob::name), smoke)?;
-    let missing = plan.files().1.into_iter().map(str::to_owned).collect();
+    let missing = plan.files().1;
     let mut record = PublishedRecord { suite: plan.suite.clone(), smoke, missing, ..PublishedRecord::default() };
-    let (logs, models): (Vec<_>, Vec<_>) = plan
-        .jobs
-        .iter()
-        .filter_map(|job| Some((job, job.path.as_deref()?)))
-        .partition(|(job, _)| job.kind == PublishedKind::Log);
+    let (mut logs, mut models) = (Vec::new(), Vec::new());
+    for job in &plan.jobs {
+        match job.file.path() {
+            Ok(Some(path)) if job.kind == PublishedKind::Log => logs.push((job, path)),
+            Ok(Some(path)) => models.push((job, path)),
+            Ok(None) => {}
+            Err(error) => keep(&mut record, job, Err(error.into()), progress),
+        }
+    }
     for (job, path) in logs {
-        let outcome = read_log(plan.dataset, job, path, scale.data.as_deref(), &mut record.warnings);
+        let outcome = read_log(plan.dataset, job, &path, scale.data.as_deref(), &mut record.warnings);
         keep(&mut record, job, outcome.map_err(SuiteError::from), progress);
     }
     if !models.is_empty() {
@@ -166,7 +186,7 @@ pub fn run(
             Ok(evaluator) => {
                 let bar = progress.bar(&plan.suite, "jobs", models.len(), 0);
                 for (job, path) in models {
-                    let outcome = guarded(|| evaluator.run(job, path, folder, progress));
+                    let outcome = guarded(|| evaluator.run(job, &path, folder, &mut record.warnings, progress));
                     keep(&mut record, job, outcome, progress);
                     bar.inc(1);
                 }
@@ -221,7 +241,7 @@ fn read_log(
         std: scores.std,
         class_std: scores.class_std,
     };
-    Ok(job.outcome(outcome, log.sha256))
+    Ok(job.outcome(outcome, log.sha256.clone(), log.sha256))
 }
 
 /// What evaluates models: images, device, and the recipe of each method.
@@ -245,6 +265,7 @@ impl Evaluator {
         job: &PublishedJob,
         path: &Path,
         folder: &Path,
+        warnings: &mut Vec<String>,
         progress: &Progress,
     ) -> Result<PublishedOutcome, SuiteError> {
         let Run { method, pretrain_split, split, .. } = job.run;
@@ -252,13 +273,36 @@ impl Evaluator {
         let recipe = self.recipes.iter().find(|(known, _)| *known == method).map(|(_, recipe)| recipe);
         let recipe = recipe.ok_or_else(|| SuiteError::UnknownMethod { found: method.clone() })?;
         let test_only = job.kind == PublishedKind::Model;
-        let network = self.context.encoder(recipe, path, test_only)?;
+        let file_sha256 = hash_file(path, Algorithm::Sha256)?;
+        let weights = checkpoint::read_weights(path)?;
+        if !test_only {
+            let other = other_run(&job.run, &weights, path);
+            // Both probes read the file.
+            warnings.extend(other.filter(|warning| !warnings.contains(warning)));
+        }
+        let network = self.context.encoder(recipe, &weights.state, test_only)?;
         let pretrain_split = Some(pretrain_split);
         let identity = Identity { suite: self.suite.clone(), job: job.name(), method, pretrain_split, split };
         let folder = folder.join(job.name());
         let result =
             self.context.probe(&identity, recipe, job.protocol, &network, test_only, Some(&folder), progress)?;
         let outcome = result.probe.ok_or_else(|| SuiteError::NoOutcome { job: job.name() })?;
-        Ok(PublishedOutcome { job: Some(result.header), ..job.outcome(outcome, result.state_sha256) })
+        Ok(PublishedOutcome { job: Some(result.header), ..job.outcome(outcome, file_sha256, result.state_sha256) })
     }
+}
+
+/// What in a pre-training checkpoint is not as its run's name says.
+fn other_run(run: &Run, weights: &Weights, path: &Path) -> Option<String> {
+    let words = |dual: bool| if dual { "two batch norms a layer (SDCLR)" } else { "one batch norm a layer (SimCLR)" };
+    let dual = weights.state.names().any(|name| name.contains(".bn_list."));
+    let expected = run.method == MethodName::Sdclr;
+    let mut found = Vec::new();
+    if dual != expected {
+        found.push(format!("has {}, not {}", words(dual), words(expected)));
+    }
+    if let Some(epoch) = weights.epoch.filter(|epoch| *epoch != run.epochs()) {
+        found.push(format!("is of epoch {epoch}, not {}", run.epochs()));
+    }
+    let told = format!("{} {}: is it the file that its folder names?", path.display(), found.join(" and "));
+    (!found.is_empty()).then_some(told)
 }
