@@ -128,7 +128,7 @@ attacks! {
     call_text: "call_text.pt", "Malformed", ["arguments that are not its own"];
     call_itself: "call_itself.pt", "Malformed", ["_rebuild_from_type_v2"];
     class_as_value: "class_as_value.pt", "Malformed", ["'extra' is a class or function"];
-    storage_as_value: "storage_as_value.pt", "Malformed", ["'extra' is a storage"];
+    storage_as_value: "storage_as_value.pt", "NotRead", ["'extra' is a storage"];
     mark_missing: "mark_missing.pt", "Malformed", ["needs a mark"];
     memo_missing: "memo_missing.pt", "Malformed", ["object 99, which was not stored"];
     memo_texts: "memo_texts.pt", "Bound", ["bytes of text"];
@@ -140,7 +140,7 @@ attacks! {
     key_true: "key_true.pt", "Malformed", ["stands twice"];
     key_list: "key_list.pt", "Malformed", ["'extra' is a list"];
     key_number: "key_number.pt", "Malformed", ["'1' has a name that is no text"];
-    wide_integer: "wide_integer.pt", "Malformed", ["an integer of 255 bytes"];
+    wide_integer: "wide_integer.pt", "NotRead", ["an integer of 255 bytes"];
     not_utf8: "not_utf8.pt", "Malformed", ["not UTF-8"];
     protocol: "protocol.pt", "Malformed", ["protocol 9"];
     numpy_object: "numpy_object.pt", "Malformed", ["calls Scalar"];

@@ -74,6 +74,8 @@ goldens!(
     pretrain,
     pretrain_protocol4,
     pretrain_legacy,
+    pretrain_legacy_protocol3,
+    pretrain_legacy_protocol4,
     pretrain_1_7,
     probe,
     mask_3,
@@ -186,7 +188,8 @@ fn golden_names(prefix: &str) -> Vec<String> {
 #[test]
 fn every_object_is_what_torch_load_gives() {
     let names = golden_names("");
-    let names: Vec<_> = names.iter().filter(|name| !name.starts_with("refused_")).collect();
+    let names: Vec<_> =
+        names.iter().filter(|name| !name.starts_with("refused_") && !name.starts_with("not_read_")).collect();
     assert!(names.len() >= 20, "{names:?}");
     for name in names {
         let text = sdclr::fs::read_to_string(&golden(&format!("{name}.json"))).unwrap();
@@ -233,6 +236,26 @@ fn tensors_of_other_sorts_are_named() {
             assert!(kind && message.contains(&format!("has the type {words}")), "{file}: {message}");
             assert!(message.contains("w'"), "{message}");
         }
+    }
+}
+
+/// Nothing is wrong with such files: they are not called damaged.
+#[test]
+fn what_pytorch_alone_reads_is_named() {
+    let sorts = golden_names("not_read_");
+    assert_eq!(sorts.len(), 6, "{sorts:?}");
+    for file in sorts {
+        let words = match file.strip_prefix("not_read_").unwrap() {
+            "long_double" => "a number of NumPy's type 'f16' (long double)",
+            "integer" => "an integer of 26 bytes",
+            "complex_key" => "a key of its dictionary 'x' is a complex number",
+            "storage" => "its object 'x' is a storage",
+            _ => "its object 'x' is a layout or a quantisation scheme",
+        };
+        let error = read_weights(&golden(&format!("{file}.pt"))).map(drop).unwrap_err();
+        let (message, kind) = (error.to_string(), matches!(error, CheckpointError::NotRead { .. }));
+        assert!(kind && message.contains("is legal for PyTorch, not read here: "), "{file}: {message}");
+        assert!(message.contains(words), "{file}: {message}");
     }
 }
 

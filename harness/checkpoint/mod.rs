@@ -55,6 +55,11 @@ pub enum CheckpointError {
     #[error("{} is malformed: {reason}; save or download it again", path.display())]
     Malformed { path: PathBuf, reason: String },
     #[error(
+        "{} is legal for PyTorch, not read here: {found}; save its state_dict alone, where you have PyTorch",
+        path.display()
+    )]
+    NotRead { path: PathBuf, found: String },
+    #[error(
         "{} holds no tensors to load: {found}; expected a dictionary of tensors, bare or under 'state_dict'",
         path.display()
     )]

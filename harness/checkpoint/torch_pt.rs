@@ -192,6 +192,7 @@ fn refused(path: &FilePath, refusal: Refusal) -> CheckpointError {
         Refusal::Global { global, offset } => CheckpointError::ForbiddenGlobal { path, global, offset },
         Refusal::Opcode { opcode, offset } => CheckpointError::ForbiddenOpcode { path, opcode, offset },
         Refusal::Malformed(reason) => CheckpointError::Malformed { path, reason },
+        Refusal::NotRead(found) => CheckpointError::NotRead { path, found },
         Refusal::Kind { name, kind } => CheckpointError::Kind { path, name, kind },
     }
 }

@@ -151,7 +151,7 @@ def values():
         "ints": numbers,
         "floats": [0.0, -0.0, 1.5, 1e300, 5e-324, float("inf"), float("-inf"), float("nan")],
         "complex": 1.5 - 2j,
-        "texts": ["", "plain", "ünïcode ☃ \U0001f4a5", "line\nbreak", "long " * 60],
+        "texts": ["", "plain", numpy.str_(""), numpy.str_("ünïcode ☃ \U0001f4a5"), "ünïcode ☃ \U0001f4a5", "line\nbreak", "long " * 60],
         "bytes": [b"", b"plain", bytes(range(256)), bytearray(b"array"), b"long " * 60],
         "tuples": [(), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), ((((),),),)],
         "sets": [set(), {3}, frozenset({4}), frozenset()],
@@ -178,6 +178,16 @@ def refused():
     yield "meta", torch.ones(2, device="meta")
     yield "conjugate", torch.ones(2, dtype=torch.complex64).conj()
     yield "negative", torch.ones(2, dtype=torch.complex64).conj().imag
+
+
+def not_read():
+    """(sort, contents beside the tensors) of what PyTorch saves and loads, and we do not read"""
+    yield "long_double", numpy.longdouble(1.5)
+    yield "integer", 2**200
+    yield "complex_key", {1 + 2j: 0}
+    yield "storage", torch.ones(2).storage()
+    yield "layout", torch.strided
+    yield "scheme", torch.per_tensor_affine
 
 
 def checkpoints():
@@ -240,10 +250,10 @@ def big_endian(archive, dtypes):
 
 
 class StoragePickler(pickle.Pickler):
-    """Writes what torch.save's pickler writes (protocol 2); storages get the keys that `key_of` gives."""
+    """Writes what torch.save's pickler writes; storages get the keys that `key_of` gives."""
 
-    def __init__(self, out, key_of, *more):
-        super().__init__(out, protocol=2)
+    def __init__(self, out, key_of, *more, protocol=2):
+        super().__init__(out, protocol=protocol)
         self.key_of, self.more, self.storages = key_of, more, {}
 
     def persistent_id(self, value):
@@ -267,15 +277,15 @@ def layout_1_7(contents):
     return out.getvalue()
 
 
-def legacy(contents):
+def legacy(contents, protocol=2):
     """The stream of pickles that torch.save wrote before 1.6; it names storages by address, here they are numbered."""
     out = io.BytesIO()
     system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
     for head in (torch.serialization.MAGIC_NUMBER, 1001, system):
-        pickle.dump(head, out, protocol=2)
-    pickler = StoragePickler(out, lambda index: f"{index:03}", None)
+        pickle.dump(head, out, protocol=protocol)
+    pickler = StoragePickler(out, lambda index: f"{index:03}", None, protocol=protocol)
     pickler.dump(contents)
-    pickle.dump([key for key, _ in pickler.storages.values()], out, protocol=2)
+    pickle.dump([key for key, _ in pickler.storages.values()], out, protocol=protocol)
     for _, storage in pickler.storages.values():
         out.write(struct.pack("<q", storage.size()) + bytes(storage.untyped()))
     return out.getvalue()
@@ -367,6 +377,8 @@ def main():
         golden(name, saved(contents, **arguments), contents, key)
         if name == "pretrain":
             golden("pretrain_legacy", legacy(contents), contents, key)
+            for protocol in (3, 4):
+                golden(f"pretrain_legacy_protocol{protocol}", legacy(contents, protocol), contents, key)
             golden("pretrain_1_7", layout_1_7(contents), contents, key)
         if name == "views":
             golden("views_legacy", legacy(contents), contents, key)
@@ -380,6 +392,8 @@ def main():
         write(name, saved(contents, **arguments))
     for sort, tensor in refused():
         (out / f"refused_{sort}.pt").write_bytes(saved({"epoch": 1, "state_dict": {"w": tensor}}))
+    for sort, value in not_read():
+        (out / f"not_read_{sort}.pt").write_bytes(saved({"epoch": 1, "state_dict": {"w": torch.ones(2)}, "x": value}))
     (out / "expected.json").write_text(json.dumps(expected, indent=1, ensure_ascii=False) + "\n")
 
 

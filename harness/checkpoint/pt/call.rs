@@ -31,10 +31,10 @@ impl<'a> Machine<'a> {
             Global::Parameter => self.parameter(&arguments),
             Global::FromType => return self.with_attributes(&arguments, offset),
             Global::NumpyDtype => self.numpy_dtype(&arguments),
-            Global::Scalar => self.scalar(&arguments),
+            Global::Scalar => self.scalar(&arguments)?,
             Global::Quantised => self.quantised(&arguments),
             Global::Unreadable(sort) => Some(Node::Unreadable(sort)),
-            Global::Inert => Some(Node::Unreadable("layout")),
+            Global::Inert => Some(Node::Global(Global::Inert)),
             Global::Factory | Global::Storage(_) | Global::Dtype(_) | Global::TensorClass => None,
         };
         made.ok_or_else(|| malformed(offset, &format!("calls {global:?} with arguments that are not its own")))
@@ -218,21 +218,30 @@ impl<'a> Machine<'a> {
         Some(Node::NumpyDtype { code, big_endian: false })
     }
 
-    fn scalar(&self, arguments: &[Id]) -> Option<Node<'a>> {
+    fn scalar(&mut self, arguments: &[Id]) -> Result<Option<Node<'a>>, Refusal> {
         let &[dtype, bytes] = arguments else {
-            return None;
+            return Ok(None);
         };
-        match (&self.nodes[dtype], &self.nodes[bytes]) {
-            (&Node::NumpyDtype { code, big_endian }, Node::Bytes(bytes)) => {
-                Some(match dtype::numpy_number(code, big_endian, bytes)? {
-                    Number::Bool(value) => Node::Bool(value),
-                    Number::Int(value) => Node::Int(value),
-                    Number::Float(value) => Node::Float(value),
-                    Number::Complex(real, imaginary) => Node::Complex(real, imaginary),
-                })
-            }
-            _ => None,
+        let (&Node::NumpyDtype { code, big_endian }, Node::Bytes(bytes)) = (&self.nodes[dtype], &self.nodes[bytes])
+        else {
+            return Ok(None);
+        };
+        if matches!(code, "f12" | "f16" | "c24" | "c32") {
+            return Err(Refusal::NotRead(format!(
+                "a number of NumPy's type '{code}' (long double) stands in its pickle"
+            )));
         }
+        if let Some(size) = code.strip_prefix('U') {
+            let text = dtype::numpy_text(size, big_endian, bytes);
+            self.copy(text.as_ref().map_or(0, String::len))?;
+            return Ok(text.map(Node::Unpacked));
+        }
+        Ok(dtype::numpy_number(code, big_endian, bytes).map(|number| match number {
+            Number::Bool(value) => Node::Bool(value),
+            Number::Int(value) => Node::Int(value),
+            Number::Float(value) => Node::Float(value),
+            Number::Complex(real, imaginary) => Node::Complex(real, imaginary),
+        }))
     }
 
     fn quantised(&self, arguments: &[Id]) -> Option<Node<'a>> {

@@ -44,8 +44,9 @@ impl Source for &[u8] {
     }
 }
 
-/// How a file before 1.6 begins: a pickle of protocol 2 with torch.save's magic number.
-const STREAM_START: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
+/// How a file before 1.6 begins: a pickle with torch.save's magic number, of protocol 2 unless told otherwise; from
+/// protocol 4 on in a frame.
+const STREAM_START: &[u8] = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
 /// The version of that format, in its second pickle.
 const STREAM_VERSION: i128 = 1001;
 /// A TAR archive says so at byte 257, whatever its first file's name is.
@@ -66,7 +67,12 @@ impl Format {
         if head.starts_with(b"PK") {
             return Some(Self::Zip);
         }
-        (head.starts_with(STREAM_START) && head.get(TAR_MAGIC) != Some(b"ustar")).then_some(Self::Stream)
+        let pickle = match head {
+            [0x80, 4 | 5, 0x95, rest @ ..] => rest.get(8..).unwrap_or_default(),
+            [0x80, 2..=5, rest @ ..] => rest,
+            _ => &[],
+        };
+        (pickle.starts_with(STREAM_START) && head.get(TAR_MAGIC) != Some(b"ustar")).then_some(Self::Stream)
     }
 }
 

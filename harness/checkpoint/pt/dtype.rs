@@ -107,6 +107,17 @@ pub fn numpy_number(code: &str, big_endian: bool, bytes: &[u8]) -> Option<Number
     }
 }
 
+/// The text of `size` characters that `bytes` hold, four each, padded with zeros; `None`: not so many, or no characters.
+pub fn numpy_text(size: &str, big_endian: bool, bytes: &[u8]) -> Option<String> {
+    let (characters, rest) = bytes.as_chunks::<4>();
+    if !rest.is_empty() || size.parse() != Ok(characters.len()) {
+        return None;
+    }
+    let number = |&bytes: &[u8; 4]| if big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) };
+    let text: String = characters.iter().map(|bytes| char::from_u32(number(bytes))).collect::<Option<_>>()?;
+    Some(text.trim_end_matches('\0').to_owned())
+}
+
 /// A half-precision number from its bits.
 fn half(bits: u16) -> f64 {
     let (exponent, fraction) = (i32::from(bits >> 10 & 31), f64::from(bits & 1023));

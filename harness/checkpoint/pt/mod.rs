@@ -39,6 +39,8 @@ pub enum Refusal {
         offset: usize,
     },
     Malformed(String),
+    /// Nothing is wrong with it, but this is not read.
+    NotRead(String),
     /// A tensor of a sort that is known and not read.
     Kind {
         name: String,

@@ -160,7 +160,7 @@ impl<'a> Opcodes<'a> {
             Some(low) => low.copy_from_slice(bytes),
             None => {
                 let found = bytes.len();
-                return Err(Refusal::Malformed(format!(
+                return Err(Refusal::NotRead(format!(
                     "byte {offset} of its pickle holds an integer of {found} bytes, at most 16 are read"
                 )));
             }

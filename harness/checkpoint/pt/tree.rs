@@ -82,6 +82,10 @@ impl Walk<'_, '_> {
                 self.count_text(text.len())?;
                 Value::Str((*text).to_owned())
             }
+            Node::Unpacked(text) => {
+                self.count_text(text.len())?;
+                Value::Str(text.clone())
+            }
             Node::Bytes(bytes) => {
                 self.count_text(bytes.len())?;
                 Value::Bytes(bytes.clone())
@@ -99,7 +103,10 @@ impl Walk<'_, '_> {
             Node::Unreadable(sort) => {
                 return Err(Refusal::Kind { name: path.to_string(), kind: (*sort).to_owned() });
             }
-            other @ (Node::Global(_) | Node::NumpyDtype { .. } | Node::Storage(..)) => {
+            other @ (Node::Global(Global::Inert) | Node::Storage(..)) => {
+                return Err(Refusal::NotRead(format!("its object '{path}' is {}", other.describe())));
+            }
+            other @ (Node::Global(_) | Node::NumpyDtype { .. }) => {
                 let what = other.describe();
                 return Err(Refusal::Malformed(format!("its object '{path}' is {what}, which is no value here")));
             }
@@ -137,6 +144,9 @@ impl Walk<'_, '_> {
             let key = self.value(key, path)?;
             let place = path.key(&key);
             let mut bytes = Vec::new();
+            if matches!(key, Value::Complex(..)) {
+                return Err(Refusal::NotRead(format!("a key of its dictionary '{path}' is a complex number")));
+            }
             if !key.write_key(&mut bytes) {
                 let what = self.machine.nodes[entries[values.len()].0].describe();
                 return Err(Refusal::Malformed(format!("a key of its dictionary '{path}' is {what}")));
