@@ -57,8 +57,8 @@ def network_of(dataset: str) -> tuple[str, str]:
 
 
 def smooth_images(generator: torch.Generator, side: int) -> Tensor:
-    """Something like photographs: [32, 3, side, side] in [0, 1]."""
-    return F.interpolate(torch.rand(32, 3, 4, 4, generator=generator), size=side, mode="bilinear")
+    """Something like photographs: float64 [32, 3, side, side] in [0, 1]."""
+    return F.interpolate(torch.rand(32, 3, 4, 4, generator=generator).double(), size=side, mode="bilinear")
 
 
 def draw(model: nn.Module, generator: torch.Generator) -> None:
@@ -75,18 +75,19 @@ def draw(model: nn.Module, generator: torch.Generator) -> None:
 
 
 def settle(model: ResNet, generator: torch.Generator, side: int, branches: int) -> None:
-    """Running statistics as after training, so that features differ from image to image."""
+    """Running statistics as after training, so that features differ from image to image. Summed in float64: what threads
+    and processors make of the last bits of a float32 moved some of them across the border of their rounding."""
     norms = [layer for layer in model.modules() if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d))]
     for layer in norms:
         layer.momentum = 0.5
-    model.train()
+    model.double().train()
     with torch.no_grad():
         for step in range(8):
             model(smooth_images(generator, side), step % branches)
         for layer in norms:
             for tensor in (layer.running_mean, layer.running_var):
                 tensor.copy_(torch.round(tensor * 256) / 256 + (tensor is layer.running_var) / 256)
-    model.eval()
+    model.float().eval()
 
 
 def noise(like: Tensor, generator: torch.Generator) -> Tensor:
@@ -128,13 +129,15 @@ def pretraining(dataset: str, method: str, generator: torch.Generator) -> tuple[
 
 
 def classifier(model: ResNet, generator: torch.Generator, side: int) -> None:
-    """A classifier that uses all its classes."""
+    """A classifier that uses all its classes; made in float64, as the statistics are."""
+    model.double()
     with torch.no_grad():
         features = torch.cat([model.backbone(smooth_images(generator, side)) for _ in range(4)])
         mean, deviation = features.mean(0), features.std(0) + 0.1
         weight = torch.randn(model.fc.weight.shape, generator=generator) / deviation
         model.fc.weight.copy_(torch.round(weight * 4) / 4)
         model.fc.bias.copy_(torch.round(-(model.fc.weight @ mean) * 4) / 4)
+    model.float()
 
 
 def probes(dataset: str, backbone: dict[str, Tensor], generator: torch.Generator) -> tuple[ResNet, dict[str, bytes]]:
@@ -221,6 +224,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with cifar-10-batches-bin/ and cifar-100-binary/")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
     # Runs were saved from a GPU: every storage says so.
     torch.serialization.location_tag = lambda storage: "cuda:0"
     archives: dict[str, dict[str, bytes]] = {}
