@@ -177,7 +177,7 @@ fn an_evaluation_reads_the_test_list_alone() {
         let which = ["--split", "1", "--test-only", "--protocol", "few", "--json", json, "--set"];
         let output = sdclr(&[&fixed, which.as_slice(), SMALL, more].concat());
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice::<Value>(&std::fs::read(&json).unwrap()).unwrap()
+        serde_json::from_slice::<Value>(&std::fs::read(json).unwrap()).unwrap()
     };
     let found = evaluate(&[]);
     let read: Vec<&String> = found["splits_sha256"].as_object().unwrap().keys().collect();
