@@ -81,9 +81,7 @@ fn both_peers_train_end_to_end() {
 /// A stand-in for the peer that dies in its first run.
 fn dying_peer(folder: &Path) -> PathBuf {
     let python = folder.join("python");
-    let script = "#!/bin/sh\necho '{\"variants\": [\"dying\"]}'\nread order\nexit 3\n";
-    sdclr::fs::write(&python, script.as_bytes()).unwrap();
-    std::fs::set_permissions(&python, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    programs(&[(&python, "#!/bin/sh\necho '{\"variants\": [\"dying\"]}'\nread order\nexit 3\n")]);
     python
 }
 
@@ -136,11 +134,67 @@ const PROGRAM: &str = r#"#!/bin/sh
 [ -n "$LD_LIBRARY_PATH" ] || exit 127
 echo "$@" >>"$ASKED"
 case $1 in
-  doctor) printf 'CUDA       loaded, 1 devices\n  cuda:0   NVIDIA H200\n' ;;
+  doctor) printf "${DOCTOR:-CUDA       loaded, 1 devices\n  cuda:0   NVIDIA H200\n}" ;;
   repro) case "$*" in *--dry-run*) ;; *) exit 75 ;; esac ;;
   bench) case "$*" in *"bench mask"*) exit 1 ;; esac ;;
 esac
 "#;
+
+/// Writes programs that anybody may run.
+fn programs(scripts: &[(&PathBuf, &str)]) {
+    for (path, text) in scripts {
+        sdclr::fs::write(path, text.as_bytes()).unwrap();
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+}
+
+/// What `ci/gpu` ends with and says on a machine whose `nvidia-smi` finds a GPU, where doctor says `doctor` of CUDA.
+fn ci_gpu_with(folder: &Path, doctor: &str, visible: Option<&str>, arguments: &[&str]) -> (Option<i32>, String) {
+    let [program, smi] = ["sdclr", "nvidia-smi"].map(|name| folder.join(name));
+    programs(&[(&program, PROGRAM), (&smi, "#!/bin/sh\n")]);
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("ci/gpu"));
+    command.args(arguments).env("DOCTOR", doctor).env("PATH", path).env("LD_LIBRARY_PATH", "/the/torch");
+    command.envs([("SDCLR_BIN", &program), ("SDCLR_PYTHON", &folder.join("python"))]).env("ASKED", folder.join("asked"));
+    command.env_remove("CUDA_VISIBLE_DEVICES").env_remove("SDCLR_DATA");
+    command.args(["--out".as_ref(), folder.join("out").as_os_str()]);
+    let output = command.envs(visible.map(|visible| ("CUDA_VISIBLE_DEVICES", visible))).output().unwrap();
+    (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+}
+
+#[test]
+fn ci_gpu_does_not_overlook_a_gpu() {
+    let folder = tempfile::tempdir().unwrap();
+    let broken = "CUDA       not loaded: libcudart.so.13 is missing\n";
+    let (code, said) = ci_gpu_with(folder.path(), broken, None, &[]);
+    assert!(code == Some(1) && said.contains("there is a GPU, but sdclr finds no cuda:0"), "{said}");
+    assert!(said.contains("doctor says: CUDA       not loaded: libcudart.so.13 is missing"), "{said}");
+    let (code, said) = ci_gpu_with(folder.path(), "", None, &["--device", "cuda:7"]);
+    assert!(code == Some(1) && said.contains("sdclr finds no cuda:7"), "{said}");
+    // Hidden on purpose, as ci/test does.
+    let (code, said) = ci_gpu_with(folder.path(), broken, Some(""), &[]);
+    assert!(code == Some(0) && said.contains("no cuda:0 here: nothing was measured"), "{said}");
+}
+
+#[test]
+fn ci_gpu_refuses_what_it_does_not_know() {
+    let folder = tempfile::tempdir().unwrap();
+    let cases = [
+        (["--parts", "race"], "--parts race: use some of"),
+        (["--parts", ""], "--parts : use some of"),
+        (["--device", "cdua:0"], "--device cdua:0 is no GPU"),
+        (["--budget", "1s1m"], "--budget 1s1m is no length of time"),
+        (["--budget", "00m"], "--budget 00m is no length of time"),
+        (["--budget", "99999999999999999999s"], "is no length of time"),
+    ];
+    for (arguments, expected) in cases {
+        let (code, said) = ci_gpu_with(folder.path(), "", Some(""), &arguments);
+        assert!(code == Some(1) && said.contains(expected), "{arguments:?}: {said}");
+    }
+    // The first GPU, and eight minutes.
+    let (code, said) = ci_gpu_with(folder.path(), "", None, &["--device", "cuda", "--parts", "full", "--budget", "08m"]);
+    assert!(code == Some(0) && said.contains("records, tables and reports are in"), "{said}");
+}
 
 #[test]
 fn ci_gpu_asks_for_everything_and_packs_it() {
@@ -152,10 +206,7 @@ fn ci_gpu_asks_for_everything_and_packs_it() {
         (&nextest, "#!/bin/sh\necho \"nextest on $SDCLR_TEST_DEVICE: $@\"\n"),
         (&python, "#!/bin/sh\ncase \"$2\" in *find_spec*) echo /the/torch ;; *) exit 1 ;; esac\n"),
     ];
-    for (path, text) in scripts {
-        sdclr::fs::write(path, text.as_bytes()).unwrap();
-        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    }
+    programs(&scripts);
     let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("ci/gpu"))
         .args(["--budget", "2m", "--out"])
         .arg(&out)
