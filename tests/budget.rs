@@ -5,10 +5,12 @@ use std::process::{Command, Output};
 
 const USED_UP: i32 = 75;
 
+/// `sdclr-D_i` of split 1, unless `more` names other methods.
 fn repro(out: &Path, more: &[&str]) -> Output {
     Command::new(assert_cmd::cargo::cargo_bin!("sdclr"))
-        .args(["repro", "digits-lt", "--methods", "sdclr-D_i", "--splits", "1", "--device", "cpu"])
+        .args(["repro", "digits-lt", "--splits", "1", "--device", "cpu"])
         .args(["--set", "epochs=24", "warmup_epochs=3", "probe.full.epochs=3", "probe.few.epochs=3"])
+        .args(if more.contains(&"--methods") { [].as_slice() } else { &["--methods", "sdclr-D_i"] })
         .args(more)
         .arg("--out")
         .arg(out)
@@ -89,6 +91,43 @@ fn every_sitting_gets_something_done() {
         }
     }
     assert_eq!(states(folder.path()).len(), 3);
+}
+
+#[test]
+fn a_failure_is_not_hidden_by_what_is_left() {
+    let folder = tempfile::tempdir().unwrap();
+    // No job can have its folder there.
+    sdclr::fs::write(&folder.path().join("simclr-D_i-split1"), b"a file").unwrap();
+    let output = repro(folder.path(), &["--methods", "simclr-D_i,sdclr-D_i", "--budget", "1s"]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("failed: simclr-D_i-split1: ") && said.contains("budget used up ("), "{said}");
+    // Only the first recipe is measured.
+    assert!(said.matches("(measured now)").count() == 1 && said.contains("(as the first, until it has"), "{said}");
+}
+
+#[test]
+fn a_missing_list_fails_its_own_job_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let grey = vec![0; 10_000 * 3073];
+    for name in ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"] {
+        sdclr::fs::write(&folder.path().join(format!("cifar-10-batches-bin/{name}.bin")), &grey).unwrap();
+    }
+    // There is no list D_b.
+    let list = ndarray::Array1::from_vec((0..8_i64).collect::<Vec<_>>());
+    let mut bytes = Vec::new();
+    ndarray_npy::WriteNpyExt::write_npy(&list, &mut bytes).unwrap();
+    sdclr::fs::write(&folder.path().join("split/cifar10_imbSub_with_subsets/split1_D_i.npy"), &bytes).unwrap();
+    let output = Command::new(assert_cmd::cargo::cargo_bin!("sdclr"))
+        .args(["repro", "cifar10-lt", "--methods", "simclr-D_b,simclr-D_i", "--splits", "1", "--device", "cpu"])
+        .args(["--set", "network=resnet10", "width=2", "--limit-epochs", "1", "--budget", "1h", "--data"])
+        .args([folder.path(), "--out".as_ref(), &folder.path().join("out")])
+        .output()
+        .unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("failed: simclr-D_b-split1: ") && said.contains("(measured now)"), "{said}");
+    assert!(folder.path().join("out/simclr-D_i-split1/result.json").exists(), "{said}");
 }
 
 #[test]

@@ -108,15 +108,20 @@ impl ReproArgs {
         let record = run.record;
         let path = report::write(&out, &record)?;
         println!("{}", report::summary_table(&record));
-        for failure in record.failures.iter().filter(|failure| !run.left.contains(&failure.job)) {
+        let failures: Vec<_> = record.failures.iter().filter(|failure| !run.left.contains(&failure.job)).collect();
+        for failure in &failures {
             eprintln!("failed: {}: {}", failure.job, failure.error);
         }
         println!("report: {}", path.display());
         if !run.left.is_empty() {
             eprintln!("budget used up ({} jobs left): the same command goes on", run.left.len());
-            return Ok(ExitCode::from(BUDGET_USED_UP));
         }
-        Ok(if record.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(match (failures.is_empty(), run.left.is_empty()) {
+            (true, true) => ExitCode::SUCCESS,
+            (true, false) => ExitCode::from(BUDGET_USED_UP),
+            // What failed must not hide behind what was left.
+            (false, _) => ExitCode::FAILURE,
+        })
     }
 }
 

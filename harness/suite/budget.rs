@@ -55,23 +55,12 @@ pub struct BudgetPlan {
 
 /// The fate of each job of `costs`, in order, with `seconds` to spend.
 pub fn fit(costs: &[JobCost], mut seconds: f64) -> Vec<Fate> {
-    let (mut started, mut stopped) = (false, false);
+    let mut clock = Clock::default();
     let mut fate = |cost: &JobCost| {
-        if cost.finished {
-            return Fate::Done;
+        let fate = clock.fate(cost, seconds);
+        if fate != Fate::Done {
+            seconds -= cost.seconds;
         }
-        if stopped {
-            return Fate::Left;
-        }
-        let fits = cost.seconds <= seconds;
-        stopped = !fits;
-        let fate = match (fits, cost.divisible) {
-            (true, _) => Fate::Run,
-            (false, true) if seconds > 0.0 || !started => Fate::Part,
-            (false, false) if !started => Fate::Run,
-            (false, _) => Fate::Left,
-        };
-        (started, seconds) = (true, seconds - cost.seconds);
         fate
     };
     costs.iter().map(&mut fate).collect()
@@ -84,7 +73,8 @@ impl fmt::Display for BudgetPlan {
             .iter()
             .map(|(method, speed, source)| format!("{method} {speed:.0} images/s ({source})"))
             .collect();
-        writeln!(f, "budget {}; speed of training: {}", duration(self.budget.as_secs_f64()), speeds.join(", "))?;
+        let speeds = if speeds.is_empty() { "unknown".to_owned() } else { speeds.join(", ") };
+        writeln!(f, "budget {}; speed of training: {speeds}", duration(self.budget.as_secs_f64()))?;
         let mut table = Table::new(&["in this sitting", "job", "takes about"]);
         for (cost, fate) in &self.jobs {
             let fate = match fate {
@@ -114,19 +104,30 @@ impl Clock {
         Self { deadline: Some(deadline), costs, started: false, stopped: false }
     }
 
-    /// Whether `job` may begin now: as [`fit`] judges, but by the time that really is left.
+    /// The fate of the next job, with `left` seconds to spend.
+    fn fate(&mut self, cost: &JobCost, left: f64) -> Fate {
+        if cost.finished {
+            return Fate::Done;
+        }
+        let fate = match (left > 0.0 && cost.seconds <= left, cost.divisible) {
+            _ if self.stopped => Fate::Left,
+            (true, _) => Fate::Run,
+            (false, true) if left > 0.0 || !self.started => Fate::Part,
+            (false, false) if !self.started => Fate::Run,
+            (false, _) => Fate::Left,
+        };
+        (self.started, self.stopped) = (true, fate == Fate::Left);
+        fate
+    }
+
+    /// Whether `job` may begin now: by the time that really is left.
     pub fn may_start(&mut self, job: &str) -> bool {
-        let Some((deadline, cost)) = self.deadline.zip(self.costs.iter().find(|cost| cost.job == job)) else {
+        let cost = self.costs.iter().find(|cost| cost.job == job).cloned();
+        let Some((deadline, cost)) = self.deadline.zip(cost) else {
             return true;
         };
-        if cost.finished {
-            return true;
-        }
-        let seconds = deadline.saturating_duration_since(Instant::now()).as_secs_f64();
-        let fits = seconds > 0.0 && (cost.divisible || cost.seconds <= seconds);
-        let may = !self.stopped && (fits || !self.started);
-        (self.started, self.stopped) = (true, !may);
-        may
+        let left = deadline.saturating_duration_since(Instant::now()).as_secs_f64();
+        self.fate(&cost, left) != Fate::Left
     }
 }
 
@@ -189,39 +190,49 @@ impl Known {
     }
 }
 
-/// What the jobs of `plan` will take, and what of them fits into `budget`. Speeds come from the records in `folder`; where
-/// there are none, some steps are measured.
-///
-/// # Errors
-/// A step cannot be measured.
+/// What the jobs of `plan` will take, and what of them fits before `deadline`. Speeds come from the records in `folder`.
+/// Where the first recipe that is not finished has none, some steps are measured, and later ones go by its speed until
+/// they have records: what it costs to know a speed is paid by the sitting that works at it.
 pub(super) fn plan(
     context: &Context,
     encoders: &[PlannedEncoder],
     folder: &Path,
     budget: Duration,
-) -> Result<BudgetPlan, SuiteError> {
+    deadline: Instant,
+) -> BudgetPlan {
     let device = super::environment::describe(context.device).device;
-    let mut known = Known::read(encoders, folder, &device);
+    let known = Known::read(encoders, folder, &device);
     let mut speeds: Vec<(String, f64, &'static str)> = Vec::new();
+    let mut first = None;
     let mut costs = Vec::new();
     for encoder in encoders {
         let key = speed_key(encoder.recipe.to_json());
         let recorded = known.training.iter().find(|(found, _)| *found == key).map(|(_, speed)| *speed);
-        let speed = match recorded {
-            Some(speed) => speed,
-            None => calibrate(context, encoder, (budget / 20).min(Duration::from_secs(5)))?,
+        let unfinished = costs_of(context, encoder, folder, f64::INFINITY, &known).iter().any(|cost| !cost.finished);
+        let window = (budget / 20).min(Duration::from_secs(5));
+        let speed = match (recorded, first) {
+            (Some(speed), _) => Some((speed, "from earlier records")),
+            (None, Some(speed)) => Some((speed, "as the first, until it has a record")),
+            // What keeps its steps from being measured is for the job itself to say.
+            (None, None) if unfinished => {
+                super::guarded(|| calibrate(context, encoder, window)).ok().map(|speed| (speed, "measured now"))
+            }
+            (None, None) => None,
         };
-        if !speeds.iter().any(|(method, ..)| *method == encoder.identity.method) {
-            let source = if recorded.is_some() { "from earlier records" } else { "measured now" };
-            speeds.push((encoder.identity.method.clone(), speed, source));
+        if let Some((speed, source)) = speed {
+            if unfinished {
+                first = first.or(Some(speed));
+            }
+            if !speeds.iter().any(|(method, ..)| *method == encoder.identity.method) {
+                speeds.push((encoder.identity.method.clone(), speed, source));
+            }
         }
-        if recorded.is_none() {
-            known.training.push((key, speed));
-        }
-        costs.extend(costs_of(context, encoder, folder, speed, &known));
+        // A job whose speed nobody knows is let to begin: it fails at once, or runs until the time is up.
+        costs.extend(costs_of(context, encoder, folder, speed.map_or(f64::INFINITY, |(speed, _)| speed), &known));
     }
-    let fates = fit(&costs, budget.as_secs_f64());
-    Ok(BudgetPlan { budget, jobs: costs.into_iter().zip(fates).collect(), speeds })
+    let left = deadline.saturating_duration_since(Instant::now());
+    let fates = fit(&costs, left.as_secs_f64());
+    BudgetPlan { budget, jobs: costs.into_iter().zip(fates).collect(), speeds }
 }
 
 /// The pre-training of `encoder`, where it has one, and its probes.

@@ -253,9 +253,10 @@ pub fn run(
     let mut context = Context::open(&first.recipe, scale)?;
     let mut clock = Clock::default();
     if let Some(budget) = budget {
-        let plan = budget::plan(&context, plan, folder, budget)?;
+        let deadline = start + budget;
+        let plan = budget::plan(&context, plan, folder, budget, deadline);
         eprintln!("{plan}");
-        clock = Clock::new(start + budget, plan.jobs.into_iter().map(|(cost, _)| cost).collect());
+        clock = Clock::new(deadline, plan.jobs.into_iter().map(|(cost, _)| cost).collect());
         context.deadline = clock.deadline;
     }
     let jobs =
