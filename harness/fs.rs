@@ -127,8 +127,8 @@ pub fn write_with(
             return Err(std::io::Error::other("it is a device or a pipe, not a file; choose another name"));
         }
         let mut temporary = tempfile::Builder::new()
-            .prefix(".sdclr-")
-            .suffix(".part")
+            .prefix(TEMPORARY.0)
+            .suffix(TEMPORARY.1)
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
             .tempfile_in(folder)?;
         let mut writer = BufWriter::new(temporary.as_file_mut());
@@ -146,6 +146,9 @@ pub fn write_with(
 pub fn same_file(one: &Path, other: &Path) -> bool {
     one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
 }
+
+/// How the name of what is not whole yet begins and ends.
+const TEMPORARY: (&str, &str) = (".sdclr-", ".part");
 
 /// The folder that `path` lies in.
 fn parent(path: &Path) -> &Path {
@@ -199,6 +202,15 @@ impl Journal {
     }
 }
 
+/// Removes the temporary files in `folder`, in which nobody may be writing.
+fn remove_half_written(folder: &Path) -> Result<(), FsError> {
+    let ours = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(TEMPORARY.0) && name.ends_with(TEMPORARY.1) && path.is_file()
+    };
+    list_folder(folder)?.iter().filter(|path| ours(path)).try_for_each(|path| remove(path))
+}
+
 /// An exclusive lock on a folder or file, held until it is dropped or the process ends.
 #[derive(Debug)]
 pub struct FolderLock {
@@ -206,9 +218,14 @@ pub struct FolderLock {
 }
 
 impl FolderLock {
-    /// Takes the lock (`.lock` inside `folder`, which is created). `None`: another process holds it.
+    /// Takes the lock (`.lock` inside `folder`, which is created), and clears away what a killed holder had half written.
+    /// `None`: another process holds it.
     pub fn take(folder: &Path) -> Result<Option<Self>, FsError> {
-        Self::open(folder.join(".lock"))
+        let lock = Self::open(folder.join(".lock"))?;
+        if lock.is_some() {
+            remove_half_written(folder)?;
+        }
+        Ok(lock)
     }
 
     /// Takes the lock on a file that is replaced when it is written (`FILE.lock` beside it, whose folder is created).
@@ -375,7 +392,7 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), FsError> {
 pub fn link_folder(folder: &Path, link: &Path) -> Result<(), FsError> {
     create_folder(parent(link))?;
     let folder = folder.canonicalize().map_err(error("find the folder", folder))?;
-    let staging = tempfile::Builder::new().prefix(".sdclr-").suffix(".part").tempdir_in(parent(link));
+    let staging = tempfile::Builder::new().prefix(TEMPORARY.0).suffix(TEMPORARY.1).tempdir_in(parent(link));
     let staging = staging.map_err(error("create a temporary folder in", parent(link)))?;
     let new = staging.path().join("link");
     std::os::unix::fs::symlink(&folder, &new).map_err(error("create the link", link))?;

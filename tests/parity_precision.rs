@@ -216,7 +216,7 @@ fn determinism_is_what_was_asked_for() {
 }
 
 fn pretrain(out: &std::path::Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("sdclr"));
+    let mut command = Command::new(golden::program());
     command.args([
         "pretrain",
         "--recipe",

@@ -1,4 +1,7 @@
-//! A run that was killed and restarted ends bitwise equal to one that was not (CPU, fixed threads).
+//! A run that was killed and restarted ends bitwise equal to one that was not: with fixed threads, on the device that
+//! SDCLR_TEST_DEVICE names (deterministic where that is not the CPU).
+
+mod golden;
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -15,9 +18,12 @@ use tch::{Device, Kind, Tensor};
 const EPOCHS: &str = "epochs=14";
 
 fn command(out: &Path, method: &str) -> Command {
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("sdclr"));
+    let mut command = Command::new(golden::program());
     command.args(["pretrain", "--recipe", &format!("digits-lt/{method}"), "--split", "1", "--pretrain-split", "D_i"]);
-    command.args(["--device", "cpu", "--set", EPOCHS, "warmup_epochs=3", "--out"]).arg(out);
+    command.args(["--device", &golden::device_name(), "--set", EPOCHS, "warmup_epochs=3", "--out"]).arg(out);
+    if golden::device() != Device::Cpu {
+        command.arg("--deterministic");
+    }
     command.env("OMP_NUM_THREADS", "1").stdout(Stdio::null()).stderr(Stdio::piped());
     command
 }
@@ -46,6 +52,22 @@ fn delays(seed: u64, count: usize) -> Vec<Duration> {
     order.into_iter().take(count).map(|extra| Duration::from_millis(300 + extra as u64)).collect()
 }
 
+/// Until the run in `out` has saved another epoch, or is over.
+fn wait_for_epoch(child: &mut Child, out: &Path) {
+    let checkpoint = out.join("checkpoint.safetensors");
+    let written = || checkpoint.metadata().and_then(|file| file.modified()).ok();
+    let before = written();
+    while written() == before && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// What writes that were cut off have left in a folder.
+fn leftovers(folder: &Path) -> usize {
+    let entries = std::fs::read_dir(folder).unwrap();
+    entries.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(".part")).count()
+}
+
 fn killed_run_equals_whole_run(method: &str, seed: u64) {
     let folder = tempfile::tempdir().unwrap();
     let [whole, killed] = ["whole", "killed"].map(|name| folder.path().join(name));
@@ -53,7 +75,11 @@ fn killed_run_equals_whole_run(method: &str, seed: u64) {
     let mut kills = 0;
     for delay in delays(seed, 6) {
         let mut child = command(&killed, method).spawn().unwrap();
-        std::thread::sleep(delay);
+        match golden::device() {
+            Device::Cpu => std::thread::sleep(delay),
+            // A GPU takes seconds to start and is done in less: right after an epoch.
+            _ => wait_for_epoch(&mut child, &killed),
+        }
         if child.try_wait().unwrap().is_none() {
             // SIGKILL: nothing of ours gets to run.
             child.kill().unwrap();
@@ -62,7 +88,10 @@ fn killed_run_equals_whole_run(method: &str, seed: u64) {
         child.wait().unwrap();
     }
     assert!(kills > 0, "every run was over before it was killed");
+    // As a kill within a write leaves it.
+    sdclr::fs::write(&killed.join(".sdclr-half.part"), b"half a checkpoint").unwrap();
     finish(command(&killed, method).spawn().unwrap());
+    assert_eq!(leftovers(&killed), 0, "a write that was cut off stays for ever");
     let (whole, killed) = (outcome(&whole), outcome(&killed));
     assert_eq!(whole.1.len(), 14);
     assert_eq!(whole.1, killed.1, "losses, rates or densities differ");
@@ -99,9 +128,7 @@ fn a_disk_that_fills_loses_nothing() {
     // Some epochs first.
     let mut child = command(&full, "sdclr").spawn().unwrap();
     let checkpoint = full.join("checkpoint.safetensors");
-    while !checkpoint.exists() && child.try_wait().unwrap().is_none() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_for_epoch(&mut child, &full);
     child.kill().unwrap();
     child.wait().unwrap();
     let before = std::fs::read(&checkpoint).unwrap();
@@ -110,10 +137,7 @@ fn a_disk_that_fills_loses_nothing() {
     let said = fails_under("trap '' XFSZ; ulimit -f 128; exec \"$@\"", &full);
     assert!(said.contains("cannot write") && said.contains("checkpoint.safetensors"), "{said}");
     assert!(std::fs::read(&checkpoint).unwrap() == before, "the last good checkpoint changed");
-    let leftovers = std::fs::read_dir(&full)
-        .unwrap()
-        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(".part"));
-    assert_eq!(leftovers.count(), 0, "a temporary file was left behind");
+    assert_eq!(leftovers(&full), 0, "a temporary file was left behind");
 
     finish(command(&full, "sdclr").spawn().unwrap());
     assert!(outcome(&whole) == outcome(&full), "the runs differ");
@@ -126,9 +150,7 @@ fn a_spoiled_state_is_told_and_never_saved() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("checkpoint.safetensors");
     let mut child = command(folder.path(), "sdclr").spawn().unwrap();
-    while !path.exists() && child.try_wait().unwrap().is_none() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_for_epoch(&mut child, folder.path());
     child.kill().unwrap();
     child.wait().unwrap();
     let mut training = checkpoint::read_training(&path).unwrap();
@@ -175,7 +197,7 @@ fn a_full_file_system_is_named_with_its_remedy() {
 }
 
 fn trainer(recipe: &Recipe) -> Trainer {
-    let network = Network::new(NetworkSpec::of_recipe(recipe), recipe.seed, Kind::Float, Device::Cpu).unwrap();
+    let network = Network::new(NetworkSpec::of_recipe(recipe), recipe.seed, Kind::Float, golden::device()).unwrap();
     Trainer::new(recipe, network, 2).unwrap()
 }
 
@@ -186,6 +208,7 @@ fn advance(trainer: &mut Trainer, from: u64, to: u64) {
             trainer.method.begin_epoch(&trainer.network, 1 + step as usize / 2).unwrap();
         }
         let views: Tensor = native::uniform(4 * 2 * 3 * 8 * 8, step).unwrap().view([4, 2, 3, 8, 8]);
+        let views = views.to_device(golden::device());
         drop(trainer.step(&views).unwrap());
     }
 }
@@ -205,6 +228,7 @@ proptest! {
         if method == "sdclr" {
             set.push("random_prune_ratio=0.2".into());
         }
+        native::set_deterministic(golden::device() != Device::Cpu).unwrap();
         let recipe = Recipe::resolve(&format!("digits-lt/{method}"), &set).unwrap();
         let mut whole = trainer(&recipe);
         advance(&mut whole, 0, 8);

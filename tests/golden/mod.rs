@@ -21,6 +21,12 @@ pub fn device_name() -> String {
     std::env::var("SDCLR_TEST_DEVICE").unwrap_or_else(|_| "cpu".to_owned())
 }
 
+/// The program: where nextest has unpacked it, or cargo has built it.
+pub fn program() -> PathBuf {
+    std::env::var_os("NEXTEST_BIN_EXE_sdclr")
+        .map_or_else(|| assert_cmd::cargo::cargo_bin!("sdclr").into(), PathBuf::from)
+}
+
 /// What float64 leaves of two ways to round the same sum.
 pub const FLOAT64: f64 = 1e-9;
 
