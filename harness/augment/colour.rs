@@ -58,8 +58,11 @@ fn luma(images: &Tensor) -> Tensor {
 
 fn contrast(images: &Tensor, factors: &Tensor) -> Tensor {
     let pixels = images.to_kind(Kind::Float);
-    let mean = luma(&pixels).mean_dim([1i64, 2, 3].as_slice(), true, Kind::Double);
-    let grey = (mean + 0.5).floor_().to_kind(Kind::Float);
+    let luma = luma(&pixels);
+    let count = luma.size()[1..].iter().product::<i64>();
+    // The mean, halves rounded up, in whole numbers: a device may divide by multiplying with a rounded reciprocal.
+    let sum = luma.sum_dim_intlist([1i64, 2, 3].as_slice(), true, Kind::Double).to_kind(Kind::Int64);
+    let grey = (sum * 2 + count).floor_divide_scalar(2 * count).to_kind(Kind::Float);
     blend(pixels, &grey, factors)
 }
 
