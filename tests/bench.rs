@@ -135,7 +135,7 @@ const PROGRAM: &str = r#"#!/bin/sh
 echo "$@" >>"$ASKED"
 case $1 in
   doctor) printf "${DOCTOR:-CUDA       loaded, 1 devices\n  cuda:0   NVIDIA H200\n}" ;;
-  repro) case "$*" in *--dry-run*) ;; *) exit 75 ;; esac ;;
+  repro) case "$*" in *--budget*) exit 75 ;; esac ;;
   bench) case "$*" in *"bench mask"*) exit 1 ;; esac ;;
 esac
 "#;
@@ -155,7 +155,9 @@ fn ci_gpu_with(folder: &Path, doctor: &str, visible: Option<&str>, arguments: &[
     let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
     let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("ci/gpu"));
     command.args(arguments).env("DOCTOR", doctor).env("PATH", path).env("LD_LIBRARY_PATH", "/the/torch");
-    command.envs([("SDCLR_BIN", &program), ("SDCLR_PYTHON", &folder.join("python"))]).env("ASKED", folder.join("asked"));
+    command
+        .envs([("SDCLR_BIN", &program), ("SDCLR_PYTHON", &folder.join("python"))])
+        .env("ASKED", folder.join("asked"));
     command.env_remove("CUDA_VISIBLE_DEVICES").env_remove("SDCLR_DATA");
     command.args(["--out".as_ref(), folder.join("out").as_os_str()]);
     let output = command.envs(visible.map(|visible| ("CUDA_VISIBLE_DEVICES", visible))).output().unwrap();
@@ -192,7 +194,8 @@ fn ci_gpu_refuses_what_it_does_not_know() {
         assert!(code == Some(1) && said.contains(expected), "{arguments:?}: {said}");
     }
     // The first GPU, and eight minutes.
-    let (code, said) = ci_gpu_with(folder.path(), "", None, &["--device", "cuda", "--parts", "full", "--budget", "08m"]);
+    let (code, said) =
+        ci_gpu_with(folder.path(), "", None, &["--device", "cuda", "--parts", "full", "--budget", "08m"]);
     assert!(code == Some(0) && said.contains("records, tables and reports are in"), "{said}");
 }
 
@@ -207,6 +210,7 @@ fn ci_gpu_asks_for_everything_and_packs_it() {
         (&python, "#!/bin/sh\ncase \"$2\" in *find_spec*) echo /the/torch ;; *) exit 1 ;; esac\n"),
     ];
     programs(&scripts);
+    sdclr::fs::write(&out.join(".sdclr-of-a-killed-write.part"), b"").unwrap();
     let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("ci/gpu"))
         .args(["--budget", "2m", "--out"])
         .arg(&out)
@@ -225,7 +229,14 @@ fn ci_gpu_asks_for_everything_and_packs_it() {
     let asked: Vec<&str> = asked.lines().filter(|line| !line.starts_with("--version")).collect();
     assert_eq!(asked[0], "doctor");
     let races: Vec<&str> = asked.iter().filter_map(|line| line.strip_prefix("bench ")?.split(' ').next()).collect();
-    assert_eq!(races, ["train", "train", "step", "augment", "mask", "probe", "train"]);
+    assert_eq!(races, ["train", "train", "train", "step", "augment", "mask", "probe", "train", "train"]);
+    assert_eq!(asked.iter().filter(|line| line.contains(" --deterministic --no-peer ")).count(), 1);
+    let pair: Vec<&&str> = asked.iter().filter(|line| line.contains("--set epochs=100")).collect();
+    assert_eq!(pair.len(), 2);
+    for (line, precision) in pair.iter().zip(["bf16", "fp32"]) {
+        let out = format!("--set precision={precision} --out {}/precisions-{precision}", out.display());
+        assert!(line.starts_with("repro cifar10-lt --methods sdclr-D_i --splits 1 ") && line.ends_with(&out), "{line}");
+    }
     let full: Vec<&&str> = asked.iter().filter(|line| line.contains("--budget")).collect();
     assert_eq!(full.len(), 3);
     for (line, [precision, splits]) in full.iter().zip([["bf16", "--splits 1"], ["fp32", "--splits 1"], ["bf16", ""]]) {
@@ -240,6 +251,8 @@ fn ci_gpu_asks_for_everything_and_packs_it() {
     }
     let parity = std::fs::read_to_string(out.join("parity.txt")).unwrap();
     assert!(parity.starts_with("nextest on cuda:0: nextest run --archive-file tests.tar.zst"), "{parity}");
+    assert!(parity.contains("binary(/^(parity_.*|properties_(augment|training)|resume)$/)"), "{parity}");
     let packed = Command::new("tar").arg("-tzf").arg(folder.path().join("out.tar.gz")).output().unwrap();
-    assert!(text(&packed.stdout).contains("out/doctor.txt"));
+    let packed = text(&packed.stdout);
+    assert!(packed.contains("out/doctor.txt") && !packed.contains(".part"), "{packed}");
 }
