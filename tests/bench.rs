@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 
 use sdclr::bench::BenchReport;
 use sdclr::bench::scaling::ScalingReport;
+use sdclr::recipe::Precision;
 
 fn bench(arguments: &[&str]) -> Output {
     // From the checkout, where the peer is.
@@ -59,18 +60,47 @@ fn an_epoch_without_a_whole_batch_is_refused() {
     assert!(said.contains("an epoch of 7 images has no whole batch of 8; use --images 8 or more"), "{said}");
 }
 
+fn contestants(report: &BenchReport) -> Vec<(&str, Option<Precision>)> {
+    report.contestants.iter().map(|contestant| (contestant.name.as_str(), contestant.precision)).collect()
+}
+
+fn no_pytorch() -> bool {
+    let none = !Path::new(env!("CARGO_MANIFEST_DIR")).join(".oracle").exists()
+        && std::env::var_os("SDCLR_ORACLE_PYTHON").is_none();
+    if none {
+        eprintln!("skipped: there is no PyTorch (ci/oracle --env makes one)");
+    }
+    none
+}
+
+#[test]
+fn peers_of_the_other_kinds_race_like_with_like() {
+    if no_pytorch() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (report, markdown, _) = race(folder.path(), "step", &["--precision", "bf16"]);
+    let names = ["published-bf16", "joint-bf16", "joint-channels-last-bf16"].map(|name| format!("PyTorch {name}"));
+    let mut expected = vec![("sdclr", Some(Precision::Bf16)), ("PyTorch published", Some(Precision::Fp32))];
+    expected.extend(names.iter().map(|name| (name.as_str(), Some(Precision::Bf16))));
+    assert_eq!(contestants(&report), expected);
+    assert!(markdown.contains("| PyTorch joint-bf16 | bf16 |"), "{markdown}");
+    // By data loaders, whose last batch is short.
+    let (report, ..) = race(folder.path(), "augment", &["--images", "10"]);
+    assert_eq!(contestants(&report), [("sdclr", None), ("PyTorch torchvision", None)]);
+    let (report, ..) = race(folder.path(), "probe", &["--images", "10", "--precision", "bf16"]);
+    assert_eq!(contestants(&report), ["sdclr", "PyTorch published"].map(|name| (name, Some(Precision::Fp32))));
+}
+
 #[test]
 fn both_peers_train_end_to_end() {
-    if !Path::new(env!("CARGO_MANIFEST_DIR")).join(".oracle").exists()
-        && std::env::var_os("SDCLR_ORACLE_PYTHON").is_none()
-    {
-        eprintln!("skipped: there is no PyTorch (ci/oracle --env makes one)");
+    if no_pytorch() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
     let (report, _, shown) = race(folder.path(), "train", &["--images", "8"]);
-    let names: Vec<&str> = report.contestants.iter().map(|contestant| contestant.name.as_str()).collect();
-    assert_eq!(names, ["sdclr", "PyTorch published", "PyTorch compiled"], "{shown}");
+    let all_fp32 = ["sdclr", "PyTorch published", "PyTorch compiled"].map(|name| (name, Some(Precision::Fp32)));
+    assert_eq!(contestants(&report), all_fp32, "{shown}");
     assert!(report.absent.is_empty());
     for contestant in &report.contestants {
         assert!(contestant.ratio_to_ours > 0.0 && contestant.peak_rss_bytes > 1 << 20);
@@ -81,7 +111,7 @@ fn both_peers_train_end_to_end() {
 /// A stand-in for the peer that dies in its first run.
 fn dying_peer(folder: &Path) -> PathBuf {
     let python = folder.join("python");
-    programs(&[(&python, "#!/bin/sh\necho '{\"variants\": [\"dying\"]}'\nread order\nexit 3\n")]);
+    programs(&[(&python, "#!/bin/sh\necho '{\"variants\": [[\"dying\", null]]}'\nread order\nexit 3\n")]);
     python
 }
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::{BenchError, Measured, Racer};
 use crate::artifact::hash::{Algorithm, hash_file};
 use crate::fs;
+use crate::recipe::Precision;
 
 const BYTES: usize = 1 << 30;
 
@@ -48,6 +49,10 @@ impl Sha256sum {
 impl Racer for Sha256sum {
     fn name(&self) -> &str {
         "sha256sum"
+    }
+
+    fn precision(&self) -> Option<Precision> {
+        None
     }
 
     fn run(&mut self, iterations: usize) -> Result<Measured, BenchError> {

@@ -105,6 +105,8 @@ pub struct PeerProgram {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Contestant {
     pub name: String,
+    /// Of its network; absent where none computes.
+    pub precision: Option<Precision>,
     /// Seconds of one iteration, one entry per round.
     pub seconds: Vec<f64>,
     pub median_seconds: f64,
@@ -164,6 +166,9 @@ pub struct Measured {
 pub trait Racer {
     fn name(&self) -> &str;
 
+    /// Of its network; `None` where none computes.
+    fn precision(&self) -> Option<Precision>;
+
     /// Runs `iterations`.
     fn run(&mut self, iterations: usize) -> Result<Measured, BenchError>;
 }
@@ -177,7 +182,7 @@ pub fn racers(options: &BenchOptions) -> Result<Vec<Box<dyn Racer>>, BenchError>
     match &options.peer {
         Some(Opponent::PyTorch(program)) => {
             for variant in Peer::variants(program, options)? {
-                peers.push(Box::new(Peer::start(program, options, &variant)?));
+                peers.push(Box::new(Peer::start(program, options, variant)?));
             }
         }
         Some(Opponent::Sha256sum) => peers.push(Box::new(Sha256sum::new()?)),
@@ -266,6 +271,7 @@ impl Work {
         let last = entry.runs.last();
         Contestant {
             name: entry.racer.name().to_owned(),
+            precision: entry.racer.precision(),
             ratio_to_ours: median(entry.runs.iter().zip(ours).map(|(run, our)| run.seconds / our.seconds).collect()),
             images_per_second: self.images.map(|images| images as f64 / median_seconds),
             steps_per_second,

@@ -9,11 +9,14 @@ use serde::de::DeserializeOwned;
 use tch::Device;
 
 use super::{BenchError, BenchOptions, Kind, Measured, PeerProgram, Racer, memory};
-use crate::recipe::name_of;
+use crate::recipe::{Precision, name_of};
+
+/// A name, and the precision of the network, where one computes.
+pub(super) type Variant = (String, Option<Precision>);
 
 #[derive(Debug, Deserialize)]
 struct Ready {
-    variants: Vec<String>,
+    variants: Vec<Variant>,
 }
 
 /// One running contestant.
@@ -24,6 +27,7 @@ pub(super) struct Peer {
     output: BufReader<ChildStdout>,
     variant: String,
     name: String,
+    precision: Option<Precision>,
     /// The peer counts the augmentation's iterations in images.
     count: usize,
     device: Device,
@@ -31,17 +35,17 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// The variants that the peer offers for this race.
-    pub fn variants(program: &PeerProgram, options: &BenchOptions) -> Result<Vec<String>, BenchError> {
-        Ok(Self::spawn(program, options, "")?.1.variants)
+    /// The variants that the peer offers for this race, each with its precision.
+    pub fn variants(program: &PeerProgram, options: &BenchOptions) -> Result<Vec<Variant>, BenchError> {
+        Ok(Self::spawn(program, options, Variant::default())?.1.variants)
     }
 
     /// A process that runs `variant`.
-    pub fn start(program: &PeerProgram, options: &BenchOptions, variant: &str) -> Result<Self, BenchError> {
+    pub fn start(program: &PeerProgram, options: &BenchOptions, variant: Variant) -> Result<Self, BenchError> {
         Ok(Self::spawn(program, options, variant)?.0)
     }
 
-    fn spawn(program: &PeerProgram, options: &BenchOptions, variant: &str) -> Result<(Self, Ready), BenchError> {
+    fn spawn(program: &PeerProgram, options: &BenchOptions, variant: Variant) -> Result<(Self, Ready), BenchError> {
         let device = match options.device {
             Device::Cuda(index) => format!("cuda:{index}"),
             _ => "cpu".to_owned(),
@@ -57,6 +61,7 @@ impl Peer {
             "--images".into(),
             options.images().to_string(),
         ]);
+        command.args(["--precision".into(), name_of(&recipe.precision)]);
         if let Some(file) = &options.file {
             command.arg("--file").arg(file);
         }
@@ -68,10 +73,11 @@ impl Peer {
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(failed("it has no standard input and output".to_owned()));
         };
-        let (output, variant) = (BufReader::new(output), variant.to_owned());
+        let (output, (variant, precision)) = (BufReader::new(output), variant);
         let name = format!("PyTorch {variant}");
         let count = if options.kind == Kind::Augment { options.images() } else { 1 };
-        let mut peer = Self { child, input, output, variant, name, count, device: options.device, command: text };
+        let device = options.device;
+        let mut peer = Self { child, input, output, variant, name, precision, count, device, command: text };
         let ready = peer.answer()?;
         Ok((peer, ready))
     }
@@ -93,6 +99,10 @@ impl Peer {
 impl Racer for Peer {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn precision(&self) -> Option<Precision> {
+        self.precision
     }
 
     fn run(&mut self, iterations: usize) -> Result<Measured, BenchError> {

@@ -7,8 +7,8 @@ use crate::record::Environment;
 use crate::report::table::Table;
 
 /// Columns of one contestant, behind what names it.
-const COLUMNS: [&str; 8] =
-    ["s/iteration", "ratio", "steps/s", "images/s", "TFLOP/s", "share of limit", "peak MiB", "device MiB"];
+const COLUMNS: [&str; 9] =
+    ["precision", "s/iteration", "ratio", "steps/s", "images/s", "TFLOP/s", "share of limit", "peak MiB", "device MiB"];
 const NOTHING: &str = "–";
 
 /// A race for the terminal.
@@ -47,12 +47,12 @@ fn overrides(set: &[String]) -> String {
 }
 
 fn caption(report: &BenchReport) -> String {
-    let BenchReport { kind, network, stem, precision, size, batch, images, environment, .. } = report;
+    let BenchReport { kind, network, stem, size, batch, images, environment, .. } = report;
     if *kind == Kind::Hash {
         return format!("hash, a file of 1 GiB, {}", machine(environment));
     }
-    let [kind, network, stem, precision] = [name_of(kind), name_of(network), name_of(stem), name_of(precision)];
-    let what = format!("{kind}, {network}, {stem} stem, ours in {precision}, {size} pixels");
+    let [kind, network, stem] = [name_of(kind), name_of(network), name_of(stem)];
+    let what = format!("{kind}, {network}, {stem} stem, {size} pixels");
     format!("{what}, batch {batch}, {images} images{}, {}", overrides(&report.overrides), machine(environment))
 }
 
@@ -78,6 +78,7 @@ fn cells(report: &BenchReport, index: usize) -> Vec<String> {
         contestant.steps_per_second.zip(report.flop_per_step).map(|(steps, flop)| steps * flop as f64 / 1e12);
     let share = contestant.share_of_matrix_rate.map_or(NOTHING.to_owned(), |share| format!("{:.1} %", 100.0 * share));
     vec![
+        contestant.precision.map_or(NOTHING.to_owned(), |precision| name_of(&precision)),
         number(Some(contestant.median_seconds), 4),
         number(Some(contestant.ratio_to_ours), 3),
         number(contestant.steps_per_second, 3),

@@ -15,7 +15,7 @@ use crate::pretrain::batches::{Views, ahead, batches_of};
 use crate::pretrain::optimizer::Optimizer;
 use crate::pretrain::{PretrainError, Trainer, read_losses};
 use crate::probe::{Classifier, train_epoch};
-use crate::recipe::{OptimizerName, Recipe};
+use crate::recipe::{OptimizerName, Precision, Recipe};
 use crate::split::IndexList;
 
 /// What is raced.
@@ -41,6 +41,7 @@ pub enum Kind {
 /// Our own work.
 pub(super) struct Workload {
     device: Device,
+    precision: Option<Precision>,
     body: Body,
 }
 
@@ -63,6 +64,12 @@ impl Workload {
         let recipe = options.recipe()?;
         native::set_deterministic(options.deterministic).map_err(PretrainError::from)?;
         let (device, images) = (options.device, options.images());
+        let precision = match options.kind {
+            Kind::Train | Kind::Step => Some(recipe.precision),
+            // Whatever the encoder was trained in.
+            Kind::Probe => Some(Precision::Fp32),
+            Kind::Augment | Kind::Mask | Kind::Checkpoint | Kind::Hash => None,
+        };
         let body = match options.kind {
             Kind::Train => train(recipe, images, device)?,
             Kind::Step => step(recipe, device)?,
@@ -83,7 +90,7 @@ impl Workload {
                 Box::new(move || file.hash().map(drop))
             }
         };
-        Ok(Self { device, body })
+        Ok(Self { device, precision, body })
     }
 }
 
@@ -165,6 +172,10 @@ fn probe(recipe: Recipe, images: usize, device: Device) -> Result<Body, BenchErr
 impl Racer for Workload {
     fn name(&self) -> &str {
         "sdclr"
+    }
+
+    fn precision(&self) -> Option<Precision> {
+        self.precision
     }
 
     fn run(&mut self, iterations: usize) -> Result<Measured, BenchError> {

@@ -2,11 +2,12 @@
 
     python reference/torch/peer.py train|step|augment|mask|probe|checkpoint [options]
 
-Prints one JSON line {"ready", "torch", "threads", "variants"}, then answers each line `run VARIANT COUNT` on its input
-with {"seconds", "peak_rss_bytes"}, until the input ends. What a variant needs is made at its first run, outside
-the time. One iteration is: train - one epoch, data to updates; step - one optimiser step; augment - one image, both
-views; mask - the masks of one epoch; probe - one training epoch; checkpoint - one file, read whole. The peak is the
-process's (its workers aside): for a variant's own, run it alone."""
+Prints one JSON line {"ready", "torch", "threads", "variants"} (each variant's name and the precision of its network,
+null where none computes), then answers each line `run VARIANT COUNT` on its input with {"seconds", "peak_rss_bytes"},
+until the input ends. What a variant needs is made at its first run, outside the time. A name that ends in -bf16 is the
+same under autocast, offered where our side computes in bf16. One iteration is: train - one epoch, data to updates;
+step - one optimiser step; augment - one image, both views; mask - the masks of one epoch; probe - one training epoch;
+checkpoint - one file, read whole. The peak is the process's (its workers aside): for a variant's own, run it alone."""
 
 from __future__ import annotations
 
@@ -19,12 +20,15 @@ import time
 from collections.abc import Callable
 
 import torch
-import torchvision
+from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode
+from torch.utils.data import Dataset
+from torchvision import transforms
 
 import sdclr_torch as st
 import train_peers
+
+BF16 = "-bf16"
 
 # What runs `count` iterations.
 Work = Callable[[int], None]
@@ -34,14 +38,20 @@ def make_network(options: argparse.Namespace, **kwargs: object) -> st.ResNet:
     return st.ResNet(options.network, options.stem, options.width, **kwargs).to(options.device)
 
 
-def to_pil(images: Tensor) -> list:
-    return [torchvision.transforms.functional.to_pil_image(image) for image in images]
-
-
 def step_work(options: argparse.Namespace, variant: str) -> Work:
     """An SDCLR step at the published settings; views lie on the device already."""
     model = make_network(options, dual_bn=True)
     views = torch.rand(options.batch, 2, 3, options.size, options.size, device=options.device)
+    if variant.endswith(BF16):
+        variant, full = variant.removesuffix(BF16), model.forward
+
+        def forward(batch: Tensor, branch: int) -> Tensor:
+            with torch.autocast(views.device.type, torch.bfloat16):
+                features = full(batch, branch)
+            # The loss is float32, as ours.
+            return features.float()
+
+        model.forward = forward
     if variant == "joint-channels-last":
         model.to(memory_format=torch.channels_last)
     st.prune(model, 0.9)
@@ -78,26 +88,21 @@ def step_work(options: argparse.Namespace, variant: str) -> Work:
     return run
 
 
+def step_variants(options: argparse.Namespace) -> list[tuple[str, str]]:
+    names = ["published", "joint", "joint-channels-last"]
+    if options.precision != "bf16":
+        return [(name, "fp32") for name in names]
+    return [("published", "fp32"), *((name + BF16, "bf16") for name in names)]
+
+
 def augment_work(options: argparse.Namespace, variant: str) -> Work:
-    """The published CIFAR augmentation on PIL images, one process, as a data loader's worker runs it."""
-    transforms = torchvision.transforms
-    transform = transforms.Compose([
-        transforms.RandomResizedCrop(options.size, scale=(0.1, 1.0), interpolation=InterpolationMode.BICUBIC),
-        transforms.RandomHorizontalFlip(),
-        transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
-        transforms.RandomGrayscale(p=0.2),
-        transforms.ToTensor(),
-    ])
-    images = torch.randint(0, 256, (256, options.size, options.size, 3), dtype=torch.uint8).numpy()
+    """The published CIFAR augmentation on PIL images, by a data loader with a worker for every core."""
+    images = torch.randint(0, 256, (options.images, options.size, options.size, 3), dtype=torch.uint8).numpy()
+    loader = train_peers.make_loader(options, train_peers.TwoViews(images, options.size))
 
     def run(count: int) -> None:
-        views = []
-        for i in range(count):
-            image = torchvision.transforms.functional.to_pil_image(images[i % len(images)])
-            views.append(torch.stack([transform(image), transform(image)]))
-            if len(views) == options.batch:
-                torch.stack(views)
-                views.clear()
+        while count > 0:
+            count -= sum(len(views) for views in loader)
 
     return run
 
@@ -116,28 +121,39 @@ def mask_work(options: argparse.Namespace, variant: str) -> Work:
     return run
 
 
+class Labelled(Dataset):
+    """Made-up images under the random crop with padding and flip of the probe, and labels 0 to 9 in turn."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.images = torch.randint(0, 256, (options.images, options.size, options.size, 3), dtype=torch.uint8).numpy()
+        self.transform = transforms.Compose([
+            transforms.RandomCrop(options.size, padding=options.size // 8),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+        ])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.images[index])), index % 10
+
+
 def probe_work(options: argparse.Namespace, variant: str) -> Work:
-    """An epoch of the linear probe: random crop with padding and flip on PIL, frozen encoder, SGD on the classifier."""
+    """An epoch of the linear probe: crops and flips on PIL by a data loader with a worker for every core, frozen
+    encoder, SGD on the classifier."""
     model = make_network(options, classes=10).eval()
-    transforms = torchvision.transforms
-    transform = transforms.Compose([
-        transforms.RandomCrop(options.size, padding=options.size // 8),
-        transforms.RandomHorizontalFlip(),
-        transforms.ToTensor(),
-    ])
-    images = to_pil(torch.randint(0, 256, (options.images, 3, options.size, options.size), dtype=torch.uint8))
-    labels = torch.randint(0, 10, (options.images,), device=options.device)
+    loader = train_peers.make_loader(options, Labelled(options), shuffle=True)
     optimizer = torch.optim.SGD(model.fc.parameters(), 30.0, momentum=0.9)
 
     def run(count: int) -> None:
         for _ in range(count):
-            order = torch.randperm(options.images)
-            for chosen in order.split(options.batch):
-                batch = torch.stack([transform(images[i]) for i in chosen.tolist()]).to(options.device)
+            for batch, labels in loader:
+                batch, labels = (tensor.to(options.device, non_blocking=True) for tensor in (batch, labels))
                 with torch.no_grad():
                     features = model.backbone(batch)
                 optimizer.zero_grad()
-                loss = nn.functional.cross_entropy(model.fc(features), labels[chosen.to(options.device)])
+                loss = nn.functional.cross_entropy(model.fc(features), labels)
                 loss.backward()
                 optimizer.step()
                 loss.item()
@@ -165,14 +181,16 @@ def write_checkpoint(options: argparse.Namespace) -> None:
     torch.save({"epoch": 1, "state_dict": model.state_dict(), "optim": optimizer.state_dict()}, options.file)
 
 
-# Who runs it, and its variants on a device.
-KINDS: dict[str, tuple[Callable[[argparse.Namespace, str], Work], Callable[[str], list[str]]]] = {
+Variants = Callable[[argparse.Namespace], list[tuple[str, str | None]]]
+
+# Who runs it, and its variants with the precision of each.
+KINDS: dict[str, tuple[Callable[[argparse.Namespace, str], Work], Variants]] = {
     "train": (train_peers.train_work, train_peers.variants),
-    "step": (step_work, lambda device: ["published", "joint", "joint-channels-last"]),
-    "augment": (augment_work, lambda device: ["torchvision"]),
-    "mask": (mask_work, lambda device: ["published"]),
-    "probe": (probe_work, lambda device: ["published"]),
-    "checkpoint": (checkpoint_work, lambda device: ["torch.load"]),
+    "step": (step_work, step_variants),
+    "augment": (augment_work, lambda options: [("torchvision", None)]),
+    "mask": (mask_work, lambda options: [("published", None)]),
+    "probe": (probe_work, lambda options: [("published", "fp32")]),
+    "checkpoint": (checkpoint_work, lambda options: [("torch.load", None)]),
 }
 
 
@@ -184,7 +202,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=64, help="channels of the first stage")
     parser.add_argument("--batch", type=int, default=64, help="images per step")
     parser.add_argument("--size", type=int, default=32, help="side of an image in pixels")
-    parser.add_argument("--images", type=int, default=512, help="images of the epoch (train, probe)")
+    parser.add_argument("--images", type=int, default=512, help="images of the epoch (train, augment, probe)")
+    parser.add_argument("--precision", choices=["fp32", "tf32", "bf16"], default="fp32", help="of our side")
     parser.add_argument("--file", type=pathlib.Path, help="the checkpoint to read; written where there is none")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
@@ -198,12 +217,12 @@ def say(message: dict[str, object]) -> None:
 def main() -> None:
     options = parse()
     make, variants_on = KINDS[options.kind]
-    variants = variants_on(options.device)
+    variants = variants_on(options)
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
     if options.kind == "checkpoint" and not options.file.exists():
         write_checkpoint(options)
-    # As on the paper's GPUs: true float32.
+    # As on the paper's GPUs: true float32, also beside ours in tf32.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
@@ -213,7 +232,7 @@ def main() -> None:
     say({"ready": True, "torch": torch.__version__, "threads": torch.get_num_threads(), "variants": variants})
     for line in sys.stdin:
         match line.split():
-            case ["run", variant, count] if variant in variants and count.isdigit():
+            case ["run", variant, count] if variant in dict(variants) and count.isdigit():
                 if variant not in works:
                     works[variant] = make(options, variant)
                 synchronize()
@@ -224,7 +243,8 @@ def main() -> None:
                 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB.
                 say({"seconds": seconds, "peak_rss_bytes": peak})
             case _:
-                sys.exit(f"peer.py: expected 'run VARIANT COUNT' with a variant of {variants}, got {line.strip()!r}")
+                names = [*dict(variants)]
+                sys.exit(f"peer.py: expected 'run VARIANT COUNT' with a variant of {names}, got {line.strip()!r}")
 
 
 if __name__ == "__main__":

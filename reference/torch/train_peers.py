@@ -2,14 +2,16 @@
 the mask of the epoch and goes through the whole batches of `options.images` made-up images.
 
 "published": the published algorithm, eager and in float32, fed by a data loader whose workers augment PIL images.
-"compiled":  the best PyTorch we can write: images and augmentation on the device, torch.compile, bf16 autocast,
-             channels_last, one joint backward, fused SGD, the mask by k-th value, no synchronisation inside an epoch.
+"compiled":  the best PyTorch we can write: images and augmentation on the device, torch.compile, bf16 autocast where
+             our side computes in bf16, channels_last, one joint backward, fused SGD, the mask by k-th value, no
+             synchronisation inside an epoch.
 "compiled-graphs" (CUDA only): the same, captured in CUDA graphs."""
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -26,8 +28,10 @@ import sdclr_torch as st
 PRUNE_RATIO, TEMPERATURE = 0.9, 0.2
 
 
-def variants(device: str) -> list[str]:
-    return ["published", "compiled", *(["compiled-graphs"] if device.startswith("cuda") else [])]
+def variants(options: argparse.Namespace) -> list[tuple[str, str]]:
+    graphs = ["compiled-graphs"] if options.device.startswith("cuda") else []
+    best = "bf16" if options.precision == "bf16" else "fp32"
+    return [("published", "fp32"), *((name, best) for name in ["compiled", *graphs])]
 
 
 def train_work(options: argparse.Namespace, variant: str) -> Callable[[int], None]:
@@ -82,12 +86,16 @@ class TwoViews(Dataset):
         return torch.stack([self.transform(image), self.transform(image)])
 
 
-def published_epoch(options: argparse.Namespace, model: st.ResNet, images: np.ndarray) -> Callable[[], None]:
-    # A worker for every core; they live through all epochs and start on the next only when it begins.
-    loader = DataLoader(
-        TwoViews(images, options.size), options.batch, shuffle=True, num_workers=options.threads,
-        pin_memory=options.device.startswith("cuda"), persistent_workers=True, drop_last=True,
+def make_loader(options: argparse.Namespace, dataset: Dataset, **kwargs: bool) -> DataLoader:
+    """A worker for every core; they live through all epochs and start on the next only when it begins."""
+    return DataLoader(
+        dataset, options.batch, num_workers=len(os.sched_getaffinity(0)), persistent_workers=True,
+        pin_memory=options.device.startswith("cuda"), **kwargs,
     )
+
+
+def published_epoch(options: argparse.Namespace, model: st.ResNet, images: np.ndarray) -> Callable[[], None]:
+    loader = make_loader(options, TwoViews(images, options.size), shuffle=True, drop_last=True)
     optimizer = st.make_optimizer("sgd", model.parameters(), 0.5, 0.9, 1e-4)
     schedule = Schedule(optimizer)
     convolutions = list(st.prunable(model).values())
@@ -185,7 +193,7 @@ def compiled_epoch(
     def loss_of(batch: Tensor) -> Tensor:
         with torch.no_grad():
             views = device_views(torch.cat([batch, batch])).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device_type, torch.bfloat16):
+        with torch.autocast(device_type, torch.bfloat16, enabled=options.precision == "bf16"):
             dense, pruned = (model(view, branch) for branch, view in enumerate(views.chunk(2)))
         return st.nt_xent(dense.float(), pruned.float(), TEMPERATURE)
 
