@@ -60,6 +60,24 @@ fn an_epoch_without_a_whole_batch_is_refused() {
     assert!(said.contains("an epoch of 7 images has no whole batch of 8; use --images 8 or more"), "{said}");
 }
 
+#[test]
+fn numbers_that_mean_nothing_are_refused() {
+    for option in ["--rounds", "--iterations", "--images", "--batch", "--size"] {
+        let output = bench(&["mask", "--no-peer", option, "0"]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(text(&output.stderr).contains("0 is not in 1.."), "{option}: {}", text(&output.stderr));
+    }
+    for kind in ["hash", "checkpoint"] {
+        let output = bench(&[kind, "--batch", "2,4"]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).contains(&format!("{kind} does not grow with")), "{}", text(&output.stderr));
+    }
+    let both = ["mask", "--no-peer", "--precision", "bf16", "--set"];
+    let output = bench(&[both.as_slice(), &["precision=fp32"]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("are two precisions; give one of them"), "{}", text(&output.stderr));
+}
+
 fn contestants(report: &BenchReport) -> Vec<(&str, Option<Precision>)> {
     report.contestants.iter().map(|contestant| (contestant.name.as_str(), contestant.precision)).collect()
 }

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::builder::RangedU64ValueParser;
+use clap::{Args, value_parser};
 use serde::Serialize;
 
 use super::OverrideArgs;
@@ -35,24 +36,25 @@ pub(super) struct BenchArgs {
     #[arg(long)]
     deterministic: bool,
     /// Side of the images in pixels; over 64 they go through the ImageNet stem
-    #[arg(long, value_delimiter = ',', default_value = "32", value_name = "PIXELS")]
+    #[arg(long, value_delimiter = ',', default_value = "32", value_name = "PIXELS",
+        value_parser = value_parser!(i64).range(1..))]
     size: Vec<i64>,
     /// Images per step
-    #[arg(long, value_delimiter = ',', default_value = "64", value_name = "N")]
+    #[arg(long, value_delimiter = ',', default_value = "64", value_name = "N", value_parser = counted())]
     batch: Vec<usize>,
     /// Images of an iteration (train, augment, probe) [default: four batches for train, else 512]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = counted())]
     images: Option<usize>,
     /// The checkpoint to read (checkpoint) [default: one of a ResNet with momentum, written by PyTorch for the race]
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Counted rounds
-    #[arg(long, default_value_t = 5, value_name = "N")]
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = counted())]
     rounds: usize,
     /// Iterations of a round
-    #[arg(long, default_value_t = 3, value_name = "N")]
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = counted())]
     iterations: usize,
-    // For our side; a peer has a precision of its own.
+    // For our side; a peer that can follows its precision.
     #[command(flatten)]
     overrides: OverrideArgs,
     /// Run ours alone
@@ -66,6 +68,11 @@ pub(super) struct BenchArgs {
     markdown: Option<PathBuf>,
 }
 
+/// A number of things of which there is at least one.
+fn counted() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
+}
+
 impl BenchArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let grid = Grid { networks: self.network.clone(), sizes: self.size.clone(), batches: self.batch.clone() };
@@ -74,6 +81,12 @@ impl BenchArgs {
             anyhow::bail!("--network, --size and --batch need a value each");
         };
         let growing = grid.networks.len() * grid.sizes.len() * grid.batches.len() > 1;
+        if growing && matches!(self.kind, Kind::Checkpoint | Kind::Hash) {
+            anyhow::bail!(
+                "{} does not grow with network, size or batch; give one value each of --network, --size and --batch",
+                name_of(&self.kind)
+            );
+        }
         let peer = if self.no_peer || growing { None } else { Opponent::find(self.kind, Path::new(".")) };
         if peer.is_none() && !self.no_peer && !growing {
             eprintln!("no PyTorch to race in this folder (ci/oracle --env makes one); ours runs alone");
@@ -95,7 +108,7 @@ impl BenchArgs {
             size,
             images: self.images,
             file,
-            overrides: self.overrides.clone().overrides(),
+            overrides: self.overrides.clone().overrides()?,
             rounds: self.rounds,
             iterations: self.iterations,
             peer,

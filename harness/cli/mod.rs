@@ -92,9 +92,13 @@ struct OverrideArgs {
 }
 
 impl OverrideArgs {
-    fn overrides(self) -> Vec<String> {
+    fn overrides(self) -> anyhow::Result<Vec<String>> {
         let precision = self.precision.map(|precision| format!("precision={}", name_of(&precision)));
-        self.set.into_iter().chain(precision).collect()
+        let other = |set: &&String| set.starts_with("precision=") && precision.as_ref().is_some_and(|own| own != *set);
+        if let (Some(set), Some(own)) = (self.set.iter().find(other), &precision) {
+            anyhow::bail!("--set {set} and --precision (which sets {own}) are two precisions; give one of them");
+        }
+        Ok(self.set.into_iter().chain(precision).collect())
     }
 }
 

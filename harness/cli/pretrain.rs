@@ -39,7 +39,7 @@ pub(super) struct PretrainArgs {
 
 impl PretrainArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let recipe = Recipe::resolve(&self.recipe, &self.overrides.overrides())?;
+        let recipe = Recipe::resolve(&self.recipe, &self.overrides.overrides()?)?;
         let context = Context::open(&recipe, self.scale.into())?;
         let identity = Identity::of_command(&self.recipe, &recipe, Some(self.pretrain_split), self.split);
         let result = context.pretrain(&identity, &recipe, self.pretrain_split, &self.out, &Progress::default())?;

@@ -91,7 +91,7 @@ impl ReproArgs {
             methods: self.methods,
             splits: self.splits.map(|splits| splits.0.iter().map(|n| *n as usize).collect()).unwrap_or_default(),
             pretrain_splits: self.pretrain_splits,
-            overrides: self.overrides.overrides(),
+            overrides: self.overrides.overrides()?,
         };
         if let Some(folder) = self.from_published {
             let out = self.out.unwrap_or_else(|| PathBuf::from("runs").join(format!("{}-published", self.suite)));
