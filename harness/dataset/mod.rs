@@ -24,7 +24,7 @@ pub enum DatasetError {
         "{dataset} is not here: run sdclr fetch {dataset} {dataset}-splits, or name its folder with --data DIR (or SDCLR_DATA); DIR holds {layout}"
     )]
     NoFolder { dataset: String, layout: String },
-    #[error("no {dataset} in {}: expected {layout}; sdclr fetch {dataset} brings it", folder.display())]
+    #[error("no {dataset} in {}: expected {layout}; sdclr fetch {dataset} brings it, or says how to", folder.display())]
     NotFound { dataset: String, folder: PathBuf, layout: String },
     #[error(transparent)]
     File(#[from] FsError),
