@@ -1,10 +1,11 @@
-//! Compiles the C++ shim and makes every executable of the package find libtorch without `LD_LIBRARY_PATH`.
+//! Compiles the C++ side and makes every executable of the package find libtorch without `LD_LIBRARY_PATH`.
 
 use std::path::PathBuf;
 
 fn main() {
-    println!("cargo:rerun-if-changed=harness/native/shim.cpp");
-    println!("cargo:rerun-if-changed=harness/native/build.rs");
+    for file in ["shim.cpp", "graph.cpp", "guarded.h", "build.rs"] {
+        println!("cargo:rerun-if-changed=harness/native/{file}");
+    }
     // Set by torch-sys, the direct dependency that knows which libtorch is linked.
     let Some(lib) = std::env::var_os("DEP_TCH_LIBTORCH_LIB").map(PathBuf::from) else {
         panic!("torch-sys did not say where libtorch lies; run ci/setup first, or set LIBTORCH");
@@ -23,7 +24,7 @@ fn main() {
         // ATen/Parallel.h opens its parallel region in the file that includes it, and only under OpenMP.
         .flag("-fopenmp")
         .warnings(true)
-        .file("harness/native/shim.cpp")
+        .files(["harness/native/shim.cpp", "harness/native/graph.cpp"])
         .compile("sdclr_native");
     println!("cargo:rustc-link-lib=torch_cpu");
     println!("cargo:rustc-link-lib=c10");

@@ -1,5 +1,8 @@
 //! The one door to what tch does not expose of libtorch: seeded generators, the fused optimiser, the switches for TF32
-//! and determinism, page-locked memory, and loading CUDA. `shim.cpp` is the C++ side; every function here is safe to call.
+//! and determinism, page-locked memory, streams and graphs, and loading CUDA. `shim.cpp` and `graph.cpp` are the C++ side;
+//! every function here is safe to call.
+
+pub mod graph;
 
 use std::ffi::{CStr, c_char, c_void};
 use std::panic::AssertUnwindSafe;
@@ -44,7 +47,7 @@ unsafe extern "C" {
         buffer_count: usize,
         weight_decay: f64,
         momentum: f64,
-        lr: f64,
+        lr: *mut c_void,
     ) -> *mut c_char;
     fn sdclr_parallel_for(
         count: usize,
@@ -110,7 +113,8 @@ pub fn normal(n: i64, seed: u64) -> Result<Tensor, NativeError> {
 
 /// One step of SGD with momentum over all tensors at once (`torch._fused_sgd_`, no Nesterov, no dampening):
 /// `buffer = momentum * buffer + grad + weight_decay * param`, `param -= lr * buffer`. Without momentum the buffers are
-/// left alone.
+/// left alone. The rate `lr` is one number where the parameters are, so that a recorded step reads the current one:
+/// float64 on the CPU; CUDA's kernel takes float32.
 ///
 /// # Errors
 /// The lists differ in length, or the tensors of one parameter in shape, kind or device.
@@ -120,7 +124,7 @@ pub fn fused_sgd(
     buffers: &[Tensor],
     weight_decay: f64,
     momentum: f64,
-    lr: f64,
+    lr: &Tensor,
 ) -> Result<(), NativeError> {
     if params.len() != grads.len() || params.len() != buffers.len() {
         return Err(NativeError(format!(
@@ -154,7 +158,7 @@ pub fn fused_sgd(
             buffers.len(),
             weight_decay,
             momentum,
-            lr,
+            lr.as_ptr() as *mut c_void,
         )
     })
 }

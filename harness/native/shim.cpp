@@ -1,6 +1,8 @@
 // What tch does not expose of libtorch. Every function catches, and returns null or an error message
 // that the caller frees with sdclr_free; mod.rs holds the safe wrappers.
 
+#include "guarded.h"
+
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
@@ -11,19 +13,9 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <exception>
 #include <vector>
 
 namespace {
-
-template <typename F> char *guarded(F body) {
-  try {
-    body();
-    return nullptr;
-  } catch (const std::exception &error) {
-    return strdup(error.what());
-  }
-}
 
 std::vector<at::Tensor> tensors(void **pointers, size_t count) {
   std::vector<at::Tensor> list;
@@ -66,13 +58,13 @@ char *sdclr_normal(void *out, uint64_t seed) {
   });
 }
 
-// torch._fused_sgd_ without Nesterov and dampening.
+// torch._fused_sgd_ without Nesterov and dampening, at the rate that the tensor `lr` holds.
 char *sdclr_fused_sgd(void **params, void **grads, size_t count, void **buffers, size_t buffer_count,
-                      double weight_decay, double momentum, double lr) {
+                      double weight_decay, double momentum, void *lr) {
   return guarded([&] {
     c10::NoGradGuard no_grad;
     auto p = tensors(params, count), g = tensors(grads, count), b = tensors(buffers, buffer_count);
-    at::_fused_sgd_(p, g, b, weight_decay, momentum, lr, /*dampening=*/0.0, /*nesterov=*/false,
+    at::_fused_sgd_(p, g, b, weight_decay, momentum, *static_cast<at::Tensor *>(lr), /*dampening=*/0.0, /*nesterov=*/false,
                     /*maximize=*/false, /*is_first_step=*/false);
   });
 }

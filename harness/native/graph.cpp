@@ -1,0 +1,151 @@
+// Streams and graphs of CUDA. libtorch_cuda is loaded at run time, where there is one, and its headers need those of CUDA:
+// streams go through the interface that libtorch has for every device, and at::cuda::CUDAGraph, which has no such
+// interface, through its functions' addresses. As in shim.cpp every function returns null or an error message.
+
+#include "guarded.h"
+
+#include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/Event.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+#include <dlfcn.h>
+
+#include <cstddef>
+#include <optional>
+#include <utility>
+
+namespace {
+
+const c10::impl::VirtualGuardImpl &cuda() {
+  static const c10::impl::VirtualGuardImpl implementation(c10::DeviceType::CUDA);
+  return implementation;
+}
+
+// What is queued on `later` from now on waits for what is on `earlier` now.
+void order(c10::Stream earlier, c10::Stream later) {
+  c10::Event event(c10::DeviceType::CUDA);
+  event.record(earlier);
+  event.block(later);
+}
+
+struct Side {
+  c10::Stream stream;
+  // Where work went before it came here.
+  std::optional<c10::Stream> outer;
+
+  explicit Side(c10::DeviceIndex device)
+      : stream(cuda().getStreamFromGlobalPool(c10::Device(c10::DeviceType::CUDA, device))) {}
+
+  void enter() {
+    auto current = cuda().getStream(stream.device());
+    order(current, stream);
+    outer = cuda().exchangeStream(stream);
+  }
+
+  void leave() {
+    if (outer)
+      cuda().exchangeStream(*outer);
+    outer.reset();
+  }
+};
+
+// The functions of at::cuda::CUDAGraph in PyTorch 2.11, by the names that its compiler gave them.
+template <typename Function> Function *graph_function(const char *name) {
+  void *address = dlsym(RTLD_DEFAULT, name);
+  TORCH_CHECK(address, "this libtorch has no ", name, ", which CUDA graphs need; use that of PyTorch 2.11.0");
+  return reinterpret_cast<Function *>(address);
+}
+
+constexpr int THREAD_LOCAL_CAPTURE = 1; // cudaStreamCaptureModeThreadLocal: other threads may go on pinning memory
+
+struct Graph {
+  Side side;
+  // An at::cuda::CUDAGraph, which takes 104 bytes in PyTorch 2.11.0.
+  alignas(std::max_align_t) std::byte object[512];
+
+  explicit Graph(c10::DeviceIndex device) : side(device) {
+    graph_function<void(void *, bool)>("_ZN2at4cuda9CUDAGraphC1Eb")(object, /*keep_graph=*/false);
+  }
+
+  ~Graph() { graph_function<void(void *)>("_ZN2at4cuda9CUDAGraphD1Ev")(object); }
+
+  c10::MempoolId_t pool() {
+    return graph_function<c10::MempoolId_t(void *)>("_ZN2at4cuda9CUDAGraph4poolEv")(object);
+  }
+
+  void begin(c10::MempoolId_t shared) {
+    // What earlier steps left in the allocator's hands, the graph's own pool can have.
+    c10::getDeviceAllocator(c10::DeviceType::CUDA)->emptyCache();
+    side.enter();
+    try {
+      graph_function<void(void *, c10::MempoolId_t, int)>(
+          "_ZN2at4cuda9CUDAGraph13capture_beginESt4pairIyyE21cudaStreamCaptureMode")(object, shared, THREAD_LOCAL_CAPTURE);
+    } catch (...) {
+      side.leave();
+      throw;
+    }
+  }
+
+  void end() {
+    try {
+      graph_function<void(void *)>("_ZN2at4cuda9CUDAGraph11capture_endEv")(object);
+    } catch (...) {
+      side.leave();
+      throw;
+    }
+    side.leave();
+  }
+
+  void replay() { graph_function<void(void *)>("_ZN2at4cuda9CUDAGraph6replayEv")(object); }
+};
+
+} // namespace
+
+extern "C" {
+
+char *sdclr_side_new(int32_t device, void **out) {
+  return guarded([&] { *out = new Side(static_cast<c10::DeviceIndex>(device)); });
+}
+
+void sdclr_side_free(void *side) { delete static_cast<Side *>(side); }
+
+// Work goes to the side stream from here on, behind all that is queued where it went so far.
+char *sdclr_side_enter(void *side) {
+  return guarded([&] { static_cast<Side *>(side)->enter(); });
+}
+
+char *sdclr_side_leave(void *side) {
+  return guarded([&] { static_cast<Side *>(side)->leave(); });
+}
+
+// What is queued from here on waits for what is on the side stream now.
+char *sdclr_side_join(void *side) {
+  return guarded([&] {
+    auto stream = static_cast<Side *>(side)->stream;
+    order(stream, cuda().getStream(stream.device()));
+  });
+}
+
+char *sdclr_graph_new(int32_t device, void **out) {
+  return guarded([&] { *out = new Graph(static_cast<c10::DeviceIndex>(device)); });
+}
+
+void sdclr_graph_free(void *graph) { delete static_cast<Graph *>(graph); }
+
+// What is queued from here on is recorded instead, its memory taken from the pool of `sharing` where that is not null.
+char *sdclr_graph_begin(void *graph, void *sharing) {
+  return guarded([&] {
+    auto pool = sharing ? static_cast<Graph *>(sharing)->pool() : c10::MempoolId_t{0, 0};
+    static_cast<Graph *>(graph)->begin(pool);
+  });
+}
+
+char *sdclr_graph_end(void *graph) {
+  return guarded([&] { static_cast<Graph *>(graph)->end(); });
+}
+
+char *sdclr_graph_replay(void *graph) {
+  return guarded([&] { static_cast<Graph *>(graph)->replay(); });
+}
+
+} // extern "C"
