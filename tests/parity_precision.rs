@@ -66,7 +66,7 @@ fn recipe(method: &str, precision: Precision) -> Recipe {
 fn trainer(recipe: &Recipe, kind: Kind) -> Trainer {
     let network = Network::new(NetworkSpec::of_recipe(recipe), 1, kind, golden::device()).unwrap();
     golden::fill(&network);
-    let mut trainer = Trainer::new(recipe, network, 1).unwrap();
+    let mut trainer = Trainer::new(recipe, network, 1, false).unwrap();
     trainer.method.begin_epoch(&trainer.network, 1).unwrap();
     trainer
 }

@@ -210,7 +210,7 @@ fn check_steps(name: &str) {
     let network = Network::new(NetworkSpec::of_recipe(&recipe), 1, Kind::Double, golden::device()).unwrap();
     golden::fill(&network);
     let start = golden::float_state(&network);
-    let mut trainer = Trainer::new(&recipe, network, settings.steps_per_epoch).unwrap();
+    let mut trainer = Trainer::new(&recipe, network, settings.steps_per_epoch, false).unwrap();
     let mut density = Vec::new();
     for step in 1..=settings.steps {
         if step % settings.steps_per_epoch == 1 {

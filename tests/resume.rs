@@ -198,7 +198,7 @@ fn a_full_file_system_is_named_with_its_remedy() {
 
 fn trainer(recipe: &Recipe) -> Trainer {
     let network = Network::new(NetworkSpec::of_recipe(recipe), recipe.seed, Kind::Float, golden::device()).unwrap();
-    Trainer::new(recipe, network, 2).unwrap()
+    Trainer::new(recipe, network, 2, false).unwrap()
 }
 
 /// Steps `from` to `to` (counted from 0) of two a epoch, on views addressed by the step.

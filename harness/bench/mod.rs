@@ -66,6 +66,8 @@ pub struct BenchOptions {
     pub network: Depth,
     /// The same bits in every run on one GPU.
     pub deterministic: bool,
+    /// Every operation launched by itself, no step as a CUDA graph.
+    pub eager: bool,
     /// Images per step, or per probe step.
     pub batch: usize,
     /// Side of the images in pixels.

@@ -85,9 +85,8 @@ fn measure(options: &BenchOptions, json: &Path) -> Result<Result<BenchReport, St
     command.args(["--batch".to_owned(), options.batch.to_string()]);
     command.args(["--rounds".to_owned(), options.rounds.to_string()]);
     command.args(["--iterations".to_owned(), options.iterations.to_string()]);
-    if options.deterministic {
-        command.arg("--deterministic");
-    }
+    let flags = [("--deterministic", options.deterministic), ("--eager", options.eager)];
+    command.args(flags.iter().filter(|(_, on)| *on).map(|(flag, _)| flag));
     if let Some(images) = options.images {
         command.args(["--images".to_owned(), images.to_string()]);
     }

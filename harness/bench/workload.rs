@@ -11,7 +11,7 @@ use super::{BenchError, BenchOptions, Measured, Racer, memory};
 use crate::dataset::{ImageSet, Images};
 use crate::native;
 use crate::network::{Mask, Network, NetworkSpec};
-use crate::pretrain::batches::{Views, ahead, batches_of};
+use crate::pretrain::batches::{Views, ViewsAhead, ahead, batches_of};
 use crate::pretrain::optimizer::Optimizer;
 use crate::pretrain::{PretrainError, Trainer, read_losses};
 use crate::probe::{Classifier, train_epoch};
@@ -71,8 +71,8 @@ impl Workload {
             Kind::Augment | Kind::Mask | Kind::Checkpoint | Kind::Hash => None,
         };
         let body = match options.kind {
-            Kind::Train => train(recipe, images, device)?,
-            Kind::Step => step(recipe, device)?,
+            Kind::Train => train(recipe, images, device, options.eager)?,
+            Kind::Step => step(recipe, device, options.eager)?,
             Kind::Augment => augment(recipe, images, device)?,
             Kind::Mask => {
                 let network = network(&recipe, NetworkSpec::of_recipe(&recipe), device)?;
@@ -99,14 +99,14 @@ fn network(recipe: &Recipe, spec: NetworkSpec, device: Device) -> Result<Network
 }
 
 /// A trainer in its warm-up, whose small rates keep the made-up task finite; its steps cost what all steps cost.
-fn trainer(recipe: &Recipe, device: Device) -> Result<Trainer, BenchError> {
-    Ok(Trainer::new(recipe, network(recipe, NetworkSpec::of_recipe(recipe), device)?, 1000)?)
+fn trainer(recipe: &Recipe, device: Device, eager: bool) -> Result<Trainer, BenchError> {
+    Ok(Trainer::new(recipe, network(recipe, NetworkSpec::of_recipe(recipe), device)?, 1000, eager)?)
 }
 
 /// An epoch as `pretrain::run` goes through it, without the last short batch, so that every step does the same work.
-fn train(recipe: Recipe, images: usize, device: Device) -> Result<Body, BenchError> {
+fn train(recipe: Recipe, images: usize, device: Device, eager: bool) -> Result<Body, BenchError> {
     let set = noise_set(images, recipe.augment.size, device)?;
-    let mut trainer = trainer(&recipe, device)?;
+    let mut trainer = trainer(&recipe, device, eager)?;
     let list: Vec<i64> = (0..images as i64).collect();
     let steps = images / recipe.batch_size;
     let mut epoch = 0;
@@ -115,11 +115,11 @@ fn train(recipe: Recipe, images: usize, device: Device) -> Result<Body, BenchErr
         std::thread::scope(|scope| {
             let views = Views::new(&set, &recipe.augment, recipe.seed)?;
             let batches = ahead(scope, views, epoch..=epoch, |epoch| batches_of(&list, recipe.batch_size, epoch));
+            let batches = ViewsAhead::new(views, &set, batches.iter().take(steps))?;
             trainer.method.begin_epoch(&trainer.network, epoch)?;
             let mut losses = Vec::new();
-            for batch in batches.iter().take(steps) {
-                let views = views.apply(&batch?.plan, &set)?;
-                losses.push(trainer.step(&(views.to_kind(tch::Kind::Float) / 255.0))?);
+            for views in batches {
+                losses.push(trainer.step(&(views?.to_kind(tch::Kind::Float) / 255.0))?);
             }
             // As training does at an epoch's end.
             read_losses(&losses)?;
@@ -128,12 +128,16 @@ fn train(recipe: Recipe, images: usize, device: Device) -> Result<Body, BenchErr
     }))
 }
 
-fn step(recipe: Recipe, device: Device) -> Result<Body, BenchError> {
-    let mut trainer = trainer(&recipe, device)?;
+fn step(recipe: Recipe, device: Device, eager: bool) -> Result<Body, BenchError> {
+    let mut trainer = trainer(&recipe, device, eager)?;
     trainer.method.begin_epoch(&trainer.network, 1)?;
     let size = recipe.augment.size;
     let views = noise(2 * recipe.batch_size, size, device)?.to_kind(tch::Kind::Float) / 255.0;
     let views = views.f_view([-1, 2, 3, size, size])?;
+    // The uncounted round takes the last of them.
+    for _ in 1..trainer.slow_steps() {
+        drop(trainer.step(&views)?);
+    }
     Ok(Box::new(move || trainer.step(&views).map(drop).map_err(BenchError::from)))
 }
 

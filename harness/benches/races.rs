@@ -15,12 +15,13 @@ fn races(criterion: &mut Criterion) {
     for kind in [Kind::Train, Kind::Step, Kind::Augment, Kind::Mask, Kind::Probe] {
         let network = if kind == Kind::Probe { Depth::Resnet10 } else { Depth::Resnet18 };
         let (batch, size, images, overrides, rounds, iterations) = (64, 32, Some(256), Vec::new(), 1, 1);
-        let (deterministic, file, peer) = (false, None, Opponent::find(kind, Path::new(".")));
+        let (deterministic, eager, file, peer) = (false, false, None, Opponent::find(kind, Path::new(".")));
         let options = BenchOptions {
             kind,
             device,
             network,
             deterministic,
+            eager,
             batch,
             size,
             images,

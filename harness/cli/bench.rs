@@ -35,6 +35,9 @@ pub(super) struct BenchArgs {
     /// Same bits in every run on one GPU, at some cost in speed
     #[arg(long)]
     deterministic: bool,
+    /// Launch every operation by itself instead of a training step as one CUDA graph: slower, for when graphs make trouble
+    #[arg(long)]
+    eager: bool,
     /// Side of the images in pixels; over 64 they go through the ImageNet stem
     #[arg(long, value_delimiter = ',', default_value = "32", value_name = "PIXELS",
         value_parser = value_parser!(i64).range(1..))]
@@ -104,6 +107,7 @@ impl BenchArgs {
             device: environment::device(self.device.as_deref())?,
             network,
             deterministic: self.deterministic,
+            eager: self.eager,
             batch,
             size,
             images: self.images,

@@ -106,7 +106,7 @@ fn first_of(set: &Dataset, folder: &Path, list: ListName) -> anyhow::Result<Stri
 fn one_step(device: Device) -> anyhow::Result<f64> {
     let recipe = Recipe::resolve("digits-lt/sdclr", &[])?;
     let network = Network::new(NetworkSpec::of_recipe(&recipe), recipe.seed, Kind::Float, device)?;
-    let mut trainer = Trainer::new(&recipe, network, 1)?;
+    let mut trainer = Trainer::new(&recipe, network, 1, true)?;
     trainer.method.begin_epoch(&trainer.network, 1)?;
     let views = native::uniform(8 * 2 * 3 * 16 * 16, 1)?.view([8, 2, 3, 16, 16]).to_device(device);
     let loss = trainer.step(&views)?.double_value(&[]);

@@ -63,6 +63,9 @@ struct ScaleArgs {
     /// Same bits in every run on one GPU, at some cost in speed (on the CPU that is always so)
     #[arg(long)]
     deterministic: bool,
+    /// Launch every operation by itself instead of a training step as one CUDA graph: slower, for when graphs make trouble
+    #[arg(long)]
+    eager: bool,
     /// Use the first N entries of every list: a smoke run, not a result
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     limit_images: Option<u32>,
@@ -73,10 +76,10 @@ struct ScaleArgs {
 
 impl From<ScaleArgs> for Scale {
     fn from(args: ScaleArgs) -> Self {
-        let ScaleArgs { data, device, deterministic, limit_images, limit_epochs } = args;
+        let ScaleArgs { data, device, deterministic, eager, limit_images, limit_epochs } = args;
         let [limit_images, limit_epochs] = [limit_images, limit_epochs].map(|limit| limit.map(|n| n as usize));
         let data = data.or_else(crate::artifact::data_folder);
-        Self { data, device, deterministic, limit_images, limit_epochs }
+        Self { data, device, deterministic, eager, limit_images, limit_epochs }
     }
 }
 

@@ -58,6 +58,12 @@ impl Mask {
         })
     }
 
+    /// Takes the values of `other`, a mask of the same weights, and keeps its own place in memory, where a recorded step
+    /// reads them.
+    pub fn take(&mut self, other: &Self) {
+        tch::no_grad(|| self.parts.iter_mut().zip(&other.parts).for_each(|(part, new)| part.copy_(new)));
+    }
+
     /// Share of weights kept.
     pub fn density(&self) -> f64 {
         // Counted as integers: float32 sums are not exact at 11 million weights. One number comes back from the device.

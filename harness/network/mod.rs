@@ -8,6 +8,8 @@ mod names;
 mod resnet;
 mod state;
 
+use std::cell::Cell;
+
 use tch::{Device, Kind, Tensor};
 
 pub use mask::Mask;
@@ -222,6 +224,17 @@ impl Network {
             }
         });
         weights
+    }
+
+    /// `num_batches_tracked` of every batch norm, in state-dict order.
+    pub fn counters(&self) -> Vec<&Cell<i64>> {
+        let mut counters = Vec::new();
+        self.visit(&mut |_, item| {
+            if let Item::Counter(count) = item {
+                counters.push(count);
+            }
+        });
+        counters
     }
 
     /// A copy of the whole state under the published names (no `module.`).

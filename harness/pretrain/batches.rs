@@ -1,5 +1,5 @@
 //! The batches of a run, drawn ahead. In: which images, and the addresses that their views are drawn at. Out: batch after
-//! batch, planned on the host by a thread of its own while the device computes.
+//! batch, planned on the host by a thread of its own, and views after views, computed on a GPU beside the step before.
 
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::Scope;
@@ -10,7 +10,7 @@ use super::PretrainError;
 use super::order::epoch_order;
 use crate::augment::{self, Plan, ViewKey, ViewParams};
 use crate::dataset::ImageSet;
-use crate::native;
+use crate::native::{self, graph::SideStream};
 use crate::recipe::AugmentRecipe;
 
 /// Batches that wait at most, beside the one that the thread has in hand: enough to hide the drawing, while their memory
@@ -92,4 +92,49 @@ pub fn ahead<'scope>(
         }
     });
     receiver
+}
+
+/// The views of planned batches, computed one batch ahead: on a GPU on a queue of their own, while the step on the views
+/// before is under way. Uint8 `[N, 2, 3, S, S]` each.
+#[derive(Debug)]
+pub struct ViewsAhead<'a, B> {
+    views: Views<'a>,
+    set: &'a ImageSet,
+    batches: B,
+    side: Option<SideStream>,
+    next: Option<Result<Tensor, PretrainError>>,
+}
+
+impl<'a, B: Iterator<Item = Result<Batch, PretrainError>>> ViewsAhead<'a, B> {
+    /// Computes the first views at once.
+    pub fn new(views: Views<'a>, set: &'a ImageSet, batches: B) -> Result<Self, PretrainError> {
+        let mut ahead = Self { views, set, batches, side: SideStream::new(views.device)?, next: None };
+        ahead.next = ahead.compute();
+        Ok(ahead)
+    }
+
+    fn compute(&mut self) -> Option<Result<Tensor, PretrainError>> {
+        let apply = |batch: Batch| self.views.apply(&batch.plan, self.set);
+        let compute = |batch| match &self.side {
+            Some(side) => side.run(|| apply(batch)).map_err(PretrainError::from).flatten(),
+            None => apply(batch),
+        };
+        Some(self.batches.next()?.and_then(compute))
+    }
+}
+
+impl<B: Iterator<Item = Result<Batch, PretrainError>>> Iterator for ViewsAhead<'_, B> {
+    type Item = Result<Tensor, PretrainError>;
+
+    /// The next views. Those before must be given to their step and dropped by then: their memory may be used again.
+    fn next(&mut self) -> Option<Self::Item> {
+        let ready = self.next.take()?;
+        if let Some(Err(error)) = self.side.as_ref().map(SideStream::join) {
+            return Some(Err(error.into()));
+        }
+        if ready.is_ok() {
+            self.next = self.compute();
+        }
+        Some(ready)
+    }
 }

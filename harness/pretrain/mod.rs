@@ -5,12 +5,14 @@ pub mod batches;
 pub mod loss;
 pub mod optimizer;
 pub mod order;
+mod recorder;
 pub mod replay;
 pub mod run;
 mod saver;
 pub mod schedule;
 pub mod sdclr;
 pub mod simclr;
+mod trainer;
 
 use tch::{Device, Kind, Tensor};
 
@@ -18,12 +20,11 @@ use crate::augment::AugmentError;
 use crate::checkpoint::CheckpointError;
 use crate::dataset::DatasetError;
 use crate::fs::FsError;
-use crate::native::{self, NativeError};
+use crate::native::NativeError;
 use crate::network::{Network, NetworkError};
-use crate::recipe::{MethodName, Precision, Recipe};
+use crate::recipe::{MethodName, Recipe};
 use crate::record::RecordError;
-use optimizer::Optimizer;
-use schedule::Schedule;
+pub use trainer::Trainer;
 
 /// Pre-training stopped.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +51,8 @@ pub enum PretrainError {
     TimeUp { epoch: usize, epochs: usize },
     #[error("{folder} is in use by another process; wait for it or choose another --out")]
     InUse { folder: String },
+    #[error("a training step could not be recorded as a CUDA graph ({0}); run with --eager, which records none")]
+    Recording(NativeError),
     #[error(transparent)]
     Dataset(#[from] DatasetError),
     #[error(transparent)]
@@ -92,49 +95,6 @@ pub fn method_of(recipe: &Recipe) -> Box<dyn Method> {
     match recipe.method {
         MethodName::Simclr => Box::new(simclr::SimClr { temperature: recipe.temperature, precision: recipe.precision }),
         MethodName::Sdclr => Box::new(sdclr::SdClr::new(recipe)),
-    }
-}
-
-/// A network under training.
-pub struct Trainer {
-    pub network: Network,
-    pub method: Box<dyn Method>,
-    pub optimizer: Optimizer,
-    pub schedule: Schedule,
-    /// Optimiser steps taken.
-    pub steps: u64,
-}
-
-impl Trainer {
-    /// A trainer of `network` as `recipe` says, for epochs of `steps_per_epoch` steps. Sets the process to the recipe's
-    /// TF32.
-    pub fn new(recipe: &Recipe, network: Network, steps_per_epoch: usize) -> Result<Self, PretrainError> {
-        native::set_tf32(recipe.precision == Precision::Tf32)?;
-        let optimizer = Optimizer::new(recipe.optimizer, recipe.momentum, recipe.weight_decay, &network.parameters());
-        let schedule = Schedule {
-            name: recipe.schedule,
-            lr: recipe.lr,
-            warmup: (recipe.warmup_epochs * steps_per_epoch) as u64,
-            total: (recipe.epochs * steps_per_epoch) as u64,
-        };
-        Ok(Self { network, method: method_of(recipe), optimizer, schedule, steps: 0 })
-    }
-
-    /// One step on `views` (`[N, 2, 3, H, W]` in `[0, 1]`): forward, one joint backward, update. Gives the loss, which
-    /// stays on the device so that nobody waits for it ([`read_losses`] fetches many at once). A loss that is not finite
-    /// spoils the parameters: look before they are saved.
-    pub fn step(&mut self, views: &Tensor) -> Result<Tensor, PretrainError> {
-        let loss = self.method.loss(&self.network, views);
-        let gradients = Tensor::f_run_backward(&[&loss], self.optimizer.parameters(), false, false)?;
-        self.steps += 1;
-        self.optimizer.step(&gradients, self.schedule.rate(self.steps))?;
-        Ok(loss.detach())
-    }
-
-    /// Whether every parameter is a finite number; one answer comes back from the device.
-    pub fn parameters_are_finite(&self) -> Result<bool, PretrainError> {
-        let finite = self.optimizer.parameters().iter().map(|tensor| tensor.isfinite().all()).collect::<Vec<_>>();
-        Ok(Tensor::f_stack(&finite, 0)?.all().f_int64_value(&[])? != 0)
     }
 }
 

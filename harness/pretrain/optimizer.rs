@@ -1,6 +1,6 @@
 //! SGD, LARS and Adam with state that can be saved (REFERENCE.md "Optimiser and schedule").
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::PretrainError;
 use crate::native;
@@ -21,6 +21,9 @@ pub struct Optimizer {
     second: Vec<Tensor>,
     /// Steps taken (Adam's bias correction).
     steps: i64,
+    lr: f64,
+    /// The same, for the fused SGD.
+    rate: Tensor,
 }
 
 const LARS_ETA: f64 = 0.001;
@@ -36,7 +39,12 @@ impl Optimizer {
         // A first momentum of zero gives the published first step, in which the buffer is the gradient.
         let zeros = || parameters.iter().map(|parameter| parameter.zeros_like().set_requires_grad(false)).collect();
         let second = if rule == OptimizerName::Adam { zeros() } else { Vec::new() };
-        Self { rule, momentum, weight_decay, names, first: zeros(), second, parameters, steps: 0 }
+        // The types that the fused SGD wants.
+        let rate = match parameters.first().map_or(Device::Cpu, Tensor::device) {
+            Device::Cpu => Tensor::zeros([], (Kind::Double, Device::Cpu)),
+            device => Tensor::zeros([], (Kind::Float, device)),
+        };
+        Self { rule, momentum, weight_decay, names, first: zeros(), second, parameters, steps: 0, lr: 0.0, rate }
     }
 
     /// The tensors to differentiate with respect to, in the order in which [`Optimizer::step`] takes gradients.
@@ -46,31 +54,48 @@ impl Optimizer {
 
     /// One update at rate `lr`.
     pub fn step(&mut self, gradients: &[Tensor], lr: f64) -> Result<(), PretrainError> {
-        self.steps += 1;
+        self.begin_step(lr)?;
+        self.update(gradients)
+    }
+
+    /// Counts a step and sets its rate.
+    pub fn begin_step(&mut self, lr: f64) -> Result<(), PretrainError> {
+        (self.steps, self.lr) = (self.steps + 1, lr);
+        drop(self.rate.f_fill_(lr)?);
+        Ok(())
+    }
+
+    /// The update of the step that has begun.
+    pub fn update(&mut self, gradients: &[Tensor]) -> Result<(), PretrainError> {
         match self.rule {
             OptimizerName::Sgd => {
-                let Self { parameters, first, weight_decay, momentum, .. } = self;
-                native::fused_sgd(parameters, gradients, first, *weight_decay, *momentum, lr)?;
+                let Self { parameters, first, weight_decay, momentum, rate, .. } = self;
+                native::fused_sgd(parameters, gradients, first, *weight_decay, *momentum, rate)?;
             }
-            OptimizerName::Lars => tch::no_grad(|| self.lars(gradients, lr)),
-            OptimizerName::Adam => tch::no_grad(|| self.adam(gradients, lr)),
+            OptimizerName::Lars => tch::no_grad(|| self.lars(gradients)),
+            OptimizerName::Adam => tch::no_grad(|| self.adam(gradients)),
         }
         Ok(())
     }
 
-    fn lars(&mut self, gradients: &[Tensor], lr: f64) {
+    /// Whether an update reads all that changes from step to step where the parameters are, not on the host.
+    pub fn is_recordable(&self) -> bool {
+        self.rule == OptimizerName::Sgd
+    }
+
+    fn lars(&mut self, gradients: &[Tensor]) {
         for ((parameter, gradient), buffer) in self.parameters.iter_mut().zip(gradients).zip(&mut self.first) {
             let [size, slope] = [&*parameter, gradient].map(Tensor::norm);
             let adapted = &size * LARS_ETA / (&slope + &size * self.weight_decay);
             let tiny = size.lt(LARS_SMALLEST_NORM).logical_or(&slope.lt(LARS_SMALLEST_NORM));
-            let rate = adapted.masked_fill(&tiny, 1.0) * lr;
+            let rate = adapted.masked_fill(&tiny, 1.0) * self.lr;
             *buffer *= self.momentum;
             *buffer += rate * (gradient + &*parameter * self.weight_decay);
             *parameter -= &*buffer;
         }
     }
 
-    fn adam(&mut self, gradients: &[Tensor], lr: f64) {
+    fn adam(&mut self, gradients: &[Tensor]) {
         let corrections = ADAM_BETAS.map(|beta| 1.0 - beta.powi(self.steps as i32));
         let moments = self.first.iter_mut().zip(&mut self.second);
         for ((parameter, gradient), (first, second)) in self.parameters.iter_mut().zip(gradients).zip(moments) {
@@ -79,7 +104,7 @@ impl Optimizer {
             *second *= ADAM_BETAS[1];
             *second += gradient * gradient * (1.0 - ADAM_BETAS[1]);
             let scale = second.sqrt() / corrections[1].sqrt() + ADAM_EPSILON;
-            *parameter -= &*first / scale * (lr / corrections[0]);
+            *parameter -= &*first / scale * (self.lr / corrections[0]);
         }
     }
 

@@ -161,7 +161,7 @@ pub fn run(folder: &Path, device: Device) -> Result<(ReplayReport, StateDict), R
     }
     let batch = |step: usize| views.get(step as i64).to_device(device).to_kind(Kind::Float) / 255.0;
 
-    let mut trainer = Trainer::new(&recipe, network, config.steps_per_epoch)?;
+    let mut trainer = Trainer::new(&recipe, network, config.steps_per_epoch, false)?;
     let (mut losses, mut density) = (Vec::new(), Vec::new());
     for epoch in 1..=recipe.epochs {
         density.extend(trainer.method.begin_epoch(&trainer.network, epoch)?);

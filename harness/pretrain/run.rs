@@ -4,9 +4,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
-use super::batches::{Batch, Views, ahead, batches_of};
+use super::batches::{Views, ViewsAhead, ahead, batches_of};
 use super::saver::Saver;
 use super::{PretrainError, Trainer, read_losses};
 use crate::checkpoint::{self, Training, TrainingMeta};
@@ -31,6 +31,8 @@ pub struct PretrainJob<'a> {
     pub dataset: &'a Dataset,
     pub list: &'a IndexList,
     pub device: Device,
+    /// Launch every operation by itself, no step as a CUDA graph.
+    pub eager: bool,
     /// Where given, training stops at the last epoch's end before it, but after one epoch at least.
     pub deadline: Option<Instant>,
 }
@@ -53,7 +55,7 @@ pub fn run(job: &PretrainJob, folder: &Path, progress: &Progress) -> Result<JobR
     let steps_per_epoch = job.list.indices.len().div_ceil(batch_size);
     let spec = NetworkSpec::of_recipe(job.recipe);
     let network = Network::new(spec, job.recipe.seed, Kind::Float, job.device)?;
-    let mut trainer = Trainer::new(job.recipe, network, steps_per_epoch)?;
+    let mut trainer = Trainer::new(job.recipe, network, steps_per_epoch, job.eager)?;
     check_last_batch(job, &trainer)?;
 
     let mut sitting = Sitting::open(job, folder, &mut trainer)?;
@@ -167,8 +169,9 @@ fn train(
     let (list, batch_size) = (&job.list.indices, job.recipe.batch_size);
     std::thread::scope(|scope| {
         let batches = ahead(scope, views, done + 1..=epochs, move |epoch| batches_of(list, batch_size, epoch));
+        let mut batches = ViewsAhead::new(views, &job.dataset.train, batches.into_iter())?;
         for epoch in done + 1..=epochs {
-            let record = train_epoch(job, trainer, epoch, &views, batches.iter().take(steps_per_epoch), &bar);
+            let record = train_epoch(trainer, epoch, batches.by_ref().take(steps_per_epoch), &bar);
             let record = match record? {
                 Ok(record) => record,
                 Err(Spoiled { loss, step, lr }) => return Err(sitting.not_finite(loss, epoch, step, lr)),
@@ -199,21 +202,18 @@ struct Spoiled {
 /// One epoch. The host queues its steps and looks at the device only at the end: at all losses, and whether every
 /// parameter is finite.
 fn train_epoch(
-    job: &PretrainJob,
     trainer: &mut Trainer,
     epoch: usize,
-    views: &Views,
-    batches: impl Iterator<Item = Result<Batch, PretrainError>>,
+    batches: impl Iterator<Item = Result<Tensor, PretrainError>>,
     bar: &ProgressBar,
 ) -> Result<Result<EpochRecord, Spoiled>, PretrainError> {
     let start = Instant::now();
     let density = trainer.method.begin_epoch(&trainer.network, epoch)?;
     let (steps_before, mut images, mut losses) = (trainer.steps, 0, Vec::new());
-    for batch in batches {
-        let Batch { indices, plan } = batch?;
-        let views = views.apply(&plan, &job.dataset.train)?.to_kind(Kind::Float) / 255.0;
+    for views in batches {
+        let views = views?.to_kind(Kind::Float) / 255.0;
         losses.push(trainer.step(&views)?);
-        images += indices.len();
+        images += views.size()[0];
         bar.inc(1);
     }
     let losses = read_losses(&losses)?;

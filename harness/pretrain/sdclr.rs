@@ -50,7 +50,10 @@ impl Method for SdClr {
         let seed = addressed_seed(self.seed, &format!("prune/{epoch}"));
         let mask = Mask::magnitude(&network.prunable(), self.prune_ratio, self.random_prune_ratio, seed)?;
         let density = mask.density();
-        self.mask = Some(mask);
+        match &mut self.mask {
+            Some(earlier) => earlier.take(&mask),
+            None => self.mask = Some(mask),
+        }
         Ok(Some(density))
     }
 

@@ -276,10 +276,11 @@ fn calibrate(context: &Context, encoder: &PlannedEncoder, window: Duration) -> R
         None => context.list(ListName::Train)?,
     };
     let network = Network::new(NetworkSpec::of_recipe(recipe), recipe.seed, Kind::Float, context.device)?;
-    let mut trainer = Trainer::new(recipe, network, 1000)?;
+    let mut trainer = Trainer::new(recipe, network, 1000, context.eager())?;
     trainer.method.begin_epoch(&trainer.network, 1)?;
-    // The first step is slower than any later one.
-    step(context, recipe, &list, &mut trainer)?;
+    for _ in 0..trainer.slow_steps() {
+        step(context, recipe, &list, &mut trainer)?;
+    }
     let (start, mut images) = (Instant::now(), 0);
     while images == 0 || start.elapsed() < window {
         images += step(context, recipe, &list, &mut trainer)?;

@@ -29,6 +29,8 @@ pub struct Scale {
     pub device: Option<String>,
     /// Same bits in every run on one GPU.
     pub deterministic: bool,
+    /// Every operation launched by itself, no training step as a CUDA graph.
+    pub eager: bool,
     /// First entries of every list.
     pub limit_images: Option<usize>,
     /// Epochs of pre-training and of each probe.
@@ -124,6 +126,11 @@ impl Context {
         Ok(self.whole_list(name)?.limited(self.scale.limit_images))
     }
 
+    /// Whether every operation is launched by itself.
+    pub fn eager(&self) -> bool {
+        self.scale.eager
+    }
+
     /// How many of a recipe's epochs the limits leave.
     pub fn epochs(&self, epochs: usize) -> usize {
         self.scale.limit_epochs.unwrap_or(usize::MAX).min(epochs)
@@ -187,7 +194,8 @@ impl Context {
         let list = self.list(ListName::Pretrain(pretrain_split, identity.split))?;
         let header = self.header(identity, recipe, pretraining_keys(recipe), None, &[&list], None);
         let (device, deadline) = (self.device, self.deadline);
-        let job = PretrainJob { header: &header, recipe, dataset: &self.dataset, list: &list, device, deadline };
+        let eager = self.scale.eager;
+        let job = PretrainJob { header: &header, recipe, dataset: &self.dataset, list: &list, device, eager, deadline };
         Ok(run::run(&job, folder, progress)?)
     }
 
