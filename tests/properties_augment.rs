@@ -9,7 +9,7 @@ use sdclr::augment::{
 };
 use sdclr::dataset::Picture;
 use sdclr::recipe::{AugmentRecipe, Recipe};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 fn cifar() -> AugmentRecipe {
     Recipe::resolve("cifar10-lt/sdclr", &[]).unwrap().augment
@@ -76,7 +76,8 @@ proptest! {
         }
         let still = Shift { top: 3, left: 3, flip: false };
         prop_assert_eq!(&pad_crop_flip(&images, &[still, still], 3).unwrap(), &images);
-        let first = images.get(0);
+        // Pictures are of the CPU.
+        let first = images.get(0).to_device(Device::Cpu);
         let picture = picture(&first);
         prop_assert_eq!(&resize_centre_crop(&picture, side, side).unwrap(), &first);
         let crop = Crop { top: 0, left: 0, height: side, width: side };
