@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use golden::{FLOAT64, assert_digests, assert_near, assert_tensors_near, images, uniform};
 use sdclr::network::{BnMode, Branch, Head, Mask, Network, NetworkSpec, Pass};
-use sdclr::recipe::{Depth, Stem};
+use sdclr::recipe::{Depth, Precision, Stem};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
@@ -52,14 +52,17 @@ fn check(name: &str) {
     let features = tch::no_grad(|| network.backbone(&images, &Pass::EVAL));
     assert_digests("features", vec![("features".into(), features)], expected("backbone_eval"), FLOAT64);
     for &(branch_name, branch, mask) in &branches {
-        let pass = Pass { branch, mask, ..Pass::EVAL };
+        let weights = network.working_weights(Precision::Fp32, mask).unwrap();
+        let pass = Pass { branch, weights: mask.map(|_| &weights.pruned[..]), ..Pass::EVAL };
         let key = format!("eval_{branch_name}");
         assert_tensors_near(&key, &tch::no_grad(|| network.forward(&images, &pass)), expected(&key), FLOAT64);
     }
 
     let mut loss = Tensor::zeros([], (Kind::Double, golden::device()));
     for &(branch_name, branch, mask) in &branches {
-        let pass = Pass { branch, mask, bn: BnMode::Train { momentum: 0.1, updates: 1 }, ..Pass::EVAL };
+        let weights = network.working_weights(Precision::Fp32, mask).unwrap();
+        let weights = mask.map(|_| &weights.pruned[..]);
+        let pass = Pass { branch, weights, bn: BnMode::Train { momentum: 0.1, updates: 1 }, ..Pass::EVAL };
         let output = network.forward(&images, &pass);
         let key = format!("train_{branch_name}");
         assert_tensors_near(&key, &output, expected(&key), FLOAT64);

@@ -85,7 +85,7 @@ fn joined(tensors: StateDict) -> Tensor {
 fn step(method: &str, precision: Precision, kind: Kind) -> Step {
     let _alone = alone();
     let trainer = trainer(&recipe(method, precision), kind);
-    let loss = trainer.method.loss(&trainer.network, &views(method, kind));
+    let loss = trainer.method.loss(&trainer.network, &views(method, kind)).unwrap();
     assert_eq!(loss.kind(), kind, "the loss");
     let (names, parameters): (Vec<String>, Vec<Tensor>) = trainer.network.parameters().into_iter().unzip();
     let gradients = Tensor::run_backward(&[&loss], &parameters, false, false);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 fn main() {
-    for file in ["shim.cpp", "graph.cpp", "guarded.h", "build.rs"] {
+    for file in ["shim.cpp", "graph.cpp", "weights.cpp", "shared.h", "build.rs"] {
         println!("cargo:rerun-if-changed=harness/native/{file}");
     }
     // Set by torch-sys, the direct dependency that knows which libtorch is linked.
@@ -24,7 +24,7 @@ fn main() {
         // ATen/Parallel.h opens its parallel region in the file that includes it, and only under OpenMP.
         .flag("-fopenmp")
         .warnings(true)
-        .files(["harness/native/shim.cpp", "harness/native/graph.cpp"])
+        .files(["harness/native/shim.cpp", "harness/native/graph.cpp", "harness/native/weights.cpp"])
         .compile("sdclr_native");
     println!("cargo:rustc-link-lib=torch_cpu");
     println!("cargo:rustc-link-lib=c10");

@@ -2,9 +2,10 @@
 // streams go through the interface that libtorch has for every device, and at::cuda::CUDAGraph, which has no such
 // interface, through its functions' addresses. As in shim.cpp every function returns null or an error message.
 
-#include "guarded.h"
+#include "shared.h"
 
 #include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/DeviceGuard.h>
 #include <c10/core/Event.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
@@ -59,11 +60,12 @@ template <typename Function> Function *graph_function(const char *name) {
 constexpr int THREAD_LOCAL_CAPTURE = 1; // cudaStreamCaptureModeThreadLocal: other threads may go on pinning memory
 
 struct Graph {
-  Side side;
+  c10::Device device;
   // An at::cuda::CUDAGraph, which takes 104 bytes in PyTorch 2.11.0.
   alignas(std::max_align_t) std::byte object[512];
 
-  explicit Graph(c10::DeviceIndex device) : side(device) {
+  explicit Graph(c10::Device device) : device(device) {
+    c10::DeviceGuard guard(device);
     graph_function<void(void *, bool)>("_ZN2at4cuda9CUDAGraphC1Eb")(object, /*keep_graph=*/false);
   }
 
@@ -74,29 +76,22 @@ struct Graph {
   }
 
   void begin(c10::MempoolId_t shared) {
+    c10::DeviceGuard guard(device);
     // What earlier steps left in the allocator's hands, the graph's own pool can have.
     c10::getDeviceAllocator(c10::DeviceType::CUDA)->emptyCache();
-    side.enter();
-    try {
-      graph_function<void(void *, c10::MempoolId_t, int)>(
-          "_ZN2at4cuda9CUDAGraph13capture_beginESt4pairIyyE21cudaStreamCaptureMode")(object, shared, THREAD_LOCAL_CAPTURE);
-    } catch (...) {
-      side.leave();
-      throw;
-    }
+    graph_function<void(void *, c10::MempoolId_t, int)>(
+        "_ZN2at4cuda9CUDAGraph13capture_beginESt4pairIyyE21cudaStreamCaptureMode")(object, shared, THREAD_LOCAL_CAPTURE);
   }
 
   void end() {
-    try {
-      graph_function<void(void *)>("_ZN2at4cuda9CUDAGraph11capture_endEv")(object);
-    } catch (...) {
-      side.leave();
-      throw;
-    }
-    side.leave();
+    c10::DeviceGuard guard(device);
+    graph_function<void(void *)>("_ZN2at4cuda9CUDAGraph11capture_endEv")(object);
   }
 
-  void replay() { graph_function<void(void *)>("_ZN2at4cuda9CUDAGraph6replayEv")(object); }
+  void replay() {
+    c10::DeviceGuard guard(device);
+    graph_function<void(void *)>("_ZN2at4cuda9CUDAGraph6replayEv")(object);
+  }
 };
 
 } // namespace
@@ -126,13 +121,22 @@ char *sdclr_side_join(void *side) {
   });
 }
 
-char *sdclr_graph_new(int32_t device, void **out) {
-  return guarded([&] { *out = new Graph(static_cast<c10::DeviceIndex>(device)); });
+// The most that libtorch's allocator ever took from a device, in bytes.
+char *sdclr_device_peak(int32_t device, int64_t *out) {
+  return guarded([&] {
+    auto *allocator = c10::getDeviceAllocator(c10::DeviceType::CUDA);
+    *out = allocator->initialized() ? allocator->getDeviceStats(static_cast<c10::DeviceIndex>(device)).reserved_bytes[0].peak : 0;
+  });
+}
+
+char *sdclr_graph_new(void *side, void **out) {
+  return guarded([&] { *out = new Graph(static_cast<Side *>(side)->stream.device()); });
 }
 
 void sdclr_graph_free(void *graph) { delete static_cast<Graph *>(graph); }
 
-// What is queued from here on is recorded instead, its memory taken from the pool of `sharing` where that is not null.
+// What is queued on the side stream, which is entered, is recorded from here on, its memory taken from the pool of
+// `sharing` where that is not null.
 char *sdclr_graph_begin(void *graph, void *sharing) {
   return guarded([&] {
     auto pool = sharing ? static_cast<Graph *>(sharing)->pool() : c10::MempoolId_t{0, 0};

@@ -1,7 +1,7 @@
-//! Work on a GPU beside other work, and work recorded once and launched as a whole: CUDA's streams and graphs. On a CPU
-//! there is neither.
+//! Work on a GPU beside other work, and work recorded once and launched as a whole: CUDA's streams and graphs, and the
+//! memory that it takes. On a CPU there is neither.
 
-use std::ffi::c_void;
+use std::ffi::{c_char, c_void};
 use std::ptr::null_mut;
 
 use tch::Device;
@@ -9,16 +9,17 @@ use tch::Device;
 use super::{NativeError, check, guarded};
 
 unsafe extern "C" {
-    fn sdclr_side_new(device: i32, out: *mut *mut c_void) -> *mut std::ffi::c_char;
+    fn sdclr_side_new(device: i32, out: *mut *mut c_void) -> *mut c_char;
     fn sdclr_side_free(side: *mut c_void);
-    fn sdclr_side_enter(side: *mut c_void) -> *mut std::ffi::c_char;
-    fn sdclr_side_leave(side: *mut c_void) -> *mut std::ffi::c_char;
-    fn sdclr_side_join(side: *mut c_void) -> *mut std::ffi::c_char;
-    fn sdclr_graph_new(device: i32, out: *mut *mut c_void) -> *mut std::ffi::c_char;
+    fn sdclr_side_enter(side: *mut c_void) -> *mut c_char;
+    fn sdclr_side_leave(side: *mut c_void) -> *mut c_char;
+    fn sdclr_side_join(side: *mut c_void) -> *mut c_char;
+    fn sdclr_device_peak(device: i32, out: *mut i64) -> *mut c_char;
+    fn sdclr_graph_new(side: *mut c_void, out: *mut *mut c_void) -> *mut c_char;
     fn sdclr_graph_free(graph: *mut c_void);
-    fn sdclr_graph_begin(graph: *mut c_void, sharing: *mut c_void) -> *mut std::ffi::c_char;
-    fn sdclr_graph_end(graph: *mut c_void) -> *mut std::ffi::c_char;
-    fn sdclr_graph_replay(graph: *mut c_void) -> *mut std::ffi::c_char;
+    fn sdclr_graph_begin(graph: *mut c_void, sharing: *mut c_void) -> *mut c_char;
+    fn sdclr_graph_end(graph: *mut c_void) -> *mut c_char;
+    fn sdclr_graph_replay(graph: *mut c_void) -> *mut c_char;
 }
 
 /// A second queue of work on a GPU. What is computed here may be used elsewhere after [`SideStream::join`]; its memory may
@@ -60,32 +61,48 @@ impl Drop for SideStream {
     }
 }
 
+/// The most memory that libtorch ever held on `device` in this process, in bytes: tensors and workspaces, not CUDA's own
+/// context. `None` on the CPU.
+pub fn peak_bytes(device: Device) -> Result<Option<u64>, NativeError> {
+    let Device::Cuda(index) = device else { return Ok(None) };
+    let mut peak = 0;
+    // SAFETY: `peak` outlives the call.
+    check(unsafe { sdclr_device_peak(index as i32, &raw mut peak) })?;
+    Ok(Some(peak as u64))
+}
+
 /// Recorded work on a GPU, launched as one. It reads and writes the memory that it was recorded with: its inputs are
 /// filled in place, and what it gives is overwritten by the next launch.
 #[derive(Debug)]
 pub struct Graph(*mut c_void);
 
 impl Graph {
-    /// Records what `work` queues on CUDA device `index`, none of which happens before [`Graph::launch`]. The work must
-    /// have run before, so that libraries have chosen their algorithms, and may not wait for the device. Graphs that are
-    /// never under way together can share memory: those after the first are given one.
+    /// Records what `work` queues on `side`, none of which happens before [`Graph::launch`]. The work must have run there
+    /// before, so that libraries have chosen their algorithms, and may not wait for the device. Graphs of one stream that
+    /// are never under way together can share memory: those after the first are given one.
     ///
     /// # Errors
     /// CUDA cannot record something that `work` does, or `work` panics.
-    pub fn record<T>(index: usize, sharing: Option<&Self>, work: impl FnOnce() -> T) -> Result<(Self, T), NativeError> {
+    pub fn record<T>(
+        side: &SideStream,
+        sharing: Option<&Self>,
+        work: impl FnOnce() -> T,
+    ) -> Result<(Self, T), NativeError> {
         let mut graph = null_mut();
         // SAFETY: `graph` outlives the call, which fills it unless it fails.
-        check(unsafe { sdclr_graph_new(index as i32, &raw mut graph) })?;
+        check(unsafe { sdclr_graph_new(side.0, &raw mut graph) })?;
         let graph = Self(graph);
-        // SAFETY: both are alive until dropped; what begins ends below.
-        check(unsafe { sdclr_graph_begin(graph.0, sharing.map_or(null_mut(), |other| other.0)) })?;
-        let result = guarded(work);
-        // SAFETY: as above.
-        let ended = check(unsafe { sdclr_graph_end(graph.0) });
-        // Why the work failed says more than that the recording then did.
-        let result = result?;
-        ended?;
-        Ok((graph, result))
+        let result = side.run(|| {
+            // SAFETY: both are alive until dropped; what begins ends below.
+            check(unsafe { sdclr_graph_begin(graph.0, sharing.map_or(null_mut(), |other| other.0)) })?;
+            let result = guarded(work);
+            // SAFETY: as above.
+            let ended = check(unsafe { sdclr_graph_end(graph.0) });
+            // Why the work failed says more than that the recording then did.
+            let result = result?;
+            ended.map(|()| result)
+        });
+        Ok((graph, result.flatten()?))
     }
 
     /// Queues the recorded work.

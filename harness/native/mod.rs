@@ -1,8 +1,9 @@
 //! The one door to what tch does not expose of libtorch: seeded generators, the fused optimiser, the switches for TF32
-//! and determinism, page-locked memory, streams and graphs, and loading CUDA. `shim.cpp` and `graph.cpp` are the C++ side;
-//! every function here is safe to call.
+//! and determinism, page-locked memory, streams and graphs, working copies of weights, and loading CUDA. The C++ files are
+//! the other side; every function here is safe to call.
 
 pub mod graph;
+pub mod weights;
 
 use std::ffi::{CStr, c_char, c_void};
 use std::panic::AssertUnwindSafe;
@@ -113,8 +114,8 @@ pub fn normal(n: i64, seed: u64) -> Result<Tensor, NativeError> {
 
 /// One step of SGD with momentum over all tensors at once (`torch._fused_sgd_`, no Nesterov, no dampening):
 /// `buffer = momentum * buffer + grad + weight_decay * param`, `param -= lr * buffer`. Without momentum the buffers are
-/// left alone. The rate `lr` is one number where the parameters are, so that a recorded step reads the current one:
-/// float64 on the CPU; CUDA's kernel takes float32.
+/// left alone. The rate `lr` is one number, on the CPU or, in float32, where the parameters are, so that a
+/// recorded step reads the current one.
 ///
 /// # Errors
 /// The lists differ in length, or the tensors of one parameter in shape, kind or device.

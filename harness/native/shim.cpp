@@ -1,7 +1,7 @@
 // What tch does not expose of libtorch. Every function catches, and returns null or an error message
 // that the caller frees with sdclr_free; mod.rs holds the safe wrappers.
 
-#include "guarded.h"
+#include "shared.h"
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
@@ -13,19 +13,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <vector>
-
-namespace {
-
-std::vector<at::Tensor> tensors(void **pointers, size_t count) {
-  std::vector<at::Tensor> list;
-  list.reserve(count);
-  for (size_t i = 0; i < count; ++i)
-    list.push_back(*static_cast<at::Tensor *>(pointers[i]));
-  return list;
-}
-
-} // namespace
 
 extern "C" {
 
@@ -58,14 +45,21 @@ char *sdclr_normal(void *out, uint64_t seed) {
   });
 }
 
-// torch._fused_sgd_ without Nesterov and dampening, at the rate that the tensor `lr` holds.
+// torch._fused_sgd_ without Nesterov and dampening, at the rate that the tensor `lr` holds: on the host, or on the device.
 char *sdclr_fused_sgd(void **params, void **grads, size_t count, void **buffers, size_t buffer_count,
                       double weight_decay, double momentum, void *lr) {
   return guarded([&] {
     c10::NoGradGuard no_grad;
     auto p = tensors(params, count), g = tensors(grads, count), b = tensors(buffers, buffer_count);
-    at::_fused_sgd_(p, g, b, weight_decay, momentum, *static_cast<at::Tensor *>(lr), /*dampening=*/0.0, /*nesterov=*/false,
-                    /*maximize=*/false, /*is_first_step=*/false);
+    const auto &rate = *static_cast<at::Tensor *>(lr);
+    auto step = [&](auto value) {
+      at::_fused_sgd_(p, g, b, weight_decay, momentum, value, /*dampening=*/0.0, /*nesterov=*/false,
+                      /*maximize=*/false, /*is_first_step=*/false);
+    };
+    if (rate.is_cpu())
+      step(rate.item<double>());
+    else
+      step(rate);
   });
 }
 

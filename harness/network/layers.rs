@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use tch::{Device, Kind, Tensor};
 
-use super::{BnMode, Mask, NetworkError, Pass};
+use super::{BnMode, NetworkError, Pass};
 use crate::native;
 
 /// A part of a state dict, as a layer shows it to a visitor.
@@ -84,14 +84,12 @@ impl Conv {
         Ok(Self { weight: channels_last(&weight).set_requires_grad(true), stride, padding, index })
     }
 
-    /// Computes in the type of `x`. As under PyTorch's autocast the weight is masked first and then cast (casting both
-    /// and then masking gives the same bits); its gradient arrives in its own type.
-    pub fn forward(&self, x: &Tensor, mask: Option<&Mask>) -> Tensor {
-        let masked = mask.map(|mask| &self.weight * mask.of(self.index));
-        let weight = &masked.as_ref().unwrap_or(&self.weight).to_kind(x.kind());
+    /// Computes in the type of `x`, with its own of `weights` where they are given.
+    pub fn forward(&self, x: &Tensor, weights: Option<&[Tensor]>) -> Tensor {
+        let weight = &weights.map_or(&self.weight, |weights| &weights[self.index]).to_kind(x.kind());
         let convolve =
             |x: &Tensor, stride| x.conv2d(weight, None::<&Tensor>, [stride; 2], [self.padding; 2], [1, 1], 1);
-        if self.stride > 1 && weight.size()[2] == 1 {
+        if self.stride > 1 && weight.size()[2] == 1 && x.device() == Device::Cpu {
             // The pixels that a strided 1x1 convolution looks at, and a plain one over them. oneDNN 3.10 writes past its
             // buffer in the strided form's weight gradient when channels are few and innermost.
             let seen = x.slice(2, None, None, self.stride).slice(3, None, None, self.stride);

@@ -1,6 +1,6 @@
 //! Which weights the pruned branch sees (REFERENCE.md "Pruning").
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::NetworkError;
 use crate::native;
@@ -8,7 +8,9 @@ use crate::native;
 /// One mask over all prunable weights: per convolution, ones where the weight is kept.
 #[derive(Debug)]
 pub struct Mask {
-    /// In the order of the convolutions, of their shape, kind and device.
+    /// All parts, one behind the other.
+    flat: Tensor,
+    /// In the order of the convolutions, of their shape, layout, kind and device; they share the memory of `flat`.
     parts: Vec<Tensor>,
 }
 
@@ -31,51 +33,53 @@ impl Mask {
         seed: u64,
     ) -> Result<Self, NetworkError> {
         tch::no_grad(|| {
-            let all = weights.iter().map(|weight| weight.abs().permute([0, 2, 3, 1]).flatten(0, -1));
-            let all = Tensor::f_cat(&all.collect::<Vec<_>>(), 0)?;
+            let all = weights.iter().map(|weight| weight.permute([0, 2, 3, 1]).flatten(0, -1));
+            let all = Tensor::f_cat(&all.collect::<Vec<_>>(), 0)?.f_abs_()?;
             let total = all.size1()?;
             let magnitude_ratio = prune_ratio - random_ratio;
             // sorted[k] is the (k+1)-th smallest.
             let k = count(magnitude_ratio, total).min(total - 1);
-            let (threshold, _) = all.f_kthvalue(k + 1, 0, false)?;
-            drop(all);
-            let keep = |weight: &Tensor| weight.abs().ge_tensor(&threshold);
-            let mut parts: Vec<Tensor> = weights.iter().map(|weight| keep(weight).to_kind(weight.kind())).collect();
+            let threshold = match all.device() {
+                Device::Cpu => all.f_kthvalue(k + 1, 0, false)?.0,
+                // There kthvalue reads its whole row sixteen times with a single block of threads.
+                _ => all.f_sort(0, false)?.0.f_narrow(0, k, 1)?,
+            };
+            let flat = all.f_ge_tensor(&threshold)?.f_to_kind(all.kind())?;
+            let mut start = 0;
+            let mut parts = Vec::new();
+            for weight in weights {
+                let (output, input, height, width) = weight.size4()?;
+                let part = flat.f_narrow(0, start, weight.numel() as i64)?.f_view([output, height, width, input])?;
+                parts.push(part.f_permute([0, 3, 1, 2])?);
+                start += weight.numel() as i64;
+            }
 
             let left = total - count(magnitude_ratio, total);
             if random_ratio > 0.0 && left > 0 {
                 let dropped = count(random_ratio, total) as f64 / left as f64;
-                let draws = native::uniform(total, seed)?.ge(dropped);
+                let draws = native::uniform(total, seed)?.f_ge(dropped)?.f_to_device(flat.device())?;
                 let mut start = 0;
                 for part in &mut parts {
-                    let numel = part.numel() as i64;
-                    let kept = draws.narrow(0, start, numel).view(part.size().as_slice()).to_device(part.device());
-                    *part = &*part * kept.to_kind(part.kind());
-                    start += numel;
+                    let kept = draws.f_narrow(0, start, part.numel() as i64)?.f_view(part.size().as_slice())?;
+                    drop(part.f_mul_(&kept)?);
+                    start += part.numel() as i64;
                 }
             }
-            Ok(Self { parts })
+            Ok(Self { flat, parts })
         })
     }
 
     /// Takes the values of `other`, a mask of the same weights, and keeps its own place in memory, where a recorded step
     /// reads them.
     pub fn take(&mut self, other: &Self) {
-        tch::no_grad(|| self.parts.iter_mut().zip(&other.parts).for_each(|(part, new)| part.copy_(new)));
+        tch::no_grad(|| self.flat.copy_(&other.flat));
     }
 
     /// Share of weights kept.
     pub fn density(&self) -> f64 {
         // Counted as integers: float32 sums are not exact at 11 million weights. One number comes back from the device.
-        let kept: Vec<Tensor> = self.parts.iter().map(|part| part.to_kind(Kind::Bool).sum(Kind::Int64)).collect();
-        let kept = if kept.is_empty() { 0 } else { Tensor::stack(&kept, 0).sum(Kind::Int64).int64_value(&[]) };
-        let total: usize = self.parts.iter().map(Tensor::numel).sum();
-        kept as f64 / total as f64
-    }
-
-    /// The mask of the convolution visited as number `index`.
-    pub(super) fn of(&self, index: usize) -> &Tensor {
-        &self.parts[index]
+        let kept = self.flat.to_kind(Kind::Bool).sum(Kind::Int64).int64_value(&[]);
+        kept as f64 / self.flat.numel() as f64
     }
 
     /// The masks in the order of the convolutions.

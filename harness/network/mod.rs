@@ -16,7 +16,8 @@ pub use mask::Mask;
 pub use names::DDP_PREFIX;
 pub use state::StateDict;
 
-use crate::native::NativeError;
+use crate::native::weights::WorkingWeights;
+use crate::native::{self, NativeError};
 use crate::recipe::{Depth, Precision, Recipe, Stem, name_of};
 use head::HeadLayers;
 use layers::{Init, Item};
@@ -77,8 +78,8 @@ pub enum BnMode {
 #[derive(Debug, Clone, Copy)]
 pub struct Pass<'a> {
     pub branch: Branch,
-    /// Multiplies the convolution weights where given.
-    pub mask: Option<&'a Mask>,
+    /// The convolution weights to compute with, in the order of [`Network::prunable`]; by default the trained ones.
+    pub weights: Option<&'a [Tensor]>,
     pub bn: BnMode,
     /// In what convolutions and linear layers compute.
     pub precision: Precision,
@@ -87,7 +88,7 @@ pub struct Pass<'a> {
 impl Pass<'_> {
     /// The dense branch by its running statistics, in float32: how encoders are evaluated.
     pub const EVAL: Pass<'static> =
-        Pass { branch: Branch::Dense, mask: None, bn: BnMode::Eval, precision: Precision::Fp32 };
+        Pass { branch: Branch::Dense, weights: None, bn: BnMode::Eval, precision: Precision::Fp32 };
 }
 
 impl Precision {
@@ -235,6 +236,16 @@ impl Network {
             }
         });
         counters
+    }
+
+    /// The convolution weights of a step in `precision`, dense and, where there is a mask, pruned, made all at once.
+    ///
+    /// # Errors
+    /// The mask is of another network.
+    pub fn working_weights(&self, precision: Precision, mask: Option<&Mask>) -> Result<WorkingWeights, NetworkError> {
+        let weights: Vec<Tensor> = self.prunable().into_iter().map(Tensor::shallow_clone).collect();
+        let masks = mask.map(Mask::parts).unwrap_or_default();
+        Ok(native::weights::working_weights(&weights, masks, precision == Precision::Bf16)?)
     }
 
     /// A copy of the whole state under the published names (no `module.`).

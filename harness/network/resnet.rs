@@ -49,7 +49,7 @@ struct ConvBn {
 
 impl ConvBn {
     fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
-        self.bn.forward(&self.conv.forward(x, pass.mask), pass)
+        self.bn.forward(&self.conv.forward(x, pass.weights), pass)
     }
 
     fn visit<'a>(&'a self, visitor: Visitor<'_, 'a>) {

@@ -87,7 +87,7 @@ pub trait Method {
     fn begin_epoch(&mut self, network: &Network, epoch: usize) -> Result<Option<f64>, PretrainError>;
 
     /// The scalar loss of one batch. `views` is `[N, 2, 3, H, W]` in `[0, 1]`; running statistics move.
-    fn loss(&self, network: &Network, views: &Tensor) -> Tensor;
+    fn loss(&self, network: &Network, views: &Tensor) -> Result<Tensor, PretrainError>;
 }
 
 /// The method that a recipe names.

@@ -39,10 +39,10 @@ impl Optimizer {
         // A first momentum of zero gives the published first step, in which the buffer is the gradient.
         let zeros = || parameters.iter().map(|parameter| parameter.zeros_like().set_requires_grad(false)).collect();
         let second = if rule == OptimizerName::Adam { zeros() } else { Vec::new() };
-        // The types that the fused SGD wants.
-        let rate = match parameters.first().map_or(Device::Cpu, Tensor::device) {
-            Device::Cpu => Tensor::zeros([], (Kind::Double, Device::Cpu)),
-            device => Tensor::zeros([], (Kind::Float, device)),
+        // CUDA's fused SGD reads a rate of its own memory, but only in float32.
+        let rate = match parameters.first().map(|parameter| (parameter.device(), parameter.kind())) {
+            Some((device, Kind::Float)) if device.is_cuda() => Tensor::zeros([], (Kind::Float, device)),
+            _ => Tensor::zeros([], (Kind::Double, Device::Cpu)),
         };
         Self { rule, momentum, weight_decay, names, first: zeros(), second, parameters, steps: 0, lr: 0.0, rate }
     }
@@ -78,9 +78,9 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Whether an update reads all that changes from step to step where the parameters are, not on the host.
+    /// Whether an update reads all that changes from step to step on the device, not on the host.
     pub fn is_recordable(&self) -> bool {
-        self.rule == OptimizerName::Sgd
+        self.rule == OptimizerName::Sgd && self.rate.device().is_cuda()
     }
 
     fn lars(&mut self, gradients: &[Tensor]) {

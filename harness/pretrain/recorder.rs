@@ -10,7 +10,8 @@ use std::collections::HashMap;
 use tch::{Device, Tensor};
 
 use super::PretrainError;
-use crate::native::graph::Graph;
+use crate::native::NativeError;
+use crate::native::graph::{Graph, SideStream};
 use crate::network::Network;
 
 /// Steps of a shape that are computed as usual first. In them cuDNN tries its algorithms, which it cannot while recording.
@@ -19,8 +20,8 @@ pub(super) const USUAL: usize = 2;
 /// A recorded step for every shape of batch that comes up: the whole batches', and that of the epoch's rest.
 #[derive(Debug)]
 pub struct Recorder {
-    /// Index of the CUDA device.
-    device: usize,
+    /// Where steps are computed as usual and recorded: on one stream, or graphs could not share memory.
+    side: SideStream,
     usual: HashMap<Vec<i64>, usize>,
     recorded: HashMap<Vec<i64>, Recorded>,
 }
@@ -36,11 +37,9 @@ struct Recorded {
 
 impl Recorder {
     /// A recorder of steps on `device`; `None` on the CPU, where operations are large beside what starting them takes.
-    pub fn new(device: Device) -> Option<Self> {
-        match device {
-            Device::Cuda(device) => Some(Self { device, usual: HashMap::new(), recorded: HashMap::new() }),
-            _ => None,
-        }
+    pub fn new(device: Device) -> Result<Option<Self>, NativeError> {
+        let side = SideStream::new(device)?;
+        Ok(side.map(|side| Self { side, usual: HashMap::new(), recorded: HashMap::new() }))
     }
 
     /// What `compute`, a step of `network`, gives for `views`, recorded once their shape has been seen often enough.
@@ -55,7 +54,9 @@ impl Recorder {
             let usual = self.usual.entry(shape.clone()).or_default();
             if *usual < USUAL {
                 *usual += 1;
-                return compute(views);
+                let loss = self.side.run(|| compute(views))?;
+                self.side.join()?;
+                return loss;
             }
         }
         if let Some(recorded) = self.recorded.get(&shape) {
@@ -74,7 +75,7 @@ impl Recorder {
         let (views, counters) = (views.copy(), network.counters());
         let before: Vec<i64> = counters.iter().map(|counter| counter.get()).collect();
         let sharing = self.recorded.values().next().map(|recorded| &recorded.graph);
-        let recording = Graph::record(self.device, sharing, || compute(&views));
+        let recording = Graph::record(&self.side, sharing, || compute(&views));
         // Nothing has been computed yet.
         let counted = counters.iter().zip(before).map(|(counter, before)| counter.replace(before) - before).collect();
         let (graph, loss) = recording.map_err(PretrainError::Recording)?;

@@ -57,17 +57,20 @@ impl Method for SdClr {
         Ok(Some(density))
     }
 
-    fn loss(&self, network: &Network, views: &Tensor) -> Tensor {
+    fn loss(&self, network: &Network, views: &Tensor) -> Result<Tensor, PretrainError> {
         // Published order of updates at momentum 0.1: pruned, dense, pruned. Dual BN: the pruned statistics keep
         // 0.9 * 0.9 of the old. Shared BN: 0.729 old + 0.181 pruned + 0.09 dense, reached by the dense pass first.
         let (dense, pruned) =
             if network.spec().dual_bn { ((0.1, 1), (1.0 - 0.9 * 0.9, 2)) } else { ((0.09 / 0.819, 1), (0.181, 2)) };
-        let pass = |branch, mask, (momentum, updates)| {
+        let weights = network.working_weights(self.precision, self.mask.as_ref())?;
+        let pass = |branch, weights, (momentum, updates)| {
             let bn = BnMode::Train { momentum, updates };
-            Pass { branch, mask, bn, precision: self.precision }
+            Pass { branch, weights: Some(weights), bn, precision: self.precision }
         };
-        let dense = network.forward(&views.select(1, 0), &pass(Branch::Dense, None, dense));
-        let pruned = network.forward(&views.select(1, 1), &pass(Branch::Pruned, self.mask.as_ref(), pruned));
-        nt_xent(&dense, &pruned, self.temperature)
+        // Before an epoch has begun there is no mask.
+        let kept = if self.mask.is_some() { &weights.pruned } else { &weights.dense };
+        let dense = network.forward(&views.select(1, 0), &pass(Branch::Dense, &weights.dense, dense));
+        let pruned = network.forward(&views.select(1, 1), &pass(Branch::Pruned, kept, pruned));
+        Ok(nt_xent(&dense, &pruned, self.temperature))
     }
 }

@@ -22,12 +22,13 @@ impl Method for SimClr {
         Ok(None)
     }
 
-    fn loss(&self, network: &Network, views: &Tensor) -> Tensor {
+    fn loss(&self, network: &Network, views: &Tensor) -> Result<Tensor, PretrainError> {
         let (bn, precision) = (BnMode::Train { momentum: 0.1, updates: 1 }, self.precision);
-        let pass = Pass { branch: Branch::Dense, mask: None, bn, precision };
+        let weights = network.working_weights(precision, None)?.dense;
+        let pass = Pass { branch: Branch::Dense, weights: Some(&weights), bn, precision };
         // (image 0 view 0, image 0 view 1, image 1 view 0, ...): batch norm sees all 2N at once.
         let features = network.forward(&views.flatten(0, 1), &pass);
         let features = features.view([-1, 2, features.size()[1]]);
-        nt_xent(&features.select(1, 0), &features.select(1, 1), self.temperature)
+        Ok(nt_xent(&features.select(1, 0), &features.select(1, 1), self.temperature))
     }
 }

@@ -33,7 +33,10 @@ impl Trainer {
             warmup: (recipe.warmup_epochs * steps_per_epoch) as u64,
             total: (recipe.epochs * steps_per_epoch) as u64,
         };
-        let recorder = Recorder::new(network.device()).filter(|_| optimizer.is_recordable() && !eager);
+        let recorder = match optimizer.is_recordable() && !eager {
+            true => Recorder::new(network.device())?,
+            false => None,
+        };
         Ok(Self { network, method: method_of(recipe), optimizer, schedule, steps: 0, recorder })
     }
 
@@ -45,7 +48,7 @@ impl Trainer {
         self.optimizer.begin_step(self.schedule.rate(self.steps))?;
         let Self { network, method, optimizer, recorder, .. } = self;
         let mut compute = |views: &Tensor| {
-            let loss = method.loss(network, views);
+            let loss = method.loss(network, views)?;
             let gradients = Tensor::f_run_backward(&[&loss], optimizer.parameters(), false, false)?;
             optimizer.update(&gradients)?;
             Ok(loss.detach())
@@ -63,7 +66,10 @@ impl Trainer {
 
     /// Whether every parameter is a finite number; one answer comes back from the device.
     pub fn parameters_are_finite(&self) -> Result<bool, PretrainError> {
-        let finite = self.optimizer.parameters().iter().map(|tensor| tensor.isfinite().all()).collect::<Vec<_>>();
-        Ok(Tensor::f_stack(&finite, 0)?.all().f_int64_value(&[])? != 0)
+        // Their memory as it lies, so that nothing is rearranged for it.
+        let lines =
+            self.optimizer.parameters().iter().map(|tensor| tensor.f_as_strided([tensor.numel() as i64], [1], None));
+        let all = tch::no_grad(|| Tensor::f_cat(&lines.collect::<Result<Vec<_>, _>>()?, 0))?;
+        Ok(all.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0)
     }
 }
