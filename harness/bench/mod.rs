@@ -121,7 +121,7 @@ pub struct Contestant {
     pub share_of_matrix_rate: Option<f64>,
     /// Of its process, which does nothing else (workers of a data loader aside); 0 where that is not known.
     pub peak_rss_bytes: u64,
-    /// Of its process on a CUDA device, where the driver tells.
+    /// What its libtorch held of a CUDA device at most.
     pub peak_device_bytes: Option<u64>,
 }
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tch::Device;
 
-use super::{BenchError, BenchOptions, Kind, Measured, PeerProgram, Racer, memory};
+use super::{BenchError, BenchOptions, Kind, Measured, PeerProgram, Racer};
 use crate::recipe::{Precision, name_of};
 
 /// A name, and the precision of the network, where one computes.
@@ -30,7 +30,6 @@ pub(super) struct Peer {
     precision: Option<Precision>,
     /// The peer counts the augmentation's iterations in images.
     count: usize,
-    device: Device,
     command: String,
 }
 
@@ -76,8 +75,7 @@ impl Peer {
         let (output, (variant, precision)) = (BufReader::new(output), variant);
         let name = format!("PyTorch {variant}");
         let count = if options.kind == Kind::Augment { options.images() } else { 1 };
-        let device = options.device;
-        let mut peer = Self { child, input, output, variant, name, precision, count, device, command: text };
+        let mut peer = Self { child, input, output, variant, name, precision, count, command: text };
         let ready = peer.answer()?;
         Ok((peer, ready))
     }
@@ -108,8 +106,7 @@ impl Racer for Peer {
     fn run(&mut self, iterations: usize) -> Result<Measured, BenchError> {
         let order = format!("run {} {}\n", self.variant, iterations * self.count);
         self.input.write_all(order.as_bytes()).map_err(|error| self.failed(&error.to_string()))?;
-        let measured: Measured = self.answer()?;
-        Ok(Measured { peak_device_bytes: memory::device_bytes(self.device, self.child.id()), ..measured })
+        self.answer()
     }
 }
 

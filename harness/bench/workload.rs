@@ -190,7 +190,7 @@ impl Racer for Workload {
         }
         synchronize(self.device);
         let seconds = start.elapsed().as_secs_f64();
-        let peak_device_bytes = memory::device_bytes(self.device, std::process::id());
+        let peak_device_bytes = native::graph::peak_bytes(self.device).map_err(PretrainError::from)?;
         Ok(Measured { seconds, peak_rss_bytes: memory::peak_rss(), peak_device_bytes })
     }
 }

@@ -6,18 +6,18 @@ use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use tch::Kind;
+use tch::{Device, Kind};
 
 use super::context::Context;
 use super::{PROTOCOLS, PlannedEncoder, SuiteError};
 use crate::network::{Network, NetworkSpec};
-use crate::pretrain::batches::Views;
+use crate::pretrain::batches::{Views, ViewsAhead, ahead, batches_of};
 use crate::pretrain::run::CHECKPOINT;
 use crate::pretrain::{PretrainError, Trainer, read_losses};
-use crate::recipe::{Protocol, Recipe, name_of};
+use crate::recipe::{Protocol, name_of};
 use crate::record::Event;
 use crate::report::table::{Table, duration};
-use crate::split::{IndexList, ListName};
+use crate::split::ListName;
 
 /// Forward passes that a training image costs (two views, each forward and backward), beside the one of a probe's.
 const TRAINING_PASSES: f64 = 6.0;
@@ -268,7 +268,8 @@ fn costs_of(context: &Context, encoder: &PlannedEncoder, folder: &Path, speed: f
     costs
 }
 
-/// Images per second of `encoder`'s training, from steps taken for about `window` on a network that is then dropped.
+/// Images per second of `encoder`'s training, from whole batches taken for about `window` as training takes them, on a
+/// network that is then dropped.
 fn calibrate(context: &Context, encoder: &PlannedEncoder, window: Duration) -> Result<f64, SuiteError> {
     let PlannedEncoder { identity, recipe } = encoder;
     let list = match identity.pretrain_split {
@@ -278,25 +279,27 @@ fn calibrate(context: &Context, encoder: &PlannedEncoder, window: Duration) -> R
     let network = Network::new(NetworkSpec::of_recipe(recipe), recipe.seed, Kind::Float, context.device)?;
     let mut trainer = Trainer::new(recipe, network, 1000, context.eager())?;
     trainer.method.begin_epoch(&trainer.network, 1)?;
-    for _ in 0..trainer.slow_steps() {
-        step(context, recipe, &list, &mut trainer)?;
-    }
-    let (start, mut images) = (Instant::now(), 0);
-    while images == 0 || start.elapsed() < window {
-        images += step(context, recipe, &list, &mut trainer)?;
-    }
-    Ok(images as f64 / start.elapsed().as_secs_f64())
-}
-
-/// A step on the list's first images, waited for; how many they were.
-fn step(context: &Context, recipe: &Recipe, list: &IndexList, trainer: &mut Trainer) -> Result<usize, PretrainError> {
-    let batch = &list.indices[..recipe.batch_size.min(list.indices.len())];
-    let set = &context.dataset.train;
+    let (set, list, size) = (&context.dataset.train, &list.indices, recipe.batch_size.min(list.indices.len()));
+    let whole = |epoch| Ok(batches_of(list, size, epoch)?.into_iter().filter(|batch| batch.len() == size).collect());
     let views = Views::new(set, &recipe.augment, recipe.seed)?;
-    let views = views.apply(&views.plan(1, batch)?.0, set)?;
-    let loss = trainer.step(&(views.to_kind(Kind::Float) / 255.0))?;
-    read_losses(&[loss])?;
-    Ok(batch.len())
+    // On a GPU a wait for every step would cost what training does not pay.
+    let (slow, together) = (trainer.slow_steps(), if context.device == Device::Cpu { 1 } else { 10 });
+    std::thread::scope(|scope| {
+        let batches = ahead(scope, views, 1.., whole);
+        let mut batches = ViewsAhead::new(views, set, batches.into_iter())?;
+        let mut steps = |count| {
+            let taken = batches.by_ref().take(count);
+            let losses = taken.map(|views| trainer.step(&(views?.to_kind(Kind::Float) / 255.0)));
+            // Which waits for them.
+            read_losses(&losses.collect::<Result<Vec<_>, PretrainError>>()?)
+        };
+        steps(slow)?;
+        let (start, mut images) = (Instant::now(), 0);
+        while images == 0 || start.elapsed() < window {
+            images += size * steps(together)?.len();
+        }
+        Ok(images as f64 / start.elapsed().as_secs_f64())
+    })
 }
 
 #[cfg(test)]

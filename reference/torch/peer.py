@@ -3,8 +3,8 @@
     python reference/torch/peer.py train|step|augment|mask|probe|checkpoint [options]
 
 Prints one JSON line {"ready", "torch", "threads", "variants"} (each variant's name and the precision of its network,
-null where none computes), then answers each line `run VARIANT COUNT` on its input with {"seconds", "peak_rss_bytes"},
-until the input ends. What a variant needs is made at its first run, outside the time. A name that ends in -bf16 is the
+null where none computes), then answers each line `run VARIANT COUNT` on its input with {"seconds", "peak_rss_bytes",
+"peak_device_bytes"} (null without CUDA), until the input ends. What a variant needs is made at its first run, outside the time. A name that ends in -bf16 is the
 same under autocast, offered where our side computes in bf16. One iteration is: train - one epoch, data to updates;
 step - one optimiser step; augment - one image, both views; mask - the masks of one epoch; probe - one training epoch;
 checkpoint - one file, read whole. The peak is the process's (its workers aside): for a variant's own, run it alone."""
@@ -62,7 +62,6 @@ def step_work(options: argparse.Namespace, variant: str) -> Work:
         loss = st.sdclr_joint_loss(model, views, 0.2)
         loss.backward()
         optimizer.step()
-        loss.item()
 
     def joint_step_channels_last() -> None:
         optimizer.zero_grad()
@@ -71,7 +70,6 @@ def step_work(options: argparse.Namespace, variant: str) -> Work:
         loss = st.nt_xent(dense, pruned, 0.2)
         loss.backward()
         optimizer.step()
-        loss.item()
 
     one = {
         "published": lambda: st.sdclr_step(model, views, 0.2, optimizer),
@@ -241,7 +239,8 @@ def main() -> None:
                 synchronize()
                 seconds = time.perf_counter() - start
                 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB.
-                say({"seconds": seconds, "peak_rss_bytes": peak})
+                held = torch.cuda.max_memory_reserved() if cuda else None
+                say({"seconds": seconds, "peak_rss_bytes": peak, "peak_device_bytes": held})
             case _:
                 names = [*dict(variants)]
                 sys.exit(f"peer.py: expected 'run VARIANT COUNT' with a variant of {names}, got {line.strip()!r}")

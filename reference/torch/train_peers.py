@@ -173,7 +173,8 @@ def set_masks(convolutions: list[st.Convolution]) -> None:
     captured reads them there."""
     magnitudes = torch.cat([convolution.weight.abs().flatten() for convolution in convolutions])
     k = min(st.prune_count(PRUNE_RATIO, len(magnitudes)), len(magnitudes) - 1)
-    threshold = magnitudes.kthvalue(k + 1).values
+    # On CUDA kthvalue is the work of a single block.
+    threshold = magnitudes.sort().values[k] if magnitudes.is_cuda else magnitudes.kthvalue(k + 1).values
     for convolution in convolutions:
         mask = (convolution.weight.abs() >= threshold).to(convolution.weight.dtype)
         convolution.mask = mask if convolution.mask is None else convolution.mask.copy_(mask)
