@@ -8,16 +8,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use golden::{FLOAT64, assert_digests, assert_near, assert_tensors_near, images, pixels};
 use sdclr::augment::{self, Shift, ViewKey};
+use sdclr::checkpoint::state_sha256;
 use sdclr::dataset::{Dataset, ImageSet, Images};
 use sdclr::native;
 use sdclr::network::{DDP_PREFIX, Head, Network, NetworkSpec, Pass, StateDict};
 use sdclr::probe::{self, ProbeData, ProbeJob, TrainingLists};
 use sdclr::progress::Progress;
 use sdclr::recipe::{
-    DatasetName, Depth, OrderName, ProbeRecipe, Protocol, Selection, Stem, TestTransform, TrainTransform,
+    DatasetName, Depth, EMBEDDED, OrderName, ProbeRecipe, Protocol, Recipe, Selection, Stem, TestTransform,
+    TrainTransform,
 };
 use sdclr::record::{Environment, JobHeader};
 use sdclr::split::IndexList;
+use sdclr::suite::context::{Context, Scale};
 use sdclr::verdict;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -245,6 +248,41 @@ fn training_selection_and_test() {
     for name in ["weight", "bias"] {
         assert_tensors_near(name, state.get(&format!("fc.{name}")).unwrap(), &expected[name], FLOAT32);
     }
+}
+
+/// Hashes of backbone and classifier before the probe of `protocol`: of the random encoder, or of `checkpoint`.
+fn drawn(overrides: &[&str], protocol: Protocol, checkpoint: Option<&StateDict>) -> [String; 2] {
+    let overrides: Vec<String> = overrides.iter().map(|text| (*text).to_owned()).collect();
+    let recipe = Recipe::resolve("digits-lt/sdclr", &overrides).unwrap();
+    let context = Context::open(&recipe, Scale { device: Some("cpu".into()), ..Scale::default() }).unwrap();
+    let network = match checkpoint {
+        None => context.random_encoder(&recipe, protocol),
+        Some(state) => context.encoder(&recipe, protocol, state, false),
+    };
+    let (classifier, backbone): (Vec<_>, Vec<_>) =
+        network.unwrap().state().into_iter().partition(|(name, _)| name.starts_with("fc."));
+    [backbone, classifier].map(|part| state_sha256(&part.into_iter().collect()).unwrap())
+}
+
+/// As the published script does, whose seed is 1 whatever the encoder was trained with (CIFAR: 10).
+#[test]
+fn the_classifier_is_drawn_by_the_probes_own_seed() {
+    for (name, text) in EMBEDDED {
+        let recipe = Recipe::parse(name, text, &[]).unwrap();
+        assert_eq!((recipe.probe.full.seed, recipe.probe.few.seed), (1, 1), "{name}");
+    }
+    let published = drawn(&[], Protocol::Full, None);
+    let [backbone, classifier] = drawn(&["seed=11"], Protocol::Full, None);
+    assert!(backbone != published[0] && classifier == published[1]);
+    let [backbone, classifier] = drawn(&["probe.full.seed=2"], Protocol::Full, None);
+    assert!(backbone == published[0] && classifier != published[1]);
+    assert_eq!(drawn(&["probe.full.seed=2"], Protocol::Few, None), published);
+
+    let recipe = Recipe::resolve("digits-lt/sdclr", &[]).unwrap();
+    let spec = NetworkSpec::of_recipe(&recipe);
+    let checkpoint = Network::new(spec, 5, Kind::Float, Device::Cpu).unwrap().state();
+    let [backbone, classifier] = drawn(&["seed=11"], Protocol::Few, Some(&checkpoint));
+    assert!(backbone != published[0] && classifier == published[1]);
 }
 
 #[derive(Deserialize)]

@@ -50,7 +50,8 @@ impl ProbeArgs {
         let recipe = Recipe::resolve(&self.recipe, &self.set)?;
         let context = Context::open(&recipe, self.scale.into())?;
         let identity = Identity::of_command(&self.recipe, &recipe, None, self.split);
-        let network = context.encoder(&recipe, &checkpoint::read_weights(&self.checkpoint)?.state, self.test_only)?;
+        let weights = checkpoint::read_weights(&self.checkpoint)?;
+        let network = context.encoder(&recipe, self.protocol, &weights.state, self.test_only)?;
         let progress = Progress::default();
         let result = context.probe(&identity, &recipe, self.protocol, &network, self.test_only, None, &progress)?;
         if let Some(path) = &self.json {

@@ -176,6 +176,12 @@ impl Network {
         Ok(Self { spec, kind, backbone: Backbone::new(&init, &spec)?, head: HeadLayers::new(&init, &spec)? })
     }
 
+    /// The same backbone under a fresh head, whose numbers are addressed by a `seed` of its own.
+    pub fn with_fresh_head(self, seed: u64) -> Result<Self, NetworkError> {
+        let init = Init { seed, kind: self.kind, device: self.device() };
+        Ok(Self { head: HeadLayers::new(&init, &self.spec)?, ..self })
+    }
+
     pub fn spec(&self) -> &NetworkSpec {
         &self.spec
     }

@@ -40,6 +40,7 @@ pub struct ProbeRecipe {
     /// Side of the squares that `resized_crop` and `resize_centre_crop` make, in pixels.
     pub size: i64,
     pub flip_probability: f64,
+    /// Of all that the probe draws: classifier, order, crops and flips. Not the seed of pre-training.
     pub seed: u64,
 }
 

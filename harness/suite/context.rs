@@ -199,17 +199,25 @@ impl Context {
         Ok(run::run(&job, folder, progress)?)
     }
 
-    /// The untrained probe network of a recipe: the baseline that every encoder has to beat.
-    pub fn random_encoder(&self, recipe: &Recipe) -> Result<Network, SuiteError> {
+    /// The untrained probe network of a recipe: the baseline that every encoder has to beat. Its backbone is drawn by the
+    /// seed of pre-training, which would begin with it; its classifier by that of the probe.
+    pub fn random_encoder(&self, recipe: &Recipe, protocol: Protocol) -> Result<Network, SuiteError> {
         let spec = NetworkSpec::of_recipe(recipe).probe(self.dataset.classes.len() as i64);
-        Ok(Network::new(spec, recipe.seed, Kind::Float, self.device)?)
+        let network = Network::new(spec, recipe.seed, Kind::Float, self.device)?;
+        Ok(network.with_fresh_head(recipe.probe(protocol).seed)?)
     }
 
     /// The probe network with the dense backbone of a pre-training checkpoint's `weights` and a fresh classifier; with
     /// `test_only` the checkpoint's own classifier.
-    pub fn encoder(&self, recipe: &Recipe, weights: &StateDict, test_only: bool) -> Result<Network, SuiteError> {
+    pub fn encoder(
+        &self,
+        recipe: &Recipe,
+        protocol: Protocol,
+        weights: &StateDict,
+        test_only: bool,
+    ) -> Result<Network, SuiteError> {
         let weights = weights.without_prefix(weights.ddp_prefix());
-        let network = self.random_encoder(recipe)?;
+        let network = self.random_encoder(recipe, protocol)?;
         let own = |name: &str| name.starts_with("fc.");
         let state: StateDict = match test_only {
             true => weights,

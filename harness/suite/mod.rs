@@ -345,8 +345,11 @@ fn run_encoder(
                 return Err(SuiteError::NoEncoder { job: identity.job.clone() });
             }
             let network = match identity.pretrain_split {
-                Some(_) => context.encoder(recipe, &checkpoint::read_weights(&folder.join(ENCODER))?.state, false)?,
-                None => context.random_encoder(recipe)?,
+                Some(_) => {
+                    let weights = checkpoint::read_weights(&folder.join(ENCODER))?;
+                    context.encoder(recipe, protocol, &weights.state, false)?
+                }
+                None => context.random_encoder(recipe, protocol)?,
             };
             let identity = Identity { job: job.clone(), ..identity.clone() };
             let folder = folder.join(name_of(&protocol));

@@ -280,7 +280,7 @@ impl Evaluator {
             // Both probes read the file.
             warnings.extend(other.filter(|warning| !warnings.contains(warning)));
         }
-        let network = self.context.encoder(recipe, &weights.state, test_only)?;
+        let network = self.context.encoder(recipe, job.protocol, &weights.state, test_only)?;
         let pretrain_split = Some(pretrain_split);
         let identity = Identity { suite: self.suite.clone(), job: job.name(), method, pretrain_split, split };
         let folder = folder.join(job.name());
