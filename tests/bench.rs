@@ -126,6 +126,25 @@ fn both_peers_train_end_to_end() {
     }
 }
 
+/// What the peer offers is told before it touches the device, so that a machine without a GPU shows it.
+#[test]
+fn on_cuda_every_mode_of_the_compiler_races() {
+    if no_pytorch() {
+        return;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = std::env::var_os("SDCLR_ORACLE_PYTHON").unwrap_or_else(|| root.join(".oracle/bin/python").into());
+    let output = Command::new(python)
+        .arg(root.join("reference/torch/peer.py"))
+        .args(["train", "--device", "cuda:0", "--precision", "bf16"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let ready: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let best = ["compiled", "compiled-graphs", "compiled-autotuned"].map(|name| serde_json::json!([name, "bf16"]));
+    assert_eq!(ready["variants"], serde_json::json!([["published", "fp32"], best[0], best[1], best[2]]));
+}
+
 /// A stand-in for the peer that dies in its first run.
 fn dying_peer(folder: &Path) -> PathBuf {
     let python = folder.join("python");

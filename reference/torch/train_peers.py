@@ -5,7 +5,8 @@ the mask of the epoch and goes through the whole batches of `options.images` mad
 "compiled":  the best PyTorch we can write: images and augmentation on the device, torch.compile, bf16 autocast where
              our side computes in bf16, channels_last, one joint backward, fused SGD, the mask by k-th value, no
              synchronisation inside an epoch.
-"compiled-graphs" (CUDA only): the same, captured in CUDA graphs."""
+"compiled-graphs" (CUDA only): the same, captured in CUDA graphs.
+"compiled-autotuned" (CUDA only): the same, its kernels chosen by timing many for each; the first run takes minutes."""
 
 from __future__ import annotations
 
@@ -26,12 +27,15 @@ from torchvision.transforms import InterpolationMode
 import sdclr_torch as st
 
 PRUNE_RATIO, TEMPERATURE = 0.9, 0.2
+# What torch.compile is asked for.
+MODES = {"compiled": "default", "compiled-graphs": "reduce-overhead", "compiled-autotuned": "max-autotune"}
 
 
 def variants(options: argparse.Namespace) -> list[tuple[str, str]]:
-    graphs = ["compiled-graphs"] if options.device.startswith("cuda") else []
+    # Without CUDA there are no graphs, and only products of matrices would be tuned, of which there are few.
+    compiled = MODES if options.device.startswith("cuda") else ["compiled"]
     best = "bf16" if options.precision == "bf16" else "fp32"
-    return [("published", "fp32"), *((name, best) for name in ["compiled", *graphs])]
+    return [("published", "fp32"), *((name, best) for name in compiled)]
 
 
 def train_work(options: argparse.Namespace, variant: str) -> Callable[[int], None]:
@@ -42,7 +46,7 @@ def train_work(options: argparse.Namespace, variant: str) -> Callable[[int], Non
     if variant == "published":
         epoch = published_epoch(options, model, pixels.numpy())
     else:
-        epoch = compiled_epoch(options, model, pixels.permute(0, 3, 1, 2), graphs=variant == "compiled-graphs")
+        epoch = compiled_epoch(options, model, pixels.permute(0, 3, 1, 2), MODES[variant])
 
     def run(count: int) -> None:
         for _ in range(count):
@@ -181,7 +185,7 @@ def set_masks(convolutions: list[st.Convolution]) -> None:
 
 
 def compiled_epoch(
-    options: argparse.Namespace, model: st.ResNet, images: Tensor, graphs: bool
+    options: argparse.Namespace, model: st.ResNet, images: Tensor, mode: str
 ) -> Callable[[], None]:
     model.to(memory_format=torch.channels_last)
     images = images.contiguous().to(options.device)
@@ -198,7 +202,7 @@ def compiled_epoch(
             dense, pruned = (model(view, branch) for branch, view in enumerate(views.chunk(2)))
         return st.nt_xent(dense.float(), pruned.float(), TEMPERATURE)
 
-    compiled = torch.compile(loss_of, dynamic=False, mode="reduce-overhead" if graphs else "default")
+    compiled = torch.compile(loss_of, dynamic=False, mode=mode)
 
     def epoch() -> None:
         set_masks(convolutions)
