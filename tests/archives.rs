@@ -10,7 +10,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
 use sdclr::artifact::hash::{Algorithm, Hasher, hash_file};
-use sdclr::artifact::unpack::{UnpackError, Unpacked};
+use sdclr::artifact::unpack::{UnpackError, Unpacked, names_in_zip};
 use sdclr::fs;
 use tar::{EntryType, Header};
 use tempfile::TempDir;
@@ -429,6 +429,22 @@ fn entries_and_headers_are_counted() {
     let comment = Packed { name: b"pax".to_vec(), content: b"12 comment=\n".to_vec(), kind: b'g' };
     let error = unpack_bytes(&tar_gz(&vec![comment; 80_001])).err().unwrap();
     assert!(error.to_string().contains("number of headers: found 80001"), "{error}");
+}
+
+/// A hostile directory costs no more where only its names are asked for.
+#[test]
+fn names_in_a_zip_are_read_under_the_same_bounds() {
+    let folder = temporary();
+    let entries: Vec<_> = (0..20_001).map(|i| file(&i.to_string(), b"")).collect();
+    let names = |count: usize| names_in_zip(&write_archive(&folder, &zipped(&entries[..count])));
+    assert_eq!(names(20_000).unwrap().len(), 20_000);
+    let error = names(20_001).unwrap_err();
+    assert!(error.to_string().contains("number of entries: found 20001, allowed 20000"), "{error}");
+    for (name, variant) in [("count_huge.zip", "Bound"), ("cut.zip", "Damaged"), ("count_more.zip", "Malformed")] {
+        let error = names_in_zip(&fixture(name)).unwrap_err();
+        assert!(format!("{error:?}").starts_with(variant), "{name}: {error:?}");
+    }
+    assert_eq!(names_in_zip(&write_archive(&folder, &tar_gz(&entries[..1]))).unwrap(), [""; 0]);
 }
 
 /// Archives as common programs write them: PAX headers with times, a name of more than 100 bytes, a comment, streamed

@@ -59,7 +59,7 @@ fn check_archive(file: &RemoteFile, path: &Path, voice: &Voice) -> Result<(), Ar
         }
         _ => {
             voice.say(&format!("reading {} ({}), which takes a while", path.display(), human(found)));
-            check::check(path, file)?.err()
+            check::check(path, file)?.1
         }
     };
     let (path, expected_name) = (path.to_path_buf(), file.path.clone());

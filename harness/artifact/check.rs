@@ -77,21 +77,18 @@ pub fn mismatch(path: &Path, found: &Digests, file: &RemoteFile) -> Result<Optio
     Ok(differs("git blob id", &hash_file(path, Algorithm::GitBlob)?, file.git_blob.as_deref()))
 }
 
-/// The verdict on the file at `path`: its hashes, or what is wrong.
-pub fn check(path: &Path, file: &RemoteFile) -> Result<Result<Digests, Mismatch>, FsError> {
+/// The verdict on the file at `path`: what was found, and what is wrong with it.
+pub fn check(path: &Path, file: &RemoteFile) -> Result<(Digests, Option<Mismatch>), FsError> {
     let found = digest(path, file)?;
-    Ok(match mismatch(path, &found, file)? {
-        None => Ok(found),
-        Some(wrong) => Err(wrong),
-    })
+    let wrong = mismatch(path, &found, file)?;
+    Ok((found, wrong))
 }
 
-/// Puts a file that must not be used out of the way, under a name that says why. Gives that name.
-pub fn set_aside(path: &Path) -> Result<std::path::PathBuf, FsError> {
-    let sha256 = hash_file(path, Algorithm::Sha256)?;
+/// Puts a file that must not be used out of the way, under a name that says `found` what it is. Gives that name.
+pub fn set_aside(path: &Path, found: &Digests) -> Result<std::path::PathBuf, FsError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let name = name.strip_suffix(".part").unwrap_or(&name).to_owned();
-    let aside = path.with_file_name(format!("{name}.wrong-hash-{}", &sha256[..8]));
+    let aside = path.with_file_name(format!("{name}.wrong-hash-{}", &found.sha256[..8]));
     fs::rename(path, &aside)?;
     Ok(aside)
 }

@@ -331,7 +331,7 @@ impl Download<'_> {
             if resumed {
                 return Err(Refusal::Stale(wrong.to_string()).into());
             }
-            let kept = check::set_aside(self.part)?.display().to_string();
+            let kept = check::set_aside(self.part, &found)?.display().to_string();
             fs::remove(&self.origin_path())?;
             return Err(Refusal::WrongHash { wrong, kept }.into());
         }

@@ -179,7 +179,7 @@ impl<'a> Fetcher<'a> {
         let files = self.unpack(artifact, archive, &path).inspect_err(|error| {
             // Nothing says that it is the right file, so it must not pass for one. The reason is told; this is not.
             if pinned && !error.is_of_this_machine() {
-                let _ = check::set_aside(&path);
+                let _ = check::set_aside(&path, &digests);
             }
         })?;
         let (size, sha256) = (digests.bytes, digests.sha256);
@@ -201,9 +201,9 @@ impl<'a> Fetcher<'a> {
             return Ok(None);
         }
         match check::check(path, file)? {
-            Ok(digests) => Ok(Some(digests)),
-            Err(wrong) => {
-                let aside = check::set_aside(path)?;
+            (found, None) => Ok(Some(found)),
+            (found, Some(wrong)) => {
+                let aside = check::set_aside(path, &found)?;
                 voice.say(&format!("{} is not the right file: {wrong}; moved to {}", path.display(), aside.display()));
                 Ok(None)
             }
@@ -334,7 +334,7 @@ impl<'a> Fetcher<'a> {
             let known = RemoteFile { md5: archive.md5_inside.get(&name).cloned(), ..RemoteFile::default() };
             let found = check::digest(&place.join(path), &known)?;
             if let Some(wrong) = check::mismatch(&place.join(path), &found, &known)? {
-                let kept = check::set_aside(&place.join(path))?;
+                let kept = check::set_aside(&place.join(path), &found)?;
                 return Err(ArtifactError::Inside { file: name, wrong: Box::new(wrong), kept });
             }
             files.push(UnpackedFile { path: name, size: found.bytes, sha256: found.sha256 });

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use super::ArtifactError;
 use super::hash::{Algorithm, hash_file};
 use super::pins::Pins;
 use super::registry::{Archive, Artifact, Source};
+use super::{ArtifactError, unpack};
 use crate::progress::Progress;
 
 /// Which of `chosen` the file `from` is: by a known hash, else by what is inside.
@@ -53,11 +53,7 @@ pub(super) fn is_another(archive: &Archive, from: &Path) -> bool {
     !archive.marks.is_empty() && !names.is_empty() && !is_marked(archive, &names)
 }
 
-/// Names of the entries of a zip file; none where it is no zip file.
+/// Names of the entries of a zip file; none where it is no zip file, or one that would not be unpacked.
 fn names_inside(path: &Path) -> Vec<String> {
-    let names = || {
-        let archive = zip::ZipArchive::new(std::fs::File::open(path).ok()?).ok()?;
-        Some(archive.file_names().filter_map(|name| Some(name.ok()?.into_owned())).collect())
-    };
-    names().unwrap_or_default()
+    unpack::names_in_zip(path).unwrap_or_default()
 }

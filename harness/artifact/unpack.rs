@@ -90,38 +90,100 @@ pub struct Unpacked {
 /// One variant of [`UnpackError`] per kind of damage or attack; a full disk is [`UnpackError::File`]. `into` is then as
 /// it was, and no temporary file is left.
 pub fn unpack(archive: &Path, into: &Path, scratch: &Path) -> Result<Unpacked, UnpackError> {
-    let unreadable = |source| UnpackError::Unreadable { path: archive.into(), source };
-    let mut file = File::open(archive).map_err(unreadable)?;
-    let metadata = file.metadata().map_err(unreadable)?;
-    if !metadata.is_file() {
-        let found = "is a folder or a device, not a file".to_owned();
-        return Err(UnpackError::NotAnArchive { path: archive.into(), found });
-    }
-    let mut head = Vec::new();
-    (&file).take(24).read_to_end(&mut head).map_err(unreadable)?;
-    file.rewind().map_err(unreadable)?;
-    let packed = metadata.len();
+    let (archive, format, reader) = Archive::open(archive)?;
     let extraction = Extraction {
         archive,
-        packed,
         staging: Staging::new(scratch, into)?,
         tree: Tree::default(),
         entries: 0,
         unpacked: Unpacked { files: Vec::new(), bytes: 0 },
     };
-    let reader = BufReader::with_capacity(256 << 10, file);
-    match head[..] {
-        [0x1f, 0x8b, ..] => tar_gz::extract(reader, extraction),
-        [b'P', b'K', 3 | 5, 4 | 6, ..] => zip_file::extract(reader, extraction),
-        _ => Err(UnpackError::NotAnArchive { path: archive.into(), found: crate::text::describe(&head) }),
+    match format {
+        Format::TarGz => tar_gz::extract(reader, extraction),
+        Format::Zip => zip_file::extract(reader, extraction),
+    }
+}
+
+/// The names of the entries of a zip file, under the bounds that it is unpacked under; none where it is no zip file.
+///
+/// # Errors
+/// As those of [`unpack`], as far as the directory shows them.
+pub fn names_in_zip(archive: &Path) -> Result<Vec<String>, UnpackError> {
+    match Archive::open(archive)? {
+        (archive, Format::Zip, reader) => zip_file::names(reader, &archive),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// By its first bytes.
+enum Format {
+    TarGz,
+    Zip,
+}
+
+/// The file that is read.
+struct Archive<'a> {
+    path: &'a Path,
+    /// Its length.
+    packed: u64,
+}
+
+impl<'a> Archive<'a> {
+    fn open(path: &'a Path) -> Result<(Self, Format, BufReader<File>), UnpackError> {
+        let unreadable = |source| UnpackError::Unreadable { path: path.into(), source };
+        let mut file = File::open(path).map_err(unreadable)?;
+        let metadata = file.metadata().map_err(unreadable)?;
+        if !metadata.is_file() {
+            let found = "is a folder or a device, not a file".to_owned();
+            return Err(UnpackError::NotAnArchive { path: path.into(), found });
+        }
+        let mut head = Vec::new();
+        (&file).take(24).read_to_end(&mut head).map_err(unreadable)?;
+        file.rewind().map_err(unreadable)?;
+        let format = match head[..] {
+            [0x1f, 0x8b, ..] => Format::TarGz,
+            [b'P', b'K', 3 | 5, 4 | 6, ..] => Format::Zip,
+            _ => return Err(UnpackError::NotAnArchive { path: path.into(), found: crate::text::describe(&head) }),
+        };
+        Ok((Self { path, packed: metadata.len() }, format, BufReader::with_capacity(256 << 10, file)))
+    }
+
+    fn check(&self, what: &str, found: u64, allowed: u64) -> Result<(), UnpackError> {
+        if found <= allowed {
+            return Ok(());
+        }
+        Err(UnpackError::Bound { path: self.path.into(), what: what.to_owned(), found, allowed })
+    }
+
+    /// An error while the archive was read: of its compression, or of the disk.
+    fn unreadable(&self, source: &std::io::Error) -> UnpackError {
+        if source.raw_os_error().is_some() {
+            let source = std::io::Error::new(source.kind(), source.to_string());
+            return UnpackError::Unreadable { path: self.path.into(), source };
+        }
+        self.damaged(match source.kind() {
+            std::io::ErrorKind::UnexpectedEof => "it ends too early".to_owned(),
+            _ => printable(&source.to_string()),
+        })
+    }
+
+    fn damaged(&self, found: String) -> UnpackError {
+        UnpackError::Damaged { path: self.path.into(), found }
+    }
+
+    fn malformed(&self, reason: String) -> UnpackError {
+        UnpackError::Malformed { path: self.path.into(), reason }
+    }
+
+    fn kind(&self, name: &[u8], kind: &str) -> UnpackError {
+        let entry = printable(&String::from_utf8_lossy(name));
+        UnpackError::Kind { path: self.path.into(), entry, kind: kind.to_owned() }
     }
 }
 
 /// Everything of an archive so far, out of sight.
 struct Extraction<'a> {
-    archive: &'a Path,
-    /// Length of the archive.
-    packed: u64,
+    archive: Archive<'a>,
     staging: Staging,
     tree: Tree,
     entries: u64,
@@ -132,11 +194,11 @@ impl Extraction<'_> {
     /// Checks an entry's name, against those before it too. The slash that ends a folder's name is gone.
     fn add<'n>(&mut self, name: &'n [u8], folder: bool) -> Result<&'n Path, UnpackError> {
         self.entries += 1;
-        self.check("number of entries", self.entries, bounds::ENTRIES)?;
+        self.archive.check("number of entries", self.entries, bounds::ENTRIES)?;
         let name_of = |name: &[u8]| printable(&String::from_utf8_lossy(name));
         let added = names::check(name).and_then(|text| self.tree.add(text, folder).map(|()| text));
         added.map(Path::new).map_err(|refusal| {
-            let (path, entry) = (self.archive.to_path_buf(), name_of(name));
+            let (path, entry) = (self.archive.path.to_path_buf(), name_of(name));
             match refusal {
                 Refusal::Name(reason) => UnpackError::Name { path, entry, reason },
                 Refusal::Duplicate(reason) => UnpackError::Duplicate { path, entry, reason },
@@ -151,10 +213,10 @@ impl Extraction<'_> {
     /// Checks what an entry says of its size before anything of it is written.
     fn reserve(&mut self, name: &Path, size: u64) -> Result<(), UnpackError> {
         let entry = printable(&name.to_string_lossy());
-        self.check(&format!("bytes of its entry '{entry}'"), size, bounds::FILE_BYTES)?;
+        self.archive.check(&format!("bytes of its entry '{entry}'"), size, bounds::FILE_BYTES)?;
         self.unpacked.bytes = self.unpacked.bytes.saturating_add(size);
-        let allowed = bounds::unpacked(self.packed);
-        self.check("bytes when unpacked, for a file of its size", self.unpacked.bytes, allowed)
+        let allowed = bounds::unpacked(self.archive.packed);
+        self.archive.check("bytes when unpacked, for a file of its size", self.unpacked.bytes, allowed)
     }
 
     /// Writes a file of `size` bytes.
@@ -167,14 +229,14 @@ impl Extraction<'_> {
             match content.read(&mut buffer[..most]) {
                 Ok(0) => {
                     let entry = printable(&name.to_string_lossy());
-                    return Err(self.damaged(format!("its entry '{entry}' ends {left} bytes early")));
+                    return Err(self.archive.damaged(format!("its entry '{entry}' ends {left} bytes early")));
                 }
                 Ok(count) => {
                     file.write(&buffer[..count])?;
                     left -= count as u64;
                 }
                 Err(source) if source.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(source) => return Err(self.unreadable(&source)),
+                Err(source) => return Err(self.archive.unreadable(&source)),
             }
         }
         file.finish()?;
@@ -185,41 +247,9 @@ impl Extraction<'_> {
     /// Makes everything visible.
     fn finish(self) -> Result<Unpacked, UnpackError> {
         if self.unpacked.files.is_empty() {
-            return Err(self.malformed("it holds no file".to_owned()));
+            return Err(self.archive.malformed("it holds no file".to_owned()));
         }
         self.staging.commit()?;
         Ok(self.unpacked)
-    }
-
-    fn check(&self, what: &str, found: u64, allowed: u64) -> Result<(), UnpackError> {
-        if found <= allowed {
-            return Ok(());
-        }
-        Err(UnpackError::Bound { path: self.archive.into(), what: what.to_owned(), found, allowed })
-    }
-
-    /// An error while the archive was read: of its compression, or of the disk.
-    fn unreadable(&self, source: &std::io::Error) -> UnpackError {
-        if source.raw_os_error().is_some() {
-            let source = std::io::Error::new(source.kind(), source.to_string());
-            return UnpackError::Unreadable { path: self.archive.into(), source };
-        }
-        self.damaged(match source.kind() {
-            std::io::ErrorKind::UnexpectedEof => "it ends too early".to_owned(),
-            _ => printable(&source.to_string()),
-        })
-    }
-
-    fn damaged(&self, found: String) -> UnpackError {
-        UnpackError::Damaged { path: self.archive.into(), found }
-    }
-
-    fn malformed(&self, reason: String) -> UnpackError {
-        UnpackError::Malformed { path: self.archive.into(), reason }
-    }
-
-    fn kind(&self, name: &[u8], kind: &str) -> UnpackError {
-        let entry = printable(&String::from_utf8_lossy(name));
-        UnpackError::Kind { path: self.archive.into(), entry, kind: kind.to_owned() }
     }
 }

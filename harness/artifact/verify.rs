@@ -94,18 +94,18 @@ impl Verdict {
             return Ok(());
         }
         match check::check(path, file)? {
-            Ok(digests) => {
+            (found, None) => {
                 self.files += 1;
-                self.bytes += digests.bytes;
+                self.bytes += found.bytes;
             }
-            Err(wrong) if self.read_only => {
+            (_, Some(wrong)) if self.read_only => {
                 self.wrong.push(format!(
                     "{} is wrong: {wrong}; left there, since the cache may only be read",
                     path.display()
                 ));
             }
-            Err(wrong) => {
-                let aside = check::set_aside(path)?;
+            (found, Some(wrong)) => {
+                let aside = check::set_aside(path, &found)?;
                 self.wrong.push(format!("{} is wrong: {wrong}; moved to {}", path.display(), aside.display()));
             }
         }

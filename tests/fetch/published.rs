@@ -5,7 +5,7 @@ use sdclr::artifact::pins::{Pin, Pins};
 use sdclr::progress::Progress;
 
 use crate::server::{Server, reply, whole_or_rest};
-use crate::world::{World, checkpoints, list, md5, noise, zip_of};
+use crate::world::{World, checkpoints, list, md5, noise, stored_zip_of, zip_of};
 
 #[test]
 fn without_a_hash_the_first_download_is_pinned() {
@@ -136,9 +136,13 @@ fn a_file_that_was_brought_is_told_from_its_siblings() {
     let both = save("d.zip", &zip_of(&[("a/model_2000.pt", b""), ("a/best_model.pt", b"")]));
     let neither = save("e.zip", &zip_of(&[("a/readme", b"")]));
     let page = save("f.zip", b"<html>");
+    // Its names are not read: more entries than would be unpacked.
+    let many: Vec<String> = (0..20_001).map(|i| format!("{i}/model_2000.pt")).collect();
+    let many: Vec<(&str, &[u8])> = many.iter().map(|name| (name.as_str(), &b""[..])).collect();
+    let many = save("g.zip", &stored_zip_of(&many));
     let brought = |path: &str| world.fetch(&["all", "--from", path, "--pin"]);
     let mut said = String::new();
-    for path in [&pretrain, &tune, &pretrain, &changed, &both, &neither, &page] {
+    for path in [&pretrain, &tune, &pretrain, &changed, &both, &neither, &page, &many] {
         let result = brought(path);
         said += &format!("{}{}{:?}\n", result.err, result.out, result.code);
     }

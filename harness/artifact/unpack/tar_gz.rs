@@ -26,12 +26,12 @@ pub(super) fn extract(reader: BufReader<File>, mut extraction: Extraction) -> Re
     let mut headers = 0;
     while let Some(header) = next_header(&mut stream, &extraction)? {
         headers += 1;
-        extraction.check("number of headers", headers, HEADERS)?;
-        let size = header.entry_size().map_err(|error| extraction.malformed(printable_error(&error)))?;
+        extraction.archive.check("number of headers", headers, HEADERS)?;
+        let size = header.entry_size().map_err(|error| extraction.archive.malformed(printable_error(&error)))?;
         match header.entry_type() {
             EntryType::GNULongName => {
                 if long_name.is_some() {
-                    return Err(extraction.malformed("two long names stand before one entry".into()));
+                    return Err(extraction.archive.malformed("two long names stand before one entry".into()));
                 }
                 let what = "bytes of an entry's long name";
                 let mut name = read_small(&mut stream, &extraction, what, size, bounds::NAME_BYTES as u64 + 1)?;
@@ -40,7 +40,7 @@ pub(super) fn extract(reader: BufReader<File>, mut extraction: Extraction) -> Re
             }
             EntryType::XHeader | EntryType::XGlobalHeader => {
                 let records = read_small(&mut stream, &extraction, "bytes of a PAX header", size, PAX_BYTES)?;
-                check_records(&records).map_err(|reason| extraction.malformed(reason))?;
+                check_records(&records).map_err(|reason| extraction.archive.malformed(reason))?;
             }
             kind => {
                 let name = long_name.take().unwrap_or_else(|| header.path_bytes().into_owned());
@@ -49,7 +49,7 @@ pub(super) fn extract(reader: BufReader<File>, mut extraction: Extraction) -> Re
         }
     }
     if long_name.is_some() {
-        return Err(extraction.malformed("a long name stands before no entry".into()));
+        return Err(extraction.archive.malformed("a long name stands before no entry".into()));
     }
     check_end(stream, &extraction)?;
     extraction.finish()
@@ -58,7 +58,7 @@ pub(super) fn extract(reader: BufReader<File>, mut extraction: Extraction) -> Re
 /// The next entry's header; `None` at the block of zeros that ends the archive.
 fn next_header(stream: &mut Stream, extraction: &Extraction) -> Result<Option<Header>, UnpackError> {
     let mut header = Header::new_old();
-    stream.read_exact(header.as_mut_bytes()).map_err(|error| extraction.unreadable(&error))?;
+    stream.read_exact(header.as_mut_bytes()).map_err(|error| extraction.archive.unreadable(&error))?;
     let bytes = header.as_bytes();
     if bytes.iter().all(|byte| *byte == 0) {
         return Ok(None);
@@ -67,7 +67,7 @@ fn next_header(stream: &mut Stream, extraction: &Extraction) -> Result<Option<He
     let sum: u32 =
         bytes.iter().enumerate().map(|(i, byte)| u32::from(if (148..156).contains(&i) { b' ' } else { *byte })).sum();
     if header.cksum().ok() != Some(sum) {
-        return Err(extraction.damaged("a header's checksum is wrong, or it holds no tar archive".into()));
+        return Err(extraction.archive.damaged("a header's checksum is wrong, or it holds no tar archive".into()));
     }
     Ok(Some(header))
 }
@@ -100,7 +100,7 @@ fn entry(
         EntryType::GNULongLink => "a link with a long target",
         other => &format!("of the type {:?}", char::from(other.as_byte())),
     };
-    Err(extraction.kind(name, kind))
+    Err(extraction.archive.kind(name, kind))
 }
 
 /// Reads the content of a header that describes another entry.
@@ -111,9 +111,9 @@ fn read_small(
     size: u64,
     allowed: u64,
 ) -> Result<Vec<u8>, UnpackError> {
-    extraction.check(what, size, allowed)?;
+    extraction.archive.check(what, size, allowed)?;
     let mut bytes = vec![0; size as usize];
-    stream.read_exact(&mut bytes).map_err(|error| extraction.unreadable(&error))?;
+    stream.read_exact(&mut bytes).map_err(|error| extraction.archive.unreadable(&error))?;
     skip_padding(stream, extraction, size)?;
     Ok(bytes)
 }
@@ -122,7 +122,7 @@ fn read_small(
 fn skip_padding(stream: &mut Stream, extraction: &Extraction, size: u64) -> Result<(), UnpackError> {
     let mut block = [0; BLOCK];
     let padding = (size.next_multiple_of(BLOCK as u64) - size) as usize;
-    stream.read_exact(&mut block[..padding]).map_err(|error| extraction.unreadable(&error))
+    stream.read_exact(&mut block[..padding]).map_err(|error| extraction.archive.unreadable(&error))
 }
 
 /// PAX records (`LENGTH KEY=VALUE\n`) may speak of times, owners and comments. Those that move or resize an entry are
@@ -150,20 +150,20 @@ fn check_end(mut stream: Stream, extraction: &Extraction) -> Result<(), UnpackEr
     let mut buffer = vec![0; 16 << 10];
     let mut zeros = 0;
     loop {
-        let count = stream.read(&mut buffer).map_err(|error| extraction.unreadable(&error))?;
+        let count = stream.read(&mut buffer).map_err(|error| extraction.archive.unreadable(&error))?;
         if count == 0 {
             break;
         }
         if buffer[..count].iter().any(|byte| *byte != 0) {
-            return Err(extraction.malformed("there is data behind the end of its tar archive".into()));
+            return Err(extraction.archive.malformed("there is data behind the end of its tar archive".into()));
         }
         zeros += count as u64;
-        extraction.check("bytes of zeros behind the last entry", zeros, PADDING_BYTES)?;
+        extraction.archive.check("bytes of zeros behind the last entry", zeros, PADDING_BYTES)?;
     }
     let mut reader = stream.into_inner();
-    let behind = reader.fill_buf().map_err(|error| extraction.unreadable(&error))?;
+    let behind = reader.fill_buf().map_err(|error| extraction.archive.unreadable(&error))?;
     if !behind.is_empty() {
-        return Err(extraction.malformed("there is data behind the end of its gzip stream".into()));
+        return Err(extraction.archive.malformed("there is data behind the end of its gzip stream".into()));
     }
     Ok(())
 }

@@ -10,39 +10,51 @@ use zip::read::ZipFileEntry;
 use zip::result::ZipError;
 use zip::{CompressionMethod, ZipArchive};
 
-use super::{Extraction, UnpackError, Unpacked, bounds};
+use super::{Archive, Extraction, UnpackError, Unpacked, bounds};
 use crate::text::printable;
 
-type Archive = ZipArchive<BufReader<File>>;
+type ZipFile = ZipArchive<BufReader<File>>;
 
-pub(super) fn extract(mut reader: BufReader<File>, mut extraction: Extraction) -> Result<Unpacked, UnpackError> {
-    let end = End::read(&mut reader, &extraction)?;
-    let mut archive = ZipArchive::new(reader).map_err(|error| zip_error(&extraction, &error))?;
-    if archive.offset() != 0 || archive.central_directory_start() != end.directory_start {
-        return Err(extraction.malformed("its zip directory can be read in two ways".into()));
-    }
-    if archive.has_duplicate_names() {
-        return Err(extraction.malformed("two of its zip entries have the same name".into()));
-    }
-    if archive.len() as u64 != end.entries {
-        let (found, said) = (archive.len(), end.entries);
-        return Err(extraction.malformed(format!("its zip directory has {found} entries and says {said}")));
-    }
+pub(super) fn extract(reader: BufReader<File>, mut extraction: Extraction) -> Result<Unpacked, UnpackError> {
+    let mut archive = open(reader, &extraction.archive)?;
     let mut first = u64::MAX;
     for index in 0..archive.len() {
-        let entry = archive.by_index_data(index).map_err(|error| zip_error(&extraction, &error))?;
+        let entry = archive.by_index_data(index).map_err(|error| zip_error(&extraction.archive, &error))?;
         first = first.min(entry.header_start());
         check_entry(&entry, &mut extraction)?;
     }
     if first > 0 && !archive.is_empty() {
-        return Err(extraction.malformed(format!("{first} bytes stand before its first entry")));
+        return Err(extraction.archive.malformed(format!("{first} bytes stand before its first entry")));
     }
     // Headers before the entries against the directory, entries that share bytes, entries that the directory omits.
-    archive.validate_header_consistency().map_err(|error| zip_error(&extraction, &error))?;
+    archive.validate_header_consistency().map_err(|error| zip_error(&extraction.archive, &error))?;
     for index in 0..archive.len() {
         extract_entry(&mut archive, index, &mut extraction)?;
     }
     extraction.finish()
+}
+
+/// The names of its entries that are text; nothing else of them is looked at.
+pub(super) fn names(reader: BufReader<File>, file: &Archive) -> Result<Vec<String>, UnpackError> {
+    let archive = open(reader, file)?;
+    Ok(archive.file_names().filter_map(|name| Some(name.ok()?.into_owned())).collect())
+}
+
+/// Reads the directory, which must be within bounds, and the only one that can be read.
+fn open(mut reader: BufReader<File>, file: &Archive) -> Result<ZipFile, UnpackError> {
+    let end = End::read(&mut reader, file)?;
+    let archive = ZipArchive::new(reader).map_err(|error| zip_error(file, &error))?;
+    if archive.offset() != 0 || archive.central_directory_start() != end.directory_start {
+        return Err(file.malformed("its zip directory can be read in two ways".into()));
+    }
+    if archive.has_duplicate_names() {
+        return Err(file.malformed("two of its zip entries have the same name".into()));
+    }
+    if archive.len() as u64 != end.entries {
+        let (found, said) = (archive.len(), end.entries);
+        return Err(file.malformed(format!("its zip directory has {found} entries and says {said}")));
+    }
+    Ok(archive)
 }
 
 /// The record at the end of the file, read before the directory takes memory.
@@ -59,9 +71,9 @@ impl End {
     /// Of the directory: per entry a header of 46 bytes, the name, and fields for times and sizes.
     const DIRECTORY_BYTES: u64 = bounds::ENTRIES * 512;
 
-    fn read(reader: &mut (impl Read + Seek), extraction: &Extraction) -> Result<Self, UnpackError> {
-        let unreadable = |error: std::io::Error| extraction.unreadable(&error);
-        let tail_start = extraction.packed.saturating_sub(Self::BYTES + Self::COMMENT_BYTES);
+    fn read(reader: &mut (impl Read + Seek), file: &Archive) -> Result<Self, UnpackError> {
+        let unreadable = |error: std::io::Error| file.unreadable(&error);
+        let tail_start = file.packed.saturating_sub(Self::BYTES + Self::COMMENT_BYTES);
         reader.seek(SeekFrom::Start(tail_start)).map_err(unreadable)?;
         let mut tail = Vec::new();
         reader.take(Self::BYTES + Self::COMMENT_BYTES).read_to_end(&mut tail).map_err(unreadable)?;
@@ -71,7 +83,7 @@ impl End {
         };
         let last = tail.len().checked_sub(Self::BYTES as usize);
         let at = last.and_then(|last| (0..=last).rev().find(is_end));
-        let at = at.ok_or_else(|| extraction.damaged("no zip directory ends it".into()))?;
+        let at = at.ok_or_else(|| file.damaged("no zip directory ends it".into()))?;
         let record = &tail[at..];
         let (mut entries, mut size, mut directory_start) =
             (number(record, 10, 2), number(record, 12, 4), number(record, 16, 4));
@@ -79,14 +91,14 @@ impl End {
             // The record of zip64 stands at the place that the 20 bytes before this one name.
             let locator =
                 at.checked_sub(20).map(|start| &tail[start..at]).filter(|bytes| bytes.starts_with(b"PK\x06\x07"));
-            let locator = locator.ok_or_else(|| extraction.damaged("its zip64 directory is missing".into()))?;
+            let locator = locator.ok_or_else(|| file.damaged("its zip64 directory is missing".into()))?;
             let mut large = [0; 56];
             reader.seek(SeekFrom::Start(number(locator, 8, 8))).map_err(unreadable)?;
             reader.read_exact(&mut large).map_err(unreadable)?;
             (entries, size, directory_start) = (number(&large, 32, 8), number(&large, 40, 8), number(&large, 48, 8));
         }
-        extraction.check("number of entries", entries, bounds::ENTRIES)?;
-        extraction.check("bytes of its zip directory", size, Self::DIRECTORY_BYTES)?;
+        file.check("number of entries", entries, bounds::ENTRIES)?;
+        file.check("bytes of its zip directory", size, Self::DIRECTORY_BYTES)?;
         Ok(Self { entries, directory_start })
     }
 }
@@ -121,18 +133,18 @@ fn check_entry(entry: &ZipFileEntry, extraction: &mut Extraction) -> Result<(), 
         _ => Some("compressed by another method than deflate"),
     };
     if let Some(kind) = kind {
-        return Err(extraction.kind(raw, kind));
+        return Err(extraction.archive.kind(raw, kind));
     }
     let path = extraction.add(name, is_folder)?;
     if is_folder && entry.size() > 0 {
-        return Err(extraction.kind(raw, "a folder with content"));
+        return Err(extraction.archive.kind(raw, "a folder with content"));
     }
     extraction.reserve(path, entry.size())
 }
 
 /// Extracts an entry that was checked; its content must have the size and checksum that the directory says.
-fn extract_entry(archive: &mut Archive, index: usize, extraction: &mut Extraction) -> Result<(), UnpackError> {
-    let entry = archive.by_index_raw(index).map_err(|error| zip_error(extraction, &error))?;
+fn extract_entry(archive: &mut ZipFile, index: usize, extraction: &mut Extraction) -> Result<(), UnpackError> {
+    let entry = archive.by_index_raw(index).map_err(|error| zip_error(&extraction.archive, &error))?;
     let raw = entry.name_raw().to_vec();
     let name = String::from_utf8_lossy(&raw);
     if let Some(folder) = name.strip_suffix('/') {
@@ -149,9 +161,9 @@ fn extract_entry(archive: &mut Archive, index: usize, extraction: &mut Extractio
     let mut content = Checked { content: DeflateDecoder::new(content.content), crc: content.crc };
     extraction.file(path, size, &mut content)?;
     // The stream must end here: with its last byte of output, and with the last byte of its input.
-    let more = content.content.read(&mut [0]).map_err(|error| extraction.unreadable(&error))?;
+    let more = content.content.read(&mut [0]).map_err(|error| extraction.archive.unreadable(&error))?;
     if more > 0 || content.content.total_in() != packed {
-        return Err(extraction.malformed(format!("the sizes of its entry '{}' are wrong", printable(&name))));
+        return Err(extraction.archive.malformed(format!("the sizes of its entry '{}' are wrong", printable(&name))));
     }
     content.check(extraction, &name, crc)
 }
@@ -177,13 +189,13 @@ impl<R> Checked<R> {
             return Ok(());
         }
         let name = printable(name);
-        Err(extraction.damaged(format!("its entry '{name}' has the checksum {found:08x}, not {expected:08x}")))
+        Err(extraction.archive.damaged(format!("its entry '{name}' has the checksum {found:08x}, not {expected:08x}")))
     }
 }
 
-fn zip_error(extraction: &Extraction, error: &ZipError) -> UnpackError {
+fn zip_error(file: &Archive, error: &ZipError) -> UnpackError {
     match error {
-        ZipError::Io(error) => extraction.unreadable(error),
-        _ => extraction.malformed(printable(&error.to_string())),
+        ZipError::Io(error) => file.unreadable(error),
+        _ => file.malformed(printable(&error.to_string())),
     }
 }
