@@ -40,7 +40,7 @@ fn remedy(source: &std::io::Error) -> &'static str {
         std::io::ErrorKind::PermissionDenied => "; choose a folder that you may write to",
         std::io::ErrorKind::NotFound => "; check the path",
         std::io::ErrorKind::CrossesDevices => {
-            "; it lies on another disk: keep the whole cache there (SDCLR_CACHE or --cache DIR), with no folder of it a link"
+            "; it lies on another disk: keep the whole cache there (SDCLR_CACHE or --cache DIR), or link all of data or published"
         }
         _ => "",
     }

@@ -1,8 +1,9 @@
 //! The folder that holds what was fetched, shared by every process of the user. In: an artefact. Out: where its parts
 //! lie, what of it is there, and the lock on it.
 //!
-//! `downloads/` verified archives and unfinished downloads; `data/` the layout of `--data DIR`; `published/` the authors'
-//! checkpoints; `manifests/` what each archive unpacked to; `staging/` archives being unpacked; `locks/`; `pins.toml`.
+//! `downloads/` verified archives; `data/` the layout of `--data DIR`; `published/` the authors' checkpoints; `manifests/`
+//! what each archive unpacked to; `locks/`; `pins.toml`. What is not whole yet lies in the folder where it will appear, under
+//! a name that nothing looks for, so that each of them may be a link to another disk.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -75,10 +76,10 @@ impl Cache {
         }
     }
 
-    /// Where an archive is unpacked before it is put in place: not below `data/` or `published/`, where a killed process
-    /// would leave it to be read. Whoever uses it holds the lock on the artefact.
+    /// Where an archive is unpacked before it is put in place. A killed process leaves it there, hidden from all who read.
+    /// Whoever uses it holds the lock on the artefact.
     pub fn scratch(&self, artifact: &Artifact) -> PathBuf {
-        self.root.join("staging").join(&artifact.name)
+        self.place(artifact.place).join(".staging").join(&artifact.name)
     }
 
     /// Where images that the user brought are linked, for other commands to find.
@@ -95,8 +96,8 @@ impl Cache {
     }
 
     /// Where a download grows.
-    pub fn part(&self, file: &RemoteFile) -> PathBuf {
-        self.root.join("downloads").join(format!("{}.part", file.path.replace('/', "--")))
+    pub fn part(&self, artifact: &Artifact, file: &RemoteFile) -> PathBuf {
+        self.target(artifact, file).with_added_extension("part")
     }
 
     pub fn pins(&self) -> PathBuf {
@@ -135,7 +136,7 @@ impl Cache {
                 let there = files.iter().filter(|file| has_length(&self.target(artifact, file), file.size)).count();
                 match there {
                     _ if there == files.len() => State::Present,
-                    0 if !files.iter().any(|file| self.part(file).exists()) => State::Missing,
+                    0 if !files.iter().any(|file| self.part(artifact, file).exists()) => State::Missing,
                     _ => State::Partial(format!("{there} of {} files", files.len())),
                 }
             }
@@ -162,7 +163,7 @@ impl Cache {
         if self.target(artifact, file).exists() {
             return State::Partial("not unpacked".to_owned());
         }
-        match (fs::length(&self.part(file)), file.size) {
+        match (fs::length(&self.part(artifact, file)), file.size) {
             (Ok(have), Some(size)) if size > 0 => State::Partial(format!("{} %", 100 * have / size)),
             (Ok(have), _) => State::Partial(super::human(have)),
             (Err(_), _) => State::Missing,

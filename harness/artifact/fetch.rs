@@ -222,7 +222,7 @@ impl<'a> Fetcher<'a> {
         }
         let size = file.size.map(|size| format!(" ({})", human(size))).unwrap_or_default();
         voice.say(&format!("downloading {}{size}", file.path));
-        let (part, target) = (self.cache.part(file), self.cache.target(artifact, file));
+        let (part, target) = (self.cache.part(artifact, file), self.cache.target(artifact, file));
         let download = Download {
             client: self.client()?,
             transfer: &self.registry.transfer,
@@ -319,7 +319,7 @@ impl<'a> Fetcher<'a> {
         growing.sync()?;
         fs::rename(&part, path)?;
         // What a download left unfinished is of no use any more.
-        fs::remove(&self.cache.part(file))?;
+        fs::remove(&self.cache.part(artifact, file))?;
         outcome
     }
 

@@ -59,7 +59,7 @@ fn a_killed_download_is_resumed() {
         _ => whole_or_rest(request, &whole, stream),
     });
     let world = World::new(&[list("thing", &[&server], &body)]);
-    let part = world.path("cache/downloads/split--thing.bin.part");
+    let part = world.path("cache/data/split/thing.bin.part");
     for least in [300_000, 800_000] {
         let mut child = world.command(&["thing"]).spawn().unwrap();
         wait_for_growth(&part, least, &mut child);
@@ -90,7 +90,7 @@ fn an_unpacking_that_was_killed_leaves_nothing_to_read() {
     let world = World::new(&[archive("pack", "published", "pack.zip", &format!("{}/p", server.url), &[], &known)]);
     let mut child = world.command(&["pack"]).spawn().unwrap();
     let start = Instant::now();
-    let half = world.path("cache/staging/pack/new/run/1");
+    let half = world.path("cache/published/.staging/pack/new/run/1");
     while !half.exists() {
         assert!(start.elapsed() < Duration::from_secs(20), "it was not unpacked");
         std::thread::sleep(Duration::from_millis(1));
@@ -98,7 +98,8 @@ fn an_unpacking_that_was_killed_leaves_nothing_to_read() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(half.exists(), "it was over before it was killed");
-    assert!(!world.files().iter().any(|file| file.starts_with("published/")), "{:?}", world.files());
+    let readable = |file: &String| file.starts_with("published/") && !file.starts_with("published/.staging/");
+    assert!(!world.files().iter().any(readable), "{:?}", world.files());
     world.good(&["pack"]);
     let expected = ["downloads/pack.zip", "manifests/pack.json"].into_iter().map(str::to_owned);
     let expected: Vec<String> = expected.chain((0..4).map(|count| format!("published/pack/run/{count}"))).collect();
@@ -115,7 +116,7 @@ fn two_processes_download_once() {
     });
     let world = World::new(&[list("thing", &[&server], &body)]);
     let mut first = world.command(&["thing"]).spawn().unwrap();
-    wait_for_growth(&world.path("cache/downloads/split--thing.bin.part"), 1, &mut first);
+    wait_for_growth(&world.path("cache/data/split/thing.bin.part"), 1, &mut first);
     let second = world.good(&["thing"]);
     assert!(first.wait().unwrap().success());
     assert!(
@@ -152,27 +153,43 @@ fn offline_opens_no_connection() {
     assert_eq!(packed_server.requests().len(), 1);
 }
 
-/// A folder of the cache may not be a link to another disk; the error says what may.
+/// `data` and `published` may be links to another disk; the folder of one archive may not, and the error says what may.
 #[test]
-fn a_cache_over_two_disks_is_named() {
+fn a_cache_may_lie_on_two_disks() {
     let Ok(other) = tempfile::tempdir_in("/dev/shm") else {
         eprintln!("skipped: there is no /dev/shm");
         return;
     };
-    let packed = zip_of(&[("folder/a.txt", b"a")]);
-    let server = Server::good(packed.clone());
+    let (body, packed) = (noise(1_000), zip_of(&[("folder/a.txt", b"a")]));
+    let (server, packs) = (Server::good(body.clone()), Server::good(packed.clone()));
     let known = format!("size = {}\nsha256 = '{}'", packed.len(), sha256(&packed));
-    let world = World::new(&[archive("pack", "data", "pack.zip", &format!("{}/p", server.url), &[], &known)]);
-    std::fs::create_dir(world.path("cache")).unwrap();
-    std::os::unix::fs::symlink(other.path(), world.path("cache/data")).unwrap();
+    let artifacts = [
+        archive("pack", "data", "pack.zip", &format!("{}/p", packs.url), &[], &known),
+        list("thing", &[&server], &body),
+    ];
+    let world = World::new(&artifacts);
     let device = |path: &Path| std::os::unix::fs::MetadataExt::dev(&path.metadata().unwrap());
     if device(other.path()) == device(world.folder.path()) {
         eprintln!("skipped: /dev/shm and the temporary folder are one disk");
         return;
     }
-    let error = world.error(&["pack"]);
-    assert!(error.contains("SDCLR_CACHE"), "{error}");
-    assert_eq!(world.files(), ["downloads/pack.zip"]);
+    let link = |world: &World, what: &str| {
+        let link = world.path("cache").join(what);
+        std::fs::create_dir_all(link.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(other.path(), link).unwrap();
+    };
+    link(&world, "data");
+    world.good(&["pack", "thing"]);
+    assert_eq!(std::fs::read(other.path().join("folder/a.txt")).unwrap(), b"a");
+    assert!(std::fs::read(other.path().join("split/thing.bin")).unwrap() == body);
+    assert_eq!(std::fs::read_dir(other.path().join(".staging")).unwrap().count(), 0);
+    world.good(&["pack", "thing", "--verify"]);
+
+    let inner = World::new(&[artifacts[0].replace("place = 'data'", "place = 'published'")]);
+    link(&inner, "published/pack");
+    let error = inner.error(&["pack"]);
+    assert!(error.contains("link all of data or published"), "{error}");
+    assert_eq!(std::fs::read(other.path().join("folder/a.txt")).unwrap(), b"a");
 }
 
 /// Runs `command` in a mount of 256 KiB at `mount`; `None` where nobody may mount.
@@ -241,7 +258,7 @@ fn an_archive_that_finds_no_room_is_kept() {
         let _ = stream.write_all(&whole);
     });
     let world = World::new(&[checkpoints(&server.url)[0].replace("at_most = 100000", "at_most = 1000000")]);
-    let (staging, downloads) = (world.path("cache/staging"), world.path("cache/downloads"));
+    let (staging, downloads) = (world.path("cache/published/.staging"), world.path("cache/downloads"));
     for folder in [&staging, &downloads] {
         std::fs::create_dir_all(folder).unwrap();
     }

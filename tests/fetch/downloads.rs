@@ -86,7 +86,7 @@ fn what_an_earlier_process_left_is_useless_if_it_is_wrong() {
     let world = World::new(&[list("thing", &[&server], &body)]);
     // Longer than the file; as long, with other bytes; shorter, with other bytes.
     for left in [300_001, 300_000, 5_000] {
-        let part = world.path("cache/downloads/split--thing.bin.part");
+        let part = world.path("cache/data/split/thing.bin.part");
         sdclr::fs::write(&part, &vec![7; left]).unwrap();
         world.good(&["thing"]);
         assert!(world.cached("data/split/thing.bin").unwrap() == body, "{left}");
@@ -140,7 +140,7 @@ fn refusals_that_last_are_asked_once() {
     );
     let other = noise(3_000)[1_000..].to_vec();
     let kept = once("wrong hash", Server::good(other.clone()));
-    let aside = format!("downloads/split--thing.bin.wrong-hash-{}", &sha256(&other)[..8]);
+    let aside = format!("data/split/thing.bin.wrong-hash-{}", &sha256(&other)[..8]);
     assert_eq!(kept.files(), std::slice::from_ref(&aside));
     assert!(kept.cached(&aside).unwrap() == other);
     insta::assert_snapshot!("fetch_lasting_refusals", errors);
