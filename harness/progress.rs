@@ -1,8 +1,9 @@
-//! Progress bars on standard error; silent where that is not a terminal.
+//! Progress bars on standard error, each on one line of a terminal from 60 columns on; silent where there is none.
 
-use std::time::Duration;
+use std::fmt::Write;
+use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
 /// The bars of one command.
 #[derive(Debug, Default)]
@@ -11,24 +12,41 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// A bar of `total` units of `what`, `done` of them already behind it, with the time left.
+    /// A bar of `total` units of `what`, `done` of them already behind it, with the time left. It is gone when it is dropped.
     pub fn bar(&self, label: &str, what: &str, total: usize, done: usize) -> ProgressBar {
-        let bar = self.bars.add(ProgressBar::new(total as u64).with_position(done as u64));
-        bar.reset_eta();
-        let template = format!("{{prefix:30}} {{bar:24}} {{pos}}/{{len}} {what}, {{eta}} left  {{msg}}");
-        // The template is ours and holds no unknown key; were it refused, the plain bar would do.
-        bar.set_style(ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar()));
-        bar.set_prefix(label.to_owned());
-        bar.enable_steady_tick(Duration::from_millis(500));
-        bar
+        let bar = ProgressBar::new(total as u64).with_position(done as u64);
+        self.add(bar, label, &format!("{{wide_bar}} {{pos}}/{{len}} {what}{{left}}  {{msg}}"))
     }
 
-    /// A bar of `total` bytes (0: not known yet) with rate and time left; `done` of them are already behind it.
-    pub fn bytes(&self, label: &str, total: u64, done: u64) -> ProgressBar {
-        let bar = self.bars.add(ProgressBar::new(total).with_position(done));
-        bar.reset_eta();
-        let template = "{prefix:30} {bar:24} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left";
-        bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    /// A bar of `total` bytes, where that is known, with rate and time left; `done` of them are already behind it.
+    pub fn bytes(&self, label: &str, total: Option<u64>, done: u64) -> ProgressBar {
+        let bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new).with_position(done);
+        let template = match total {
+            None => "{bytes}, {bytes_per_sec}",
+            Some(_) if console::Term::stderr().size().1 < 80 => "{wide_bar} {bytes}/{total_bytes}{left}",
+            Some(_) => "{wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}{left}",
+        };
+        self.add(bar, label, template)
+    }
+
+    /// The jobs of a suite.
+    pub fn jobs(&self, suite: &str, count: usize) -> Jobs {
+        Jobs(self.bar(suite, "jobs", count, 0))
+    }
+
+    fn add(&self, bar: ProgressBar, label: &str, template: &str) -> ProgressBar {
+        let done = bar.position();
+        // First of all: a bar that is not one of these draws itself at every change.
+        let bar = self.bars.add(bar);
+        // The template is ours and holds no unknown key; were it refused, the plain bar would do.
+        let style = ProgressStyle::with_template(&format!("{{prefix:17}} {template}"));
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+        bar.set_style(style.with_key("left", move |state: &ProgressState, text: &mut dyn Write| {
+            if let Some(left) = left(state, done) {
+                // It goes into a string, which takes everything.
+                let _ = write!(text, ", {:#} left", HumanDuration(left));
+            }
+        }));
         bar.set_prefix(label.to_owned());
         bar.enable_steady_tick(Duration::from_millis(500));
         bar
@@ -47,5 +65,35 @@ impl Progress {
     pub fn line(&self, text: &str) {
         // A terminal that went away is no reason to stop a run.
         let _ = self.bars.println(text);
+    }
+
+    /// A line on standard output, which may be the terminal of the bars.
+    pub fn print(&self, text: &str) {
+        self.bars.suspend(|| println!("{text}"));
+    }
+}
+
+/// What the rest takes at the mean speed so far, once there is one: what was `done` before the bar began tells nothing, and
+/// of jobs that take minutes or hours the latest tell little.
+fn left(state: &ProgressState, done: u64) -> Option<Duration> {
+    let (gone, rest) = (state.pos().checked_sub(done)?, state.len()?.saturating_sub(state.pos()));
+    (gone > 0).then(|| state.elapsed().mul_f64(rest as f64 / gone as f64))
+}
+
+/// The bar of a suite's jobs.
+#[derive(Debug)]
+pub struct Jobs(ProgressBar);
+
+impl Jobs {
+    /// Does a job and counts it. One that is over at once, since its result was read back or it could not begin, is taken off
+    /// the count instead: it does not tell how long the others take.
+    pub fn run<T>(&self, job: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let outcome = job();
+        match start.elapsed() < Duration::from_secs(1) {
+            true => self.0.dec_length(1),
+            false => self.0.inc(1),
+        }
+        outcome
     }
 }

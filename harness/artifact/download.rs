@@ -217,7 +217,7 @@ impl Download<'_> {
             self.note_origin(url, &response)?;
         }
         let mut growing = Growing::open(self.part, start)?;
-        let bar = self.voice.progress.bytes(self.voice.name, total.unwrap_or(0), start);
+        let bar = self.voice.progress.bytes(self.voice.name, total, start);
         let outcome =
             self.receive(&mut response, &mut growing, &mut digester, (start, total), |at| bar.set_position(at));
         bar.finish_and_clear();

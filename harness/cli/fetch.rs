@@ -92,7 +92,7 @@ impl FetchArgs {
         let progress = Progress::default();
         let failures = AtomicUsize::new(0);
         Fetcher::new(&registry, &cache, pins, options, &progress).run(&chosen, |artifact, outcome| match outcome {
-            Ok(outcome) => println!("{}: {outcome}", artifact.name),
+            Ok(outcome) => progress.print(&format!("{}: {outcome}", artifact.name)),
             Err(error) => {
                 failures.fetch_add(1, Ordering::Relaxed);
                 progress.say(&format!("error: {}: {error}", artifact.name));

@@ -178,8 +178,7 @@ fn train(
             };
             let seconds = Duration::from_secs_f64(record.seconds);
             let time_up = epoch < epochs && job.deadline.is_some_and(|deadline| Instant::now() + seconds > deadline);
-            let (loss, speed) = (record.loss, record.images_per_second);
-            bar.set_message(format!("epoch {epoch}/{epochs}, loss {loss:.4}, {speed:.0} images/s"));
+            bar.set_message(format!("loss {:.3}", record.loss));
             sitting.log.event(&Event::Epoch(record.clone()))?;
             sitting.epochs.push(record);
             sitting.save(job, trainer, time_up)?;

@@ -6,6 +6,7 @@ mod views;
 use std::path::Path;
 use std::time::Instant;
 
+use indicatif::ProgressBar;
 use tch::{Device, Kind, Tensor};
 
 use crate::augment::AugmentError;
@@ -191,12 +192,16 @@ fn evaluate(
 ) -> Result<(Vec<EpochRecord>, ProbeOutcome), ProbeError> {
     let ProbeData { dataset, test, class_counts, .. } = job.data;
     let classes = dataset.classes.len();
+    let limited = job.header.limit_epochs.unwrap_or(usize::MAX).min(job.recipe.epochs);
+    let epochs = if job.data.training.is_some() { limited } else { 0 };
+    let bar = progress.bar(&job.header.job, "epochs", epochs, 0);
+    bar.set_message("features of test images");
     // Before the epochs, so that a file that cannot be read does not cost them.
     let set = test.images(&dataset.test);
     let features = encode(job.network, set, &test.indices, job.recipe, None)?;
     let (epochs, best) = match &job.data.training {
         None => (Vec::new(), None),
-        Some(lists) => train(job, lists, log, progress)?,
+        Some(lists) => train(job, lists, epochs, log, &bar)?,
     };
     let counts = count_correct(job.network, &features, test, set, classes)?;
     if let (Some(class), false) = (counts.iter().position(|[images, _]| *images == 0), job.header.smoke) {
@@ -257,10 +262,11 @@ type Trained = (Vec<EpochRecord>, Option<(usize, f64)>);
 fn train(
     job: &ProbeJob,
     lists: &TrainingLists,
+    epochs: usize,
     log: &mut Option<RunLog>,
-    progress: &Progress,
+    bar: &ProgressBar,
 ) -> Result<Trained, ProbeError> {
-    let ProbeJob { header, recipe, network, data, .. } = job;
+    let ProbeJob { recipe, network, data, .. } = job;
     let official = &data.dataset.train;
     let (set, indices) = (lists.validation.images(official), &lists.validation.indices);
     let validation = encode(network, set, indices, recipe, None)?;
@@ -270,8 +276,7 @@ fn train(
     let mut optimizer =
         Optimizer::new(OptimizerName::Sgd, recipe.momentum, recipe.weight_decay, classifier.parameters());
     let mut best: Option<(usize, f64, Vec<Tensor>)> = None;
-    let epochs = header.limit_epochs.unwrap_or(usize::MAX).min(recipe.epochs);
-    let bar = progress.bar(&header.job, "epochs", epochs, 0);
+    bar.reset_elapsed();
     let mut records = Vec::new();
     for epoch in 1..=epochs {
         let start = Instant::now();
@@ -296,14 +301,13 @@ fn train(
             }
         }
         record.seconds = start.elapsed().as_secs_f64();
-        bar.set_message(format!("loss {loss:.4}, {:.0} images/s", record.images_per_second));
+        bar.set_message(format!("loss {loss:.3}"));
         bar.inc(1);
         if let Some(log) = log {
             log.event(&Event::Epoch(record.clone()))?;
         }
         records.push(record);
     }
-    bar.finish_and_clear();
     let best = best.map(|(epoch, accuracy, snapshot)| {
         classifier.restore(&snapshot);
         (epoch, accuracy)

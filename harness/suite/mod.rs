@@ -19,7 +19,7 @@ use crate::network::NetworkError;
 use crate::pretrain::PretrainError;
 use crate::pretrain::run::ENCODER;
 use crate::probe::ProbeError;
-use crate::progress::Progress;
+use crate::progress::{Jobs, Progress};
 use crate::published::PublishedError;
 use crate::recipe::{EMBEDDED, PretrainSplit, Protocol, Recipe, RecipeError, name_of};
 use crate::record::{self, Failure, JobResult, SuiteRecord};
@@ -261,10 +261,9 @@ pub fn run(
     }
     let jobs =
         plan.iter().map(|encoder| PROTOCOLS.len() + usize::from(encoder.identity.pretrain_split.is_some())).sum();
-    let bar = progress.bar(suite, "jobs", jobs, 0);
+    let bar = progress.jobs(suite, jobs);
     for encoder in plan {
-        for (job, outcome) in run_encoder(&context, encoder, folder, &mut clock, progress) {
-            bar.inc(1);
+        for (job, outcome) in run_encoder(&context, encoder, folder, &mut clock, &bar, progress) {
             match outcome {
                 Ok(result) => record.results.push(result),
                 Err(error) => {
@@ -278,7 +277,7 @@ pub fn run(
             }
         }
     }
-    bar.finish_and_clear();
+    drop(bar);
     record.seconds = start.elapsed().as_secs_f64();
     Ok(SuiteRun { record, left })
 }
@@ -319,6 +318,7 @@ fn run_encoder(
     planned: &PlannedEncoder,
     folder: &Path,
     clock: &mut Clock,
+    bar: &Jobs,
     progress: &Progress,
 ) -> Vec<(String, Result<JobResult, SuiteError>)> {
     let PlannedEncoder { identity, recipe } = planned;
@@ -326,10 +326,10 @@ fn run_encoder(
     let mut outcomes = Vec::new();
     let mut trained = true;
     if let Some(list) = identity.pretrain_split {
-        let outcome = match clock.may_start(&identity.job) {
+        let outcome = bar.run(|| match clock.may_start(&identity.job) {
             true => guarded(|| context.pretrain(identity, recipe, list, &folder, progress)),
             false => Err(SuiteError::Left),
-        };
+        });
         trained = outcome.is_ok();
         clock.stopped |= matches!(outcome, Err(SuiteError::Pretrain(PretrainError::TimeUp { .. })));
         outcomes.push((identity.job.clone(), outcome));
@@ -337,23 +337,25 @@ fn run_encoder(
     for protocol in PROTOCOLS {
         let job = format!("{}/{}", identity.job, name_of(&protocol));
         let may_start = clock.may_start(&job);
-        let outcome = guarded(|| {
-            if !may_start {
-                return Err(SuiteError::Left);
-            }
-            if !trained {
-                return Err(SuiteError::NoEncoder { job: identity.job.clone() });
-            }
-            let network = match identity.pretrain_split {
-                Some(_) => {
-                    let weights = checkpoint::read_weights(&folder.join(ENCODER))?;
-                    context.encoder(recipe, protocol, &weights.state, false)?
+        let outcome = bar.run(|| {
+            guarded(|| {
+                if !may_start {
+                    return Err(SuiteError::Left);
                 }
-                None => context.random_encoder(recipe, protocol)?,
-            };
-            let identity = Identity { job: job.clone(), ..identity.clone() };
-            let folder = folder.join(name_of(&protocol));
-            context.probe(&identity, recipe, protocol, &network, false, Some(&folder), progress)
+                if !trained {
+                    return Err(SuiteError::NoEncoder { job: identity.job.clone() });
+                }
+                let network = match identity.pretrain_split {
+                    Some(_) => {
+                        let weights = checkpoint::read_weights(&folder.join(ENCODER))?;
+                        context.encoder(recipe, protocol, &weights.state, false)?
+                    }
+                    None => context.random_encoder(recipe, protocol)?,
+                };
+                let identity = Identity { job: job.clone(), ..identity.clone() };
+                let folder = folder.join(name_of(&protocol));
+                context.probe(&identity, recipe, protocol, &network, false, Some(&folder), progress)
+            })
         });
         outcomes.push((job, outcome));
     }

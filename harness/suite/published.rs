@@ -184,13 +184,12 @@ pub fn run(
     if !models.is_empty() {
         match Evaluator::new(plan, scale) {
             Ok(evaluator) => {
-                let bar = progress.bar(&plan.suite, "jobs", models.len(), 0);
+                let bar = progress.jobs(&plan.suite, models.len());
                 for (job, path) in models {
-                    let outcome = guarded(|| evaluator.run(job, &path, folder, &mut record.warnings, progress));
+                    let mut run = || evaluator.run(job, &path, folder, &mut record.warnings, progress);
+                    let outcome = bar.run(|| guarded(&mut run));
                     keep(&mut record, job, outcome, progress);
-                    bar.inc(1);
                 }
-                bar.finish_and_clear();
             }
             Err(error) => {
                 let job = "every model and encoder".to_owned();
