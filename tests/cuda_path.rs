@@ -1,0 +1,250 @@
+//! The code for CUDA, walked through without a GPU: under a stand-in for NVIDIA's libraries that computes nothing and counts
+//! (tests/cuda_stand_in/README.md). No operation refuses, no step waits for the device, steps are recorded as graphs, and
+//! the settings reach the libraries. Where no PyTorch with CUDA libraries is at hand these tests say that they were skipped.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+
+const CHECKOUT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// The stand-in, compiled once.
+struct StandIn {
+    /// Kept for its folder.
+    folder: TempDir,
+    python: PathBuf,
+    environment: Vec<(String, String)>,
+}
+
+/// What a program did, by name.
+struct Counts(BTreeMap<String, u64>);
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn stand_in() -> Option<&'static StandIn> {
+    static STAND_IN: OnceLock<Option<StandIn>> = OnceLock::new();
+    let found = STAND_IN.get_or_init(|| {
+        let ours = Path::new(CHECKOUT).join(".oracle/bin/python");
+        let python = std::env::var_os("SDCLR_ORACLE_PYTHON").map_or(ours, PathBuf::from);
+        if !python.exists() {
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let build = Path::new(CHECKOUT).join("tests/cuda_stand_in/build");
+        let output = Command::new(build).arg(&python).arg(folder.path()).output().unwrap();
+        let no_cuda = output.status.code() == Some(3);
+        assert!(output.status.success() || no_cuda, "the stand-in was not built: {}", text(&output.stderr));
+        let settings = text(&output.stdout);
+        let environment = settings.lines().filter_map(|line| line.split_once('='));
+        let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        (!no_cuda).then_some(StandIn { folder, python, environment })
+    });
+    if found.is_none() {
+        eprintln!("skipped: there is no PyTorch with CUDA libraries (ci/oracle --env makes one)");
+    }
+    found.as_ref()
+}
+
+impl StandIn {
+    fn output(&self, program: &Path, arguments: &[&str]) -> (Output, Counts) {
+        let counts = tempfile::Builder::new().tempfile_in(self.folder.path()).unwrap();
+        let mut command = Command::new(program);
+        command.current_dir(CHECKOUT).args(arguments).env("CUDA_STAND_IN_COUNTS", counts.path());
+        let output = command.envs(self.environment.iter().cloned()).output().unwrap();
+        let counts = std::fs::read_to_string(counts.path()).unwrap();
+        let counts = serde_json::from_str(&counts).unwrap_or_default();
+        (output, Counts(counts))
+    }
+
+    /// Runs `sdclr` on the device, which must succeed and leave no capture spoiled and no work beside one.
+    fn sdclr(&self, arguments: &[&str]) -> Counts {
+        let program = assert_cmd::cargo::cargo_bin!("sdclr");
+        let (output, counts) = self.output(program, &[arguments, &["--device", "cuda:0"]].concat());
+        assert!(output.status.success(), "{arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
+        assert!(counts.of("kernels") > 0, "{arguments:?} ran elsewhere");
+        let faulty =
+            |name: &&String| name.starts_with("spoiled captures/") || name.starts_with("issued beside a capture/");
+        let faults: Vec<&String> = counts.0.keys().filter(faulty).collect();
+        assert!(faults.is_empty(), "{arguments:?}: {faults:?}");
+        counts
+    }
+
+    /// A race of `kind`, alone, in one counted round.
+    fn bench(&self, kind: &str, options: &[&str]) -> Counts {
+        self.sdclr(&[&["bench", kind, "--no-peer", "--rounds", "1"], options].concat())
+    }
+}
+
+impl Counts {
+    fn of(&self, name: &str) -> u64 {
+        self.0.get(name).copied().unwrap_or_default()
+    }
+
+    /// Operations that the host started one by one.
+    fn launches(&self) -> u64 {
+        ["kernels", "library calls", "copies", "fills", "graph launches"].map(|name| self.of(name)).iter().sum()
+    }
+
+    /// How often the host waited, but for giving memory back, which CUDA's allocator does now and then while it grows.
+    fn waits(&self) -> u64 {
+        self.of("waits") - self.of("waits/cudaFree")
+    }
+
+    /// Calls of libraries whose name ends so.
+    fn calls(&self, end: &str) -> u64 {
+        let named = |(name, _): &(&String, &u64)| name.starts_with("library calls/") && name.ends_with(end);
+        self.0.iter().filter(named).map(|(_, number)| number).sum()
+    }
+}
+
+#[test]
+fn the_stand_in_sees_what_it_must() {
+    let Some(stand_in) = stand_in() else { return };
+    let (output, counts) = stand_in.output(&stand_in.python, &["tests/cuda_stand_in/check.py"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!((counts.of("captures ended"), counts.of("graph launches")), (2, 2));
+}
+
+#[test]
+fn steps_do_not_wait() {
+    let Some(stand_in) = stand_in() else { return };
+    for options in [["--precision", "bf16", "--deterministic"], ["--precision", "fp32", "--eager"]] {
+        let epochs = |images: &str, iterations: &str| {
+            let size = ["--batch", "8", "--images", images, "--iterations", iterations];
+            stand_in.bench("train", &[options.as_slice(), &size].concat())
+        };
+        let (short, long, twice) = (epochs("24", "1"), epochs("48", "1"), epochs("24", "2"));
+        assert!(long.launches() > short.launches(), "{options:?}");
+        assert_eq!(long.waits(), short.waits(), "{options:?}: an epoch twice as long");
+        // A round that warms up and one that counts: for the mask's density, and for the losses with the memory they go to.
+        assert_eq!(twice.waits() - short.waits(), 2 * 3, "{options:?}: two more epochs");
+    }
+}
+
+#[test]
+fn pretraining_waits_at_the_ends_of_epochs() {
+    let Some(stand_in) = stand_in() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let run = |method: &str, batch: &str| {
+        let out = folder.path().join(format!("{method}-{batch}")).display().to_string();
+        let [recipe, batch] = [format!("digits-lt/{method}"), format!("batch_size={batch}")];
+        let which = ["--recipe", &recipe, "--split", "1", "--pretrain-split", "D_i", "--set", &batch];
+        let short = ["--limit-images", "64", "--limit-epochs", "1", "--deterministic", "--out", &out];
+        stand_in.sdclr(&[&["pretrain"], which.as_slice(), &short].concat())
+    };
+    for method in ["simclr", "sdclr"] {
+        let (four_steps, eight_steps) = (run(method, "16"), run(method, "8"));
+        assert_eq!((four_steps.of("graph launches"), eight_steps.of("graph launches")), (2, 6));
+        assert_eq!(four_steps.waits(), eight_steps.waits(), "{method}");
+    }
+}
+
+#[test]
+fn settings_reach_the_libraries() {
+    let Some(stand_in) = stand_in() else { return };
+    let steps = |options: &[&str]| stand_in.bench("step", &[&["--batch", "4", "--iterations", "1"], options].concat());
+    for (precision, on_tensor_cores) in [("fp32", false), ("tf32", true), ("bf16", true)] {
+        let counts = steps(&["--deterministic", "--precision", precision]);
+        let (with, without) = (counts.calls("convolution on tensor cores"), counts.calls("/convolution"));
+        assert_eq!((with > 0, without > 0), (on_tensor_cores, !on_tensor_cores), "{precision}");
+        assert_eq!(counts.calls("not repeatable"), 0, "{precision}");
+        assert_eq!(counts.calls("product in TF32") > 0, precision == "tf32");
+    }
+    let free = steps(&["--precision", "fp32"]);
+    assert!(free.calls("/convolution, not repeatable") > 0 && free.calls("product in TF32") == 0);
+    assert!(free.calls("on tensor cores") + free.calls("on tensor cores, not repeatable") == 0);
+}
+
+#[test]
+fn a_step_is_one_launch_once_recorded() {
+    let Some(stand_in) = stand_in() else { return };
+    for (precision, operations) in [("bf16", 820), ("fp32", 515)] {
+        let per_step = |more: &[&str]| {
+            let run = |iterations| {
+                let options = ["--batch", "8", "--precision", precision, "--iterations", iterations];
+                stand_in.bench("step", &[options.as_slice(), more].concat())
+            };
+            let (few, many) = (run("5"), run("10"));
+            // Twice as many: the round that warms up runs them too.
+            [Counts::launches, |counts: &Counts| counts.of("graph launches")]
+                .map(|count| (count(&many) - count(&few)) as f64 / 10.0)
+        };
+        let [all, graphs] = per_step(&[]);
+        // Beside it the views go to their place, the loss from its own, and the rate is set.
+        assert!(graphs == 1.0 && all <= 5.0, "{precision}: {all} launches, {graphs} of graphs");
+        let [all, graphs] = per_step(&["--eager"]);
+        assert!(graphs == 0.0 && all <= f64::from(operations), "{precision}: {all} launches");
+    }
+}
+
+#[test]
+fn augmentation_takes_its_launches_and_no_more() {
+    let Some(stand_in) = stand_in() else { return };
+    let run = |images| stand_in.bench("augment", &["--batch", "64", "--iterations", "1", "--images", images]);
+    let (short, long) = (run("256"), run("512"));
+    assert_eq!(long.waits(), short.waits());
+    let each = (long.launches() - short.launches()) as f64 / 8.0;
+    assert!(each <= 560.0, "{each} launches a batch");
+}
+
+/// Images, model and workspace of the published step, without CUDA's context and what cuDNN takes beyond a MiB a call.
+#[test]
+fn the_published_step_fits_into_12_gib() {
+    let Some(stand_in) = stand_in() else { return };
+    for (precision, gib) in [("bf16", 4.5), ("fp32", 7.0)] {
+        let counts = stand_in
+            .bench("train", &["--batch", "512", "--images", "2048", "--iterations", "1", "--precision", precision]);
+        let found = counts.of("device bytes") as f64 / f64::from(1 << 30);
+        assert!(found > 1.0 && found < gib, "{precision}: {found} GiB");
+    }
+}
+
+/// Every method and every probe of a suite, from images to the report, under the switch that makes libtorch refuse what is
+/// not deterministic.
+#[test]
+fn no_operation_of_a_suite_refuses() {
+    let Some(stand_in) = stand_in() else { return };
+    for precision in ["fp32", "bf16"] {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().display().to_string();
+        let which = ["repro", "digits-lt", "--splits", "1", "--limit-epochs", "2", "--precision", precision];
+        stand_in.sdclr(&[which.as_slice(), &["--deterministic", "--out", &out]].concat());
+        let report = std::fs::read_to_string(folder.path().join("report.md")).unwrap();
+        assert!(report.contains("stand-in for an H100 that computes nothing"), "the report does not name the device");
+    }
+}
+
+#[test]
+fn no_other_choice_of_a_recipe_refuses() {
+    let Some(stand_in) = stand_in() else { return };
+    for key in ["optimizer=lars", "optimizer=adam", "dual_bn=false", "random_prune_ratio=0.3", "precision=tf32"] {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().display().to_string();
+        let which = ["--recipe", "digits-lt/sdclr", "--split", "1", "--pretrain-split", "D_i", "--out", &out];
+        let short = ["--limit-images", "64", "--limit-epochs", "2", "--set", "batch_size=16", "--set", key];
+        stand_in.sdclr(&[&["pretrain", "--deterministic"], which.as_slice(), &short].concat());
+    }
+}
+
+#[test]
+fn an_interrupted_run_is_taken_up_on_the_device() {
+    let Some(stand_in) = stand_in() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().display().to_string();
+    let epochs = || {
+        let program = assert_cmd::cargo::cargo_bin!("sdclr");
+        let which = ["repro", "digits-lt", "--splits", "1", "--methods", "sdclr-D_i", "--set", "epochs=2000"];
+        let how = ["--set", "batch_size=16", "--deterministic", "--budget", "1s", "--device", "cuda:0", "--out", &out];
+        let (output, _) = stand_in.output(program, &[which.as_slice(), &how].concat());
+        assert_eq!(output.status.code(), Some(75), "{}", text(&output.stderr));
+        let log = std::fs::read_to_string(folder.path().join("sdclr-D_i-split1/run.jsonl")).unwrap();
+        log.lines().filter(|line| line.contains("\"event\":\"epoch\"")).count()
+    };
+    let before = epochs();
+    assert!(before > 0 && epochs() > before);
+}
