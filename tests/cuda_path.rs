@@ -55,16 +55,22 @@ impl StandIn {
         let counts = tempfile::Builder::new().tempfile_in(self.folder.path()).unwrap();
         let mut command = Command::new(program);
         command.current_dir(CHECKOUT).args(arguments).env("CUDA_STAND_IN_COUNTS", counts.path());
+        command.env("CUDA_STAND_IN_DEVICES", "2");
         let output = command.envs(self.environment.iter().cloned()).output().unwrap();
         let counts = std::fs::read_to_string(counts.path()).unwrap();
         let counts = serde_json::from_str(&counts).unwrap_or_default();
         (output, Counts(counts))
     }
 
-    /// Runs `sdclr` on the device, which must succeed and leave no capture spoiled and no work beside one.
+    /// Runs `sdclr` on the first device, which must succeed and leave no capture spoiled and no work beside one.
     fn sdclr(&self, arguments: &[&str]) -> Counts {
+        self.sdclr_on("cuda:0", arguments)
+    }
+
+    /// Likewise on one of two devices.
+    fn sdclr_on(&self, device: &str, arguments: &[&str]) -> Counts {
         let program = assert_cmd::cargo::cargo_bin!("sdclr");
-        let (output, counts) = self.output(program, &[arguments, &["--device", "cuda:0"]].concat());
+        let (output, counts) = self.output(program, &[arguments, &["--device", device]].concat());
         assert!(output.status.success(), "{arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
         assert!(counts.of("kernels") > 0, "{arguments:?} ran elsewhere");
         let faulty =
@@ -124,6 +130,17 @@ fn steps_do_not_wait() {
         // A round that warms up and one that counts: for the mask's density, and for the losses with the memory they go to.
         assert_eq!(twice.waits() - short.waits(), 2 * 3, "{options:?}: two more epochs");
     }
+}
+
+#[test]
+fn the_second_device_does_what_the_first_does() {
+    let Some(stand_in) = stand_in() else { return };
+    let epoch = |device| {
+        let options = ["--no-peer", "--batch", "8", "--images", "32", "--rounds", "1", "--iterations", "1"];
+        let counts = stand_in.sdclr_on(device, &[&["bench", "train"], options.as_slice()].concat());
+        ["kernels", "library calls", "captured kernels", "graph launches"].map(|name| counts.of(name))
+    };
+    assert_eq!(epoch("cuda:1"), epoch("cuda:0"));
 }
 
 #[test]

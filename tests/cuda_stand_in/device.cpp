@@ -1,6 +1,8 @@
 // The device and its kernels: an H100 as far as its properties go.
 #include "stand_in.h"
 
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <dlfcn.h>
 #include <unordered_map>
@@ -14,6 +16,12 @@ constexpr int CAPABILITY = 90;
 constexpr const char *NAME = "stand-in for an H100 that computes nothing";
 
 thread_local cudaError_t last_error = cudaSuccess;
+thread_local int thread_device = 0;
+
+int device_count() {
+  const char *number = std::getenv("CUDA_STAND_IN_DEVICES");
+  return number ? std::atoi(number) : 1;
+}
 
 // The kernels by their host function. Never destroyed: libraries register as they load, before constructors here may run.
 std::unordered_map<const void *, std::string> &kernels() {
@@ -61,6 +69,8 @@ int attribute(int attribute) {
 
 } // namespace
 
+int stand_in::current_device() { return thread_device; }
+
 cudaError_t stand_in::fail(cudaError_t error) {
   if (error != cudaSuccess)
     last_error = error;
@@ -91,9 +101,14 @@ const char *cudaGetErrorString(cudaError_t error) {
 }
 const char *cudaGetErrorName(cudaError_t error) { return cudaGetErrorString(error); }
 
-cudaError_t cudaGetDeviceCount(int *number) { return *number = 1, cudaSuccess; }
-cudaError_t cudaGetDevice(int *device) { return *device = 0, cudaSuccess; }
-cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : fail(cudaErrorInvalidDevice); }
+cudaError_t cudaGetDeviceCount(int *number) { return *number = device_count(), cudaSuccess; }
+cudaError_t cudaGetDevice(int *device) { return *device = thread_device, cudaSuccess; }
+cudaError_t cudaSetDevice(int device) {
+  if (device < 0 || device >= device_count())
+    return fail(cudaErrorInvalidDevice);
+  thread_device = device;
+  return cudaSuccess;
+}
 cudaError_t cudaDriverGetVersion(int *version) { return *version = CUDART_VERSION, cudaSuccess; }
 cudaError_t cudaRuntimeGetVersion(int *version) { return *version = CUDART_VERSION, cudaSuccess; }
 cudaError_t cudaDeviceCanAccessPeer(int *can, int, int) { return *can = 0, cudaSuccess; }
@@ -105,13 +120,13 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr which, int) {
   return *value = attribute(which), cudaSuccess;
 }
-cudaError_t cudaDeviceGetPCIBusId(char *text, int length, int) {
-  std::strncpy(text, "0000:00:00.0", length);
+cudaError_t cudaDeviceGetPCIBusId(char *text, int length, int device) {
+  std::snprintf(text, length, "0000:%02x:00.0", device);
   return cudaSuccess;
 }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device) {
-  if (device != 0)
+  if (device < 0 || device >= device_count())
     return fail(cudaErrorInvalidDevice);
   *properties = {};
   std::strcpy(properties->name, NAME);
@@ -206,7 +221,7 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, const voi
 // The driver, as far as libtorch and we ask it ourselves.
 CUresult cuInit(unsigned) { return CUDA_SUCCESS; }
 CUresult cuDriverGetVersion(int *version) { return *version = CUDART_VERSION, CUDA_SUCCESS; }
-CUresult cuDeviceGet(CUdevice *device, int) { return *device = 0, CUDA_SUCCESS; }
+CUresult cuDeviceGet(CUdevice *device, int index) { return *device = index, CUDA_SUCCESS; }
 CUresult cuDeviceGetName(char *name, int length, CUdevice) { return std::strncpy(name, NAME, length), CUDA_SUCCESS; }
 CUresult cuDeviceGetAttribute(int *value, CUdevice_attribute which, CUdevice) {
   return *value = attribute(which), CUDA_SUCCESS;

@@ -17,6 +17,8 @@ constexpr size_t DEVICE_BYTES = size_t(80) << 30;
 struct Block {
   size_t bytes;
   bool device;
+  // The number of the device that it was taken from, or for.
+  int number;
 };
 
 // By address. Never destroyed, as libtorch frees until the very end.
@@ -146,7 +148,7 @@ cudaError_t cudaMalloc(void **pointer, size_t bytes) {
   void *address = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (address == MAP_FAILED)
     return fail(cudaErrorMemoryAllocation);
-  blocks[reinterpret_cast<uintptr_t>(address)] = {bytes, true};
+  blocks[reinterpret_cast<uintptr_t>(address)] = {bytes, true, current_device()};
   taken += bytes;
   count("cudaMalloc");
   most("device bytes", taken);
@@ -176,7 +178,7 @@ cudaError_t cudaHostAlloc(void **pointer, size_t bytes, unsigned int) {
     return fail(cudaErrorStreamCaptureUnsupported);
   if (posix_memalign(pointer, 4096, bytes) != 0)
     return fail(cudaErrorMemoryAllocation);
-  blocks[reinterpret_cast<uintptr_t>(*pointer)] = {bytes, false};
+  blocks[reinterpret_cast<uintptr_t>(*pointer)] = {bytes, false, current_device()};
   count("cudaHostAlloc");
   count("page-locked bytes", bytes);
   return cudaSuccess;
@@ -204,7 +206,7 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *attributes, const vo
   auto block = block_of(pointer);
   *attributes = {};
   attributes->type = !block ? cudaMemoryTypeUnregistered : block->second.device ? cudaMemoryTypeDevice : cudaMemoryTypeHost;
-  attributes->device = block ? 0 : -2;
+  attributes->device = block ? block->second.number : -2;
   attributes->devicePointer = block ? const_cast<void *>(pointer) : nullptr;
   attributes->hostPointer = block && !block->second.device ? const_cast<void *>(pointer) : nullptr;
   return cudaSuccess;

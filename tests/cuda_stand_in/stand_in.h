@@ -20,6 +20,9 @@ void count(const std::string &name, uint64_t amount = 1);
 // Keeps the largest value seen.
 void most(const std::string &name, uint64_t value);
 
+// The number of the device that this thread's calls go to.
+int current_device();
+
 // Ends the process: what is not understood must not pass for success.
 [[noreturn]] void refuse(const std::string &what);
 
@@ -44,6 +47,8 @@ struct Capture {
 };
 
 struct Stream {
+  // The device that it was made on; -1 for the legacy stream, which every device has.
+  int device = -1;
   // Waits for the legacy stream and is waited for by it.
   bool blocking = true;
   int priority = 0;
@@ -56,6 +61,8 @@ struct Stream {
 };
 
 struct Event {
+  // That it was made on, and whose streams record it.
+  int device;
   // 0: never recorded.
   uint64_t moment = 0;
   // The capture that it was recorded in, or 0.

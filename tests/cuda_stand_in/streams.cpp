@@ -110,6 +110,9 @@ cudaError_t stand_in::enqueue(Work work, cudaStream_t handle, const std::string 
   Stream *stream = stream_of(handle);
   if (!stream)
     return fail(cudaErrorInvalidResourceHandle);
+  bool elsewhere = stream->device >= 0 && stream->device != current_device();
+  if (elsewhere && (work == Work::Kernel || work == Work::Library))
+    return fail(cudaErrorInvalidResourceHandle);
   cudaError_t error;
   Capture *capture = capture_of(stream, name.c_str(), error);
   if (error != cudaSuccess)
@@ -135,6 +138,7 @@ extern "C" {
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t *handle, unsigned int flags, int priority) {
   STAND_IN_LOCKED;
   auto *stream = new Stream;
+  stream->device = current_device();
   stream->blocking = !(flags & cudaStreamNonBlocking);
   stream->priority = priority;
   streams.insert(stream);
@@ -191,7 +195,7 @@ cudaError_t cudaDeviceSynchronize() {
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned int) {
-  *event = reinterpret_cast<cudaEvent_t>(new Event);
+  *event = reinterpret_cast<cudaEvent_t>(new Event{current_device(), 0, 0, {}});
   return cudaSuccess;
 }
 
@@ -207,7 +211,7 @@ cudaError_t cudaEventRecordWithFlags(cudaEvent_t handle, cudaStream_t stream_han
   STAND_IN_LOCKED;
   auto *stream = stream_of(stream_handle);
   auto *event = event_of(handle);
-  if (!stream)
+  if (!stream || event->device != (stream->device < 0 ? current_device() : stream->device))
     return fail(cudaErrorInvalidResourceHandle);
   cudaError_t error;
   Capture *capture = capture_of(stream, "cudaEventRecord", error);
