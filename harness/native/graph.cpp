@@ -12,6 +12,8 @@
 #include <dlfcn.h>
 
 #include <cstddef>
+#include <map>
+#include <mutex>
 #include <optional>
 #include <utility>
 
@@ -20,6 +22,20 @@ namespace {
 const c10::impl::VirtualGuardImpl &cuda() {
   static const c10::impl::VirtualGuardImpl implementation(c10::DeviceType::CUDA);
   return implementation;
+}
+
+// The stream for a purpose, the same for good: libtorch keeps what was freed on a stream for that stream, and workspaces of
+// cuBLAS for every stream and thread that have multiplied matrices, 32 MiB each as prepare() asks for.
+c10::Stream stream_for(int32_t purpose, c10::DeviceIndex device) {
+  static std::mutex mutex;
+  static std::map<std::pair<int32_t, c10::DeviceIndex>, c10::Stream> streams;
+  std::lock_guard<std::mutex> lock(mutex);
+  auto found = streams.find({purpose, device});
+  if (found == streams.end()) {
+    auto stream = cuda().getStreamFromGlobalPool(c10::Device(c10::DeviceType::CUDA, device));
+    found = streams.insert({{purpose, device}, stream}).first;
+  }
+  return found->second;
 }
 
 // What is queued on `later` from now on waits for what is on `earlier` now.
@@ -34,8 +50,7 @@ struct Side {
   // Where work went before it came here.
   std::optional<c10::Stream> outer;
 
-  explicit Side(c10::DeviceIndex device)
-      : stream(cuda().getStreamFromGlobalPool(c10::Device(c10::DeviceType::CUDA, device))) {}
+  explicit Side(c10::Stream stream) : stream(stream) {}
 
   void enter() {
     auto current = cuda().getStream(stream.device());
@@ -98,8 +113,8 @@ struct Graph {
 
 extern "C" {
 
-char *sdclr_side_new(int32_t device, void **out) {
-  return guarded([&] { *out = new Side(static_cast<c10::DeviceIndex>(device)); });
+char *sdclr_side_new(int32_t purpose, int32_t device, void **out) {
+  return guarded([&] { *out = new Side(stream_for(purpose, static_cast<c10::DeviceIndex>(device))); });
 }
 
 void sdclr_side_free(void *side) { delete static_cast<Side *>(side); }
@@ -133,7 +148,13 @@ char *sdclr_graph_new(void *side, void **out) {
   return guarded([&] { *out = new Graph(static_cast<Side *>(side)->stream.device()); });
 }
 
-void sdclr_graph_free(void *graph) { delete static_cast<Graph *>(graph); }
+// Waits for the device, to give its memory to whoever comes next: nobody else could have what libtorch keeps for a graph.
+char *sdclr_graph_free(void *graph) {
+  return guarded([&] {
+    delete static_cast<Graph *>(graph);
+    c10::getDeviceAllocator(c10::DeviceType::CUDA)->emptyCache();
+  });
+}
 
 // What is queued on the side stream, which is entered, is recorded from here on, its memory taken from the pool of
 // `sharing` where that is not null.

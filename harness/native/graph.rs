@@ -9,14 +9,14 @@ use tch::Device;
 use super::{NativeError, check, guarded};
 
 unsafe extern "C" {
-    fn sdclr_side_new(device: i32, out: *mut *mut c_void) -> *mut c_char;
+    fn sdclr_side_new(purpose: i32, device: i32, out: *mut *mut c_void) -> *mut c_char;
     fn sdclr_side_free(side: *mut c_void);
     fn sdclr_side_enter(side: *mut c_void) -> *mut c_char;
     fn sdclr_side_leave(side: *mut c_void) -> *mut c_char;
     fn sdclr_side_join(side: *mut c_void) -> *mut c_char;
     fn sdclr_device_peak(device: i32, out: *mut i64) -> *mut c_char;
     fn sdclr_graph_new(side: *mut c_void, out: *mut *mut c_void) -> *mut c_char;
-    fn sdclr_graph_free(graph: *mut c_void);
+    fn sdclr_graph_free(graph: *mut c_void) -> *mut c_char;
     fn sdclr_graph_begin(graph: *mut c_void, sharing: *mut c_void) -> *mut c_char;
     fn sdclr_graph_end(graph: *mut c_void) -> *mut c_char;
     fn sdclr_graph_replay(graph: *mut c_void) -> *mut c_char;
@@ -27,13 +27,20 @@ unsafe extern "C" {
 #[derive(Debug)]
 pub struct SideStream(*mut c_void);
 
+/// What a side stream is for. Each purpose has one queue on a device, and whoever asks for it shares that.
+#[derive(Debug, Clone, Copy)]
+pub enum Purpose {
+    Steps,
+    Views,
+}
+
 impl SideStream {
-    /// A second queue on `device`; `None` on the CPU, which has only one.
-    pub fn new(device: Device) -> Result<Option<Self>, NativeError> {
+    /// The second queue for `purpose` on `device`; `None` on the CPU, which has only one.
+    pub fn new(purpose: Purpose, device: Device) -> Result<Option<Self>, NativeError> {
         let Device::Cuda(index) = device else { return Ok(None) };
         let mut side = null_mut();
         // SAFETY: `side` outlives the call, which fills it unless it fails.
-        check(unsafe { sdclr_side_new(index as i32, &raw mut side) })?;
+        check(unsafe { sdclr_side_new(purpose as i32, index as i32, &raw mut side) })?;
         Ok(Some(Self(side)))
     }
 
@@ -114,7 +121,7 @@ impl Graph {
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        // SAFETY: made by `record`, freed once.
-        unsafe { sdclr_graph_free(self.0) }
+        // SAFETY: made by `record`, freed once. What fails on a device fails again for whoever asks more of it.
+        let _ = check(unsafe { sdclr_graph_free(self.0) });
     }
 }

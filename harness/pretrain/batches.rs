@@ -10,7 +10,10 @@ use super::PretrainError;
 use super::order::epoch_order;
 use crate::augment::{self, Plan, ViewKey, ViewParams};
 use crate::dataset::ImageSet;
-use crate::native::{self, graph::SideStream};
+use crate::native::{
+    self,
+    graph::{Purpose, SideStream},
+};
 use crate::recipe::AugmentRecipe;
 
 /// Batches that wait at most, beside the one that the thread has in hand: enough to hide the drawing, while their memory
@@ -108,7 +111,7 @@ pub struct ViewsAhead<'a, B> {
 impl<'a, B: Iterator<Item = Result<Batch, PretrainError>>> ViewsAhead<'a, B> {
     /// Computes the first views at once.
     pub fn new(views: Views<'a>, set: &'a ImageSet, batches: B) -> Result<Self, PretrainError> {
-        let mut ahead = Self { views, set, batches, side: SideStream::new(views.device)?, next: None };
+        let mut ahead = Self { views, set, batches, side: SideStream::new(Purpose::Views, views.device)?, next: None };
         ahead.next = ahead.compute();
         Ok(ahead)
     }

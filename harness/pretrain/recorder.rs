@@ -11,7 +11,7 @@ use tch::{Device, Tensor};
 
 use super::PretrainError;
 use crate::native::NativeError;
-use crate::native::graph::{Graph, SideStream};
+use crate::native::graph::{Graph, Purpose, SideStream};
 use crate::network::Network;
 
 /// Steps of a shape that are computed as usual first. In them cuDNN tries its algorithms, which it cannot while recording.
@@ -38,7 +38,7 @@ struct Recorded {
 impl Recorder {
     /// A recorder of steps on `device`; `None` on the CPU, where operations are large beside what starting them takes.
     pub fn new(device: Device) -> Result<Option<Self>, NativeError> {
-        let side = SideStream::new(device)?;
+        let side = SideStream::new(Purpose::Steps, device)?;
         Ok(side.map(|side| Self { side, usual: HashMap::new(), recorded: HashMap::new() }))
     }
 
