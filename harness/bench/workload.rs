@@ -47,7 +47,9 @@ pub(super) struct Workload {
 
 /// Deterministic noise: uint8 images `[n, 3, side, side]`.
 fn noise(n: usize, side: i64, device: Device) -> Result<Tensor, BenchError> {
-    let pixels = native::uniform(n as i64 * 3 * side * side, 0).map_err(crate::network::NetworkError::from)? * 256.0;
+    let mut pixels = native::uniform(n as i64 * 3 * side * side, 0).map_err(crate::network::NetworkError::from)?;
+    // In place: at 4096 images of 224 pixels it is gigabytes.
+    let pixels = pixels.f_mul_scalar_(256.0)?;
     Ok(pixels.to_kind(tch::Kind::Uint8).f_view([-1, 3, side, side])?.f_to_device(device)?)
 }
 
