@@ -59,6 +59,9 @@ int attribute(int attribute) {
   case cudaDevAttrMaxRegistersPerBlock: return 65536;
   case cudaDevAttrMaxGridDimX: return 2147483647;
   case cudaDevAttrMaxGridDimY: case cudaDevAttrMaxGridDimZ: return 65535;
+  case cudaDevAttrClockRate: return 1980000;
+  case cudaDevAttrMemoryClockRate: return 2619000;
+  case cudaDevAttrGlobalMemoryBusWidth: return 5120;
   case cudaDevAttrWarpSize: return 32;
   case cudaDevAttrComputeCapabilityMajor: return CAPABILITY / 10;
   case cudaDevAttrComputeCapabilityMinor: return CAPABILITY % 10;
@@ -237,6 +240,17 @@ CUresult cuCtxGetCurrent(CUcontext *context) {
   return CUDA_SUCCESS;
 }
 CUresult cuCtxSetCurrent(CUcontext) { return CUDA_SUCCESS; }
+CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice) { return cuCtxGetCurrent(context); }
+CUresult cuCtxGetLimit(size_t *value, CUlimit) { return *value = 0, CUDA_SUCCESS; }
+CUresult cuCtxSetLimit(CUlimit, size_t) { return CUDA_SUCCESS; }
+CUresult cuGetErrorString(CUresult error, const char **text) {
+  return *text = cudaGetErrorString(static_cast<cudaError_t>(error)), CUDA_SUCCESS;
+}
+CUresult cuPointerGetAttribute(void *value, CUpointer_attribute which, CUdeviceptr pointer) {
+  if (which != CU_POINTER_ATTRIBUTE_DEVICE_POINTER)
+    refuse("pointer attribute " + std::to_string(which));
+  return *static_cast<CUdeviceptr *>(value) = pointer, CUDA_SUCCESS;
+}
 
 // Kernels compiled at run time.
 CUresult cuModuleLoadData(CUmodule *module, const void *) {
@@ -244,6 +258,13 @@ CUresult cuModuleLoadData(CUmodule *module, const void *) {
   *module = reinterpret_cast<CUmodule>(&any);
   return CUDA_SUCCESS;
 }
+CUresult cuModuleLoad(CUmodule *module, const char *) { return cuModuleLoadData(module, nullptr); }
+CUresult cuFuncGetAttribute(int *value, CUfunction_attribute which, CUfunction) {
+  return *value = which == CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK ? 1024 : which == CU_FUNC_ATTRIBUTE_NUM_REGS ? 32 : 0,
+         CUDA_SUCCESS;
+}
+CUresult cuFuncSetAttribute(CUfunction, CUfunction_attribute, int) { return CUDA_SUCCESS; }
+CUresult cuFuncSetCacheConfig(CUfunction, CUfunc_cache) { return CUDA_SUCCESS; }
 CUresult cuModuleUnload(CUmodule) { return CUDA_SUCCESS; }
 CUresult cuModuleGetFunction(CUfunction *function, CUmodule, const char *name) {
   STAND_IN_LOCKED;
@@ -255,6 +276,11 @@ CUresult cuModuleGetFunction(CUfunction *function, CUmodule, const char *name) {
 CUresult cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
                         unsigned bz, unsigned, CUstream stream, void **, void **) {
   return static_cast<CUresult>(launch(function, dim3{gx, gy, gz}, dim3{bx, by, bz}, stream));
+}
+CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction function, void **, void **) {
+  dim3 grid{config->gridDimX, config->gridDimY, config->gridDimZ};
+  dim3 block{config->blockDimX, config->blockDimY, config->blockDimZ};
+  return static_cast<CUresult>(launch(function, grid, block, config->hStream));
 }
 
 } // extern "C"
