@@ -67,15 +67,50 @@ fn numbers_that_mean_nothing_are_refused() {
         assert_eq!(output.status.code(), Some(2));
         assert!(text(&output.stderr).contains("0 is not in 1.."), "{option}: {}", text(&output.stderr));
     }
-    for kind in ["hash", "checkpoint"] {
+    for kind in ["hash", "checkpoint", "norm"] {
         let output = bench(&[kind, "--batch", "2,4"]);
         assert_eq!(output.status.code(), Some(1));
-        assert!(text(&output.stderr).contains(&format!("{kind} does not grow with")), "{}", text(&output.stderr));
+        assert!(
+            text(&output.stderr).contains(&format!("there is no table of how {kind} grows; give one value each of")),
+            "{}",
+            text(&output.stderr)
+        );
     }
     let both = ["mask", "--no-peer", "--precision", "bf16", "--set"];
     let output = bench(&[both.as_slice(), &["precision=fp32"]].concat());
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("are two precisions; give one of them"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn kernels_for_a_gpu_are_not_raced_on_a_cpu() {
+    let output = bench(&["norm", "--no-peer"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        text(&output.stderr),
+        "error: norm races kernels for a GPU, and the device is none; use --device cuda:0\n"
+    );
+}
+
+/// The peer itself can do without: it is asked as a race would ask it.
+#[test]
+fn the_peers_of_batch_norm_run() {
+    if no_pytorch() {
+        return;
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python =
+        std::env::var_os("SDCLR_ORACLE_PYTHON").map_or_else(|| folder.join(".oracle/bin/python"), PathBuf::from);
+    let orders = tempfile::NamedTempFile::new().unwrap();
+    sdclr::fs::write(orders.path(), b"run eager 1\nrun compiled 2\n").unwrap();
+    let mut command = Command::new(python);
+    command.current_dir(folder).args(["reference/torch/peer.py", "norm", "--batch", "2", "--size", "8"]);
+    let output =
+        command.env("TORCH_COMPILE_DISABLE", "1").stdin(std::fs::File::open(orders.path()).unwrap()).output().unwrap();
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(said.contains(r#""variants": [["eager", "bf16"], ["compiled", "bf16"]]"#), "{said}");
+    assert_eq!(said.matches("\"seconds\": ").count(), 2, "{said}");
 }
 
 fn contestants(report: &BenchReport) -> Vec<(&str, Option<Precision>)> {
@@ -296,7 +331,8 @@ fn ci_gpu_asks_for_everything_and_packs_it() {
     let asked: Vec<&str> = asked.lines().filter(|line| !line.starts_with("--version")).collect();
     assert_eq!(asked[0], "doctor");
     let races: Vec<&str> = asked.iter().filter_map(|line| line.strip_prefix("bench ")?.split(' ').next()).collect();
-    assert_eq!(races, ["train", "train", "train", "train", "step", "augment", "mask", "probe", "train"]);
+    let kinds = ["train", "train", "train", "train", "step", "augment", "mask", "probe", "norm", "train"];
+    assert_eq!(races, kinds);
     assert_eq!(asked.iter().filter(|line| line.contains(" --deterministic --no-peer ")).count(), 1);
     let pair: Vec<&&str> = asked.iter().filter(|line| line.contains("--set epochs=100")).collect();
     assert_eq!(pair.len(), 2);

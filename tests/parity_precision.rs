@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use golden::{assert_near, assert_tensors_near};
 use sdclr::native::{self, Determinism};
-use sdclr::network::{BnMode, Network, NetworkSpec, Pass, StateDict};
+use sdclr::network::{BnMode, Fused, Network, NetworkSpec, Pass, StateDict};
 use sdclr::pretrain::Trainer;
 use sdclr::recipe::{Depth, MethodName, Precision, Recipe};
 use serde::Deserialize;
@@ -83,8 +83,13 @@ fn joined(tensors: StateDict) -> Tensor {
 }
 
 fn step(method: &str, precision: Precision, kind: Kind) -> Step {
+    fused_step(method, precision, kind, Fused::OnCuda)
+}
+
+fn fused_step(method: &str, precision: Precision, kind: Kind, fused: Fused) -> Step {
     let _alone = alone();
-    let trainer = trainer(&recipe(method, precision), kind);
+    let mut trainer = trainer(&recipe(method, precision), kind);
+    trainer.network.set_fused(fused).unwrap();
     let loss = trainer.method.loss(&trainer.network, &views(method, kind)).unwrap();
     assert_eq!(loss.kind(), kind, "the loss");
     let (names, parameters): (Vec<String>, Vec<Tensor>) = trainer.network.parameters().into_iter().unzip();
@@ -143,9 +148,12 @@ const BF16_COSINE: f64 = 0.05;
 #[test]
 fn bf16_is_near_float64_and_as_near_as_pytorchs() {
     let [expected, autocast] = ["fp32", "bf16"].map(|name| golden::tensors(&format!("precision/{name}.safetensors")));
-    for method in METHODS {
-        let of = |key: &str| (&expected[&format!("{method}/{key}")], &autocast[&format!("{method}/{key}")]);
-        let found = step(method, Precision::Bf16, Kind::Float);
+    let cases = METHODS.map(|method| [Fused::Never, Fused::Always].map(|fused| (method, fused)));
+    let mut plain = None;
+    for (name, fused) in cases.into_iter().flatten() {
+        let of = |key: &str| (&expected[&format!("{name}/{key}")], &autocast[&format!("{name}/{key}")]);
+        let (found, method) =
+            (fused_step(name, Precision::Bf16, Kind::Float, fused), format!("{name}, {fused:?} fused"));
         let (loss, _) = of("loss");
         assert_near(&format!("{method}: loss"), found.loss, loss.double_value(&[]), BF16_LOSS);
         let (gradient, theirs) = of("gradient");
@@ -156,6 +164,8 @@ fn bf16_is_near_float64_and_as_near_as_pytorchs() {
         assert!(ours >= 0.25 * theirs, "{method}: the gradient is only {ours} off, PyTorch's bf16 {theirs}");
         let (statistics, _) = of("statistics");
         assert_tensors_near(&format!("{method}: statistics"), &found.statistics, statistics, 1e-3);
+        // And fused it is another computation.
+        assert_ne!(plain.replace(found.gradient), plain, "{method}");
     }
 }
 

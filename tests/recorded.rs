@@ -4,7 +4,7 @@
 mod golden;
 
 use sdclr::native;
-use sdclr::network::{Network, NetworkSpec};
+use sdclr::network::{Fused, Network, NetworkSpec};
 use sdclr::pretrain::sdclr::SdClr;
 use sdclr::pretrain::{Method, Trainer, read_losses};
 use sdclr::recipe::Recipe;
@@ -21,7 +21,10 @@ fn recipe(method: &str, precision: &str) -> Recipe {
 
 fn trainer(recipe: &Recipe, eager: bool) -> Trainer {
     let network = Network::new(NetworkSpec::of_recipe(recipe), recipe.seed, Kind::Float, golden::device()).unwrap();
-    Trainer::new(recipe, network, BATCHES.len(), eager).unwrap()
+    let mut trainer = Trainer::new(recipe, network, BATCHES.len(), eager).unwrap();
+    // The same kernels, also where they are launched one by one.
+    trainer.network.set_fused(Fused::OnCuda).unwrap();
+    trainer
 }
 
 fn views(count: i64, seed: u64) -> Tensor {

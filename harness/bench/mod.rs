@@ -1,10 +1,11 @@
-//! Races: our training, step, augmentation, mask, probe, reading of checkpoints and hashing beside those who do the same work,
-//! in one run on one machine. In: what to race and how big. Out: seconds per iteration of each contestant, the ratio to ours, the
+//! Races: our training, step, augmentation, mask, probe, batch norm, reading of checkpoints and hashing beside those who do
+//! the same work, in one run on one machine. In: what to race and how big. Out: seconds per iteration of each contestant, the ratio to ours, the
 //! share of what the device's matrix units could do, peak memory.
 
 pub mod arithmetic;
 mod hash;
 mod memory;
+mod norm;
 mod peer;
 pub mod scaling;
 pub mod table;
@@ -40,6 +41,8 @@ pub enum BenchError {
     Program { program: &'static str, reason: String },
     #[error("an epoch of {images} images has no whole batch of {batch}; use --images {batch} or more")]
     Images { images: usize, batch: usize },
+    #[error("norm races kernels for a GPU, and the device is none; use --device cuda:0")]
+    NoGpu,
     #[error("a row of the table could not be measured in a process of its own: {reason}")]
     Row { reason: String },
     #[error(transparent)]
@@ -66,7 +69,7 @@ pub struct BenchOptions {
     pub network: Depth,
     /// The same bits in every run on one GPU.
     pub deterministic: bool,
-    /// Every operation launched by itself, no step as a CUDA graph.
+    /// libtorch's own operations, launched one by one: no CUDA graphs, no kernels of ours.
     pub eager: bool,
     /// Images per step, or per probe step.
     pub batch: usize,
@@ -322,6 +325,7 @@ impl BenchOptions {
         match self.kind {
             Kind::Train | Kind::Step => Some(recipe.batch_size * self.steps_per_iteration(recipe)),
             Kind::Augment | Kind::Probe => Some(self.images()),
+            Kind::Norm => Some(recipe.batch_size),
             Kind::Mask | Kind::Checkpoint | Kind::Hash => None,
         }
     }

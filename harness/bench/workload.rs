@@ -7,7 +7,7 @@ use tch::{Device, Tensor};
 
 use super::arithmetic::synchronize;
 use super::hash::HashedFile;
-use super::{BenchError, BenchOptions, Measured, Racer, memory};
+use super::{BenchError, BenchOptions, Measured, Racer, memory, norm};
 use crate::dataset::{ImageSet, Images};
 use crate::native;
 use crate::network::{Mask, Network, NetworkSpec};
@@ -32,6 +32,8 @@ pub enum Kind {
     Mask,
     /// One training epoch of the linear probe
     Probe,
+    /// Every batch norm of a ResNet-18's backbone and what follows it, forward and backward in bf16, on a GPU
+    Norm,
     /// Everything in a training checkpoint of PyTorch's, read
     Checkpoint,
     /// The sha256 of a file of 1 GiB, against the program sha256sum
@@ -59,7 +61,7 @@ fn noise_set(n: usize, side: i64, device: Device) -> Result<ImageSet, BenchError
     Ok(ImageSet { images, labels: (0..n as i64).map(|i| i % 10).collect() })
 }
 
-type Body = Box<dyn FnMut() -> Result<(), BenchError>>;
+pub(super) type Body = Box<dyn FnMut() -> Result<(), BenchError>>;
 
 impl Workload {
     pub fn new(options: &BenchOptions) -> Result<Self, BenchError> {
@@ -68,6 +70,7 @@ impl Workload {
         let (device, images) = (options.device, options.images());
         let precision = match options.kind {
             Kind::Train | Kind::Step => Some(recipe.precision),
+            Kind::Norm => Some(Precision::Bf16),
             // Whatever the encoder was trained in.
             Kind::Probe => Some(Precision::Fp32),
             Kind::Augment | Kind::Mask | Kind::Checkpoint | Kind::Hash => None,
@@ -83,6 +86,7 @@ impl Workload {
                 })
             }
             Kind::Probe => probe(recipe, images, device)?,
+            Kind::Norm => norm::body(recipe.batch_size, recipe.augment.size, device)?,
             Kind::Checkpoint => {
                 let file = options.file.clone().unwrap_or_default();
                 Box::new(move || crate::checkpoint::read_object(&file).map(drop).map_err(BenchError::from))

@@ -14,8 +14,8 @@ use crate::fs;
 use crate::recipe::{Depth, name_of};
 use crate::suite::environment;
 
-/// Race our training, step, augmentation, mask, probe or reading of checkpoints against PyTorch, or our hashing
-/// against sha256sum, in one run
+/// Race our training, step, augmentation, mask, probe, batch norm or reading of checkpoints against PyTorch, or our
+/// hashing against sha256sum, in one run
 ///
 /// The peer is reference/torch/peer.py with the environment of ci/oracle --env (or SDCLR_ORACLE_PYTHON); without them
 /// ours runs alone. Several values of --network, --size or --batch make a table of the growing cost instead: ours alone,
@@ -35,7 +35,8 @@ pub(super) struct BenchArgs {
     /// Same bits in every run on one GPU, at some cost in speed
     #[arg(long)]
     deterministic: bool,
-    /// Launch every operation by itself instead of a training step as one CUDA graph: slower, for when graphs make trouble
+    /// Train on a GPU by libtorch's own operations, launched one by one: no CUDA graphs, no kernels of ours. Slower, for
+    /// when those make trouble
     #[arg(long)]
     eager: bool,
     /// Side of the images in pixels; over 64 they go through the ImageNet stem
@@ -84,9 +85,9 @@ impl BenchArgs {
             anyhow::bail!("--network, --size and --batch need a value each");
         };
         let growing = grid.networks.len() * grid.sizes.len() * grid.batches.len() > 1;
-        if growing && matches!(self.kind, Kind::Checkpoint | Kind::Hash) {
+        if growing && matches!(self.kind, Kind::Norm | Kind::Checkpoint | Kind::Hash) {
             anyhow::bail!(
-                "{} does not grow with network, size or batch; give one value each of --network, --size and --batch",
+                "there is no table of how {} grows; give one value each of --network, --size and --batch",
                 name_of(&self.kind)
             );
         }

@@ -63,7 +63,8 @@ struct ScaleArgs {
     /// Same bits in every run on one GPU, at some cost in speed (on the CPU that is always so)
     #[arg(long)]
     deterministic: bool,
-    /// Launch every operation by itself instead of a training step as one CUDA graph: slower, for when graphs make trouble
+    /// Train on a GPU by libtorch's own operations, launched one by one: no CUDA graphs, no kernels of ours. Slower, for
+    /// when those make trouble
     #[arg(long)]
     eager: bool,
     /// Use the first N entries of every list: a smoke run, not a result

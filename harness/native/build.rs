@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+const FILES: [&str; 4] = ["shim.cpp", "graph.cpp", "weights.cpp", "norm.cpp"];
+
 fn main() {
-    for file in ["shim.cpp", "graph.cpp", "weights.cpp", "shared.h", "build.rs"] {
+    for file in FILES.iter().chain(&["kernels.cu", "shared.h", "build.rs"]) {
         println!("cargo:rerun-if-changed=harness/native/{file}");
     }
     // Set by torch-sys, the direct dependency that knows which libtorch is linked.
@@ -24,7 +26,7 @@ fn main() {
         // ATen/Parallel.h opens its parallel region in the file that includes it, and only under OpenMP.
         .flag("-fopenmp")
         .warnings(true)
-        .files(["harness/native/shim.cpp", "harness/native/graph.cpp", "harness/native/weights.cpp"])
+        .files(FILES.map(|file| format!("harness/native/{file}")))
         .compile("sdclr_native");
     println!("cargo:rustc-link-lib=torch_cpu");
     println!("cargo:rustc-link-lib=c10");

@@ -1,8 +1,9 @@
 //! The one door to what tch does not expose of libtorch: seeded generators, the fused optimiser, the switches for TF32
-//! and determinism, page-locked memory, streams and graphs, working copies of weights, and loading CUDA. The C++ files are
-//! the other side; every function here is safe to call.
+//! and determinism, page-locked memory, streams and graphs, working copies of weights, kernels of our own, and loading CUDA.
+//! The C++ files are the other side; every function here is safe to call.
 
 pub mod graph;
+pub mod norm;
 pub mod weights;
 
 use std::ffi::{CStr, c_char, c_void};
@@ -60,6 +61,13 @@ unsafe extern "C" {
     fn sdclr_set_deterministic(on: bool) -> *mut c_char;
     fn sdclr_determinism() -> i32;
     fn sdclr_pin(tensor: *mut c_void) -> *mut c_char;
+    fn sdclr_gradients(
+        output: *mut c_void,
+        gradient: *mut c_void,
+        inputs: *mut *mut c_void,
+        count: usize,
+        out: *mut *mut c_void,
+    ) -> *mut c_char;
 }
 
 fn check(message: *mut c_char) -> Result<(), NativeError> {
@@ -189,8 +197,29 @@ fn laid_out_like(param: &Tensor, grad: &Tensor) -> Result<Tensor, NativeError> {
     }))
 }
 
-fn pointers(tensors: &[Tensor]) -> Vec<*mut c_void> {
-    tensors.iter().map(|tensor| tensor.as_ptr() as *mut c_void).collect()
+fn pointers<T: std::borrow::Borrow<Tensor>>(tensors: &[T]) -> Vec<*mut c_void> {
+    tensors.iter().map(|tensor| tensor.borrow().as_ptr() as *mut c_void).collect()
+}
+
+/// The gradient of each of the `inputs` where that of `output` is `gradient` (`torch.autograd.grad`); tch starts from
+/// scalars alone.
+///
+/// # Errors
+/// `output` does not come from one of them.
+pub fn gradients(output: &Tensor, gradient: &Tensor, inputs: &[&Tensor]) -> Result<Vec<Tensor>, NativeError> {
+    let gradients: Vec<Tensor> = inputs.iter().map(|_| Tensor::new()).collect();
+    let (mut from, mut to) = (pointers(inputs), pointers(&gradients));
+    // SAFETY: addresses of at::Tensors, as many as said, which outlive the call; those written are nobody else's.
+    check(unsafe {
+        sdclr_gradients(
+            output.as_ptr() as *mut c_void,
+            gradient.as_ptr() as *mut c_void,
+            from.as_mut_ptr(),
+            inputs.len(),
+            to.as_mut_ptr(),
+        )
+    })?;
+    Ok(gradients)
 }
 
 /// Whether float32 matrix products (cuBLAS) and convolutions (cuDNN) on CUDA use TF32, in the whole process. Off is the

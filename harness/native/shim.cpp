@@ -8,6 +8,7 @@
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
+#include <torch/csrc/autograd/autograd.h>
 #include <torch/version.h>
 
 #include <cstdint>
@@ -60,6 +61,16 @@ char *sdclr_fused_sgd(void **params, void **grads, size_t count, void **buffers,
       step(rate.item<double>());
     else
       step(rate);
+  });
+}
+
+// torch.autograd.grad of one output.
+char *sdclr_gradients(void *output, void *gradient, void **inputs, size_t count, void **out) {
+  return guarded([&] {
+    auto from = tensors(&output, 1), with = tensors(&gradient, 1);
+    auto gradients = torch::autograd::grad(from, tensors(inputs, count), with);
+    for (size_t i = 0; i < count; ++i)
+      *static_cast<at::Tensor *>(out[i]) = gradients[i];
   });
 }
 

@@ -3,7 +3,8 @@
 use tch::Tensor;
 
 use super::layers::{BatchNorm, Init, Linear, Visitor};
-use super::{Head, NetworkError, NetworkSpec, Pass};
+use super::{Fused, Head, NetworkError, NetworkSpec, Pass};
+use crate::native::norm::After;
 
 #[derive(Debug)]
 pub(super) enum HeadLayers {
@@ -44,7 +45,7 @@ impl HeadLayers {
             if i > 0 {
                 x = x.relu_();
             }
-            x = bn.forward(&linear.forward(&x), pass);
+            x = bn.forward(&linear.forward(&x), pass, Fused::Never, After::Nothing);
         }
         x
     }

@@ -4,8 +4,9 @@ use std::cell::Cell;
 
 use tch::{Device, Kind, Tensor};
 
-use super::{BnMode, NetworkError, Pass};
+use super::{BnMode, Fused, NetworkError, Pass};
 use crate::native;
+use crate::native::norm::{self, After};
 
 /// A part of a state dict, as a layer shows it to a visitor.
 pub(super) enum Item<'a> {
@@ -171,8 +172,9 @@ impl BatchNorm {
         Self { branches: (0..if dual { 2 } else { 1 }).map(|_| branch()).collect() }
     }
 
-    /// Gives the type of `x`; sums and statistics are those of the weight's type, also for bfloat16 in and out.
-    pub fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
+    /// Batch norm and what follows it. Gives the type of `x`; sums and statistics are those of the weight's type, also
+    /// for bfloat16 in and out.
+    pub fn forward(&self, x: &Tensor, pass: &Pass, fused: Fused, after: After) -> Tensor {
         // With one shared batch norm both branches use it.
         let bn = &self.branches[(pass.branch as usize).min(self.branches.len() - 1)];
         let (training, momentum) = match pass.bn {
@@ -182,9 +184,18 @@ impl BatchNorm {
                 (true, momentum)
             }
         };
-        let [weight, bias] = [&bn.weight, &bn.bias].map(Some);
-        let [mean, var] = [&bn.running_mean, &bn.running_var].map(Some);
-        x.batch_norm(weight, bias, mean, var, training, momentum, BN_EPSILON, true)
+        let BranchNorm { weight, bias, running_mean, running_var, .. } = bn;
+        if training && fused.takes(x) {
+            let norm = norm::BatchNorm { weight, bias, running_mean, running_var, epsilon: BN_EPSILON, momentum };
+            return norm::batch_norm(x, &norm, after);
+        }
+        let [weight, bias, mean, var] = [weight, bias, running_mean, running_var].map(Some);
+        let mut y = x.batch_norm(weight, bias, mean, var, training, momentum, BN_EPSILON, true);
+        match after {
+            After::Nothing => y,
+            After::Relu => y.relu_(),
+            After::AddRelu(residual) => y.g_add_(residual).relu_(),
+        }
     }
 
     pub fn visit<'a>(&'a self, name: &str, visitor: Visitor<'_, 'a>) {

@@ -17,7 +17,7 @@ pub use names::DDP_PREFIX;
 pub use state::StateDict;
 
 use crate::native::weights::WorkingWeights;
-use crate::native::{self, NativeError};
+use crate::native::{self, NativeError, norm};
 use crate::recipe::{Depth, Precision, Recipe, Stem, name_of};
 use head::HeadLayers;
 use layers::{Init, Item};
@@ -89,6 +89,27 @@ impl Pass<'_> {
     /// The dense branch by its running statistics, in float32: how encoders are evaluated.
     pub const EVAL: Pass<'static> =
         Pass { branch: Branch::Dense, weights: None, bn: BnMode::Eval, precision: Precision::Fp32 };
+}
+
+/// Where batch norm and what follows it are one operation of ours ([`crate::native::norm`]) instead of libtorch's: in
+/// training in bfloat16, with channels a multiple of 8.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fused {
+    Never,
+    OnCuda,
+    /// On the CPU too, slowly: how tests prove it.
+    Always,
+}
+
+impl Fused {
+    fn takes(self, x: &Tensor) -> bool {
+        let here = match self {
+            Fused::Never => false,
+            Fused::OnCuda => x.device().is_cuda(),
+            Fused::Always => true,
+        };
+        here && norm::takes(x)
+    }
 }
 
 impl Precision {
@@ -165,6 +186,7 @@ pub struct Network {
     spec: NetworkSpec,
     /// Of weights and statistics.
     kind: Kind,
+    fused: Fused,
     backbone: Backbone,
     head: HeadLayers,
 }
@@ -173,7 +195,8 @@ impl Network {
     /// A freshly initialised network; each tensor's numbers are addressed by `seed` and its name.
     pub fn new(spec: NetworkSpec, seed: u64, kind: Kind, device: Device) -> Result<Self, NetworkError> {
         let init = Init { seed, kind, device };
-        Ok(Self { spec, kind, backbone: Backbone::new(&init, &spec)?, head: HeadLayers::new(&init, &spec)? })
+        let (backbone, head) = (Backbone::new(&init, &spec)?, HeadLayers::new(&init, &spec)?);
+        Ok(Self { spec, kind, fused: Fused::Never, backbone, head })
     }
 
     /// The same backbone under a fresh head, whose numbers are addressed by a `seed` of its own.
@@ -186,6 +209,18 @@ impl Network {
         &self.spec
     }
 
+    /// Has batch norm fused from here on; at first it never is. Kernels are compiled for the network's device.
+    ///
+    /// # Errors
+    /// They cannot be.
+    pub fn set_fused(&mut self, fused: Fused) -> Result<(), NetworkError> {
+        if fused != Fused::Never {
+            norm::load(self.device())?;
+        }
+        self.fused = fused;
+        Ok(())
+    }
+
     /// Where the network's tensors live.
     pub fn device(&self) -> Device {
         self.backbone.device()
@@ -193,7 +228,7 @@ impl Network {
 
     /// Images `[N, 3, H, W]` in `[0, 1]` to pooled features `[N, C]`, in bfloat16 where the pass is.
     pub fn backbone(&self, images: &Tensor, pass: &Pass) -> Tensor {
-        self.backbone.forward(images, pass)
+        self.backbone.forward(images, pass, self.fused)
     }
 
     /// Pooled features `[N, C]` to the head's output, before any normalisation.

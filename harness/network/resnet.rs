@@ -4,7 +4,8 @@ use clap::ValueEnum;
 use tch::{Device, Tensor};
 
 use super::layers::{BatchNorm, Conv, Init, Normalize, Visitor, channels_last};
-use super::{NetworkError, NetworkSpec, Pass, StateDict};
+use super::{Fused, NetworkError, NetworkSpec, Pass, StateDict};
+use crate::native::norm::After;
 use crate::recipe::{Depth, Stem};
 
 impl Depth {
@@ -48,8 +49,8 @@ struct ConvBn {
 }
 
 impl ConvBn {
-    fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
-        self.bn.forward(&self.conv.forward(x, pass.weights), pass)
+    fn forward(&self, x: &Tensor, pass: &Pass, fused: Fused, after: After) -> Tensor {
+        self.bn.forward(&self.conv.forward(x, pass.weights), pass, fused, after)
     }
 
     fn visit<'a>(&'a self, visitor: Visitor<'_, 'a>) {
@@ -66,16 +67,15 @@ struct Block {
 }
 
 impl Block {
-    fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
-        let shortcut = self.downsample.as_ref().map(|downsample| downsample.forward(x, pass));
+    fn forward(&self, x: &Tensor, pass: &Pass, fused: Fused) -> Tensor {
+        let shortcut = self.downsample.as_ref().map(|downsample| downsample.forward(x, pass, fused, After::Nothing));
         let mut y = x.shallow_clone();
         for (index, layer) in self.layers.iter().enumerate() {
-            y = layer.forward(&y, pass);
-            if index + 1 < self.layers.len() {
-                y = y.relu_();
-            }
+            let last = index + 1 == self.layers.len();
+            let after = if last { After::AddRelu(shortcut.as_ref().unwrap_or(x)) } else { After::Relu };
+            y = layer.forward(&y, pass, fused, after);
         }
-        y.g_add_(shortcut.as_ref().unwrap_or(x)).relu_()
+        y
     }
 }
 
@@ -140,14 +140,14 @@ impl Backbone {
     }
 
     /// Images `[N, 3, H, W]` in `[0, 1]` to pooled features `[N, C]`.
-    pub fn forward(&self, images: &Tensor, pass: &Pass) -> Tensor {
+    pub fn forward(&self, images: &Tensor, pass: &Pass, fused: Fused) -> Tensor {
         let x = pass.precision.of_activations(&channels_last(&self.normalize.forward(images)));
-        let mut x = self.stem.forward(&x, pass).relu_();
+        let mut x = self.stem.forward(&x, pass, fused, After::Relu);
         if self.pool {
             x = x.max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false);
         }
         for block in self.stages.iter().flatten() {
-            x = block.forward(&x, pass);
+            x = block.forward(&x, pass, fused);
         }
         x.adaptive_avg_pool2d([1, 1]).flatten(1, -1)
     }

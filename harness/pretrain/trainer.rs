@@ -7,7 +7,7 @@ use super::recorder::{Recorder, USUAL};
 use super::schedule::Schedule;
 use super::{Method, PretrainError, method_of};
 use crate::native;
-use crate::network::Network;
+use crate::network::{Fused, Network};
 use crate::recipe::{Precision, Recipe};
 
 /// A network, how it is trained, and how far that has come.
@@ -23,9 +23,18 @@ pub struct Trainer {
 
 impl Trainer {
     /// A trainer of `network` as `recipe` says, for epochs of `steps_per_epoch` steps. Sets the process to the recipe's
-    /// TF32. On a GPU steps are launched as graphs, unless they are to be `eager`.
-    pub fn new(recipe: &Recipe, network: Network, steps_per_epoch: usize, eager: bool) -> Result<Self, PretrainError> {
+    /// TF32. On a GPU steps are launched as graphs and in bf16 kernels of ours compute batch norm, unless training is to be
+    /// `eager`: libtorch's own operations, one by one.
+    pub fn new(
+        recipe: &Recipe,
+        mut network: Network,
+        steps_per_epoch: usize,
+        eager: bool,
+    ) -> Result<Self, PretrainError> {
         native::set_tf32(recipe.precision == Precision::Tf32)?;
+        if recipe.precision == Precision::Bf16 && !eager {
+            network.set_fused(Fused::OnCuda).map_err(PretrainError::Kernels)?;
+        }
         let optimizer = Optimizer::new(recipe.optimizer, recipe.momentum, recipe.weight_decay, &network.parameters());
         let schedule = Schedule {
             name: recipe.schedule,

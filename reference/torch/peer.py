@@ -1,13 +1,14 @@
 """The other side of `sdclr bench`: the published algorithms, and the best PyTorch we can write, timed on request.
 
-    python reference/torch/peer.py train|step|augment|mask|probe|checkpoint [options]
+    python reference/torch/peer.py train|step|augment|mask|probe|norm|checkpoint [options]
 
 Prints one JSON line {"ready", "torch", "threads", "variants"} (each variant's name and the precision of its network,
 null where none computes), then answers each line `run VARIANT COUNT` on its input with {"seconds", "peak_rss_bytes",
 "peak_device_bytes"} (null without CUDA), until the input ends. What a variant needs is made at its first run, outside the time. A name that ends in -bf16 is the
 same under autocast, offered where our side computes in bf16. One iteration is: train - one epoch, data to updates;
 step - one optimiser step; augment - one image, both views; mask - the masks of one epoch; probe - one training epoch;
-checkpoint - one file, read whole. The peak is the process's (its workers aside): for a variant's own, run it alone."""
+norm - every
+batch norm of a backbone, once; checkpoint - one file, read whole. The peak is the process's (its workers aside): for a variant's own, run it alone."""
 
 from __future__ import annotations
 
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision import transforms
 
+import norm_peers
 import sdclr_torch as st
 import train_peers
 
@@ -188,6 +190,7 @@ KINDS: dict[str, tuple[Callable[[argparse.Namespace, str], Work], Variants]] = {
     "augment": (augment_work, lambda options: [("torchvision", None)]),
     "mask": (mask_work, lambda options: [("published", None)]),
     "probe": (probe_work, lambda options: [("published", "fp32")]),
+    "norm": (norm_peers.norm_work, norm_peers.variants),
     "checkpoint": (checkpoint_work, lambda options: [("torch.load", None)]),
 }
 

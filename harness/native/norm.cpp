@@ -1,0 +1,304 @@
+// The kernels of kernels.cu as one operation that autograd knows. On CUDA they are compiled for the device at hand and
+// launched by the driver, whose functions are looked up at run time as its headers and libraries need not be there; on a
+// CPU they are loops. As in shim.cpp every function that can fail returns null or an error message.
+
+#include "shared.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/DeviceGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cmath>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "kernels.cu"
+
+namespace {
+
+using batch_norm::After;
+using batch_norm::Norm;
+
+// ---- Kernels ---------------------------------------------------------------------------------------------------------
+
+#define KERNEL(name, first, second) name,
+enum Kernel { NORM_KERNELS(KERNEL) KERNELS };
+#undef KERNEL
+
+#define KERNEL(name, first, second) #name,
+constexpr const char *NAMES[] = {NORM_KERNELS(KERNEL)};
+#undef KERNEL
+
+using Half = void (*)(const Norm &, batch_norm::Place, batch_norm::Shared &);
+#define KERNEL(name, first, second) {first, second},
+constexpr Half HALVES[][2] = {NORM_KERNELS(KERNEL)};
+#undef KERNEL
+
+struct Grid {
+  int columns, parts;
+};
+
+// A block after the other, in it a thread after the other: each half by all threads before the next begins.
+void loop(Kernel kernel, const Norm &n, Grid grid) {
+  auto shared = std::make_unique<batch_norm::Shared>();
+  for (int part = 0; part < grid.parts; ++part)
+    for (int column = 0; column < grid.columns; ++column)
+      for (auto half : HALVES[kernel])
+        for (int thread = 0; thread < batch_norm::THREADS; ++thread)
+          half(n, {column, part, thread}, *shared);
+}
+
+// A function of NVRTC or the driver: PyTorch's libcaffe2_nvrtc is linked to both.
+void *symbol(const char *name) {
+  static void *library = dlopen("libcaffe2_nvrtc.so", RTLD_NOW);
+  TORCH_CHECK(library, "the run-time compiler of CUDA cannot be loaded: ", dlerror());
+  void *address = dlsym(library, name);
+  TORCH_CHECK(address, "this CUDA has no ", name, "; use a driver for CUDA 13 and PyTorch 2.11.0");
+  return address;
+}
+
+template <typename... Arguments> int call(void *function, Arguments... arguments) {
+  return reinterpret_cast<int (*)(Arguments...)>(function)(arguments...);
+}
+
+#define CUDA(name, ...)                                                                                                \
+  do {                                                                                                                 \
+    static void *const function = symbol(#name);                                                                       \
+    int failure = call(function, __VA_ARGS__);                                                                         \
+    TORCH_CHECK(failure == 0, #name " failed with CUDA's error ", failure);                                            \
+  } while (false)
+
+// `source` as machine code of compute capability `major`.`minor`.
+std::string compile(const char *source, int major, int minor) {
+  void *program = nullptr;
+  CUDA(nvrtcCreateProgram, &program, source, "kernels.cu", 0, static_cast<const char **>(nullptr),
+       static_cast<const char **>(nullptr));
+  auto architecture = "--gpu-architecture=sm_" + std::to_string(major) + std::to_string(minor);
+  const char *options[] = {architecture.c_str(), "--std=c++17", "--device-as-default-execution-space"};
+  int failure = call(symbol("nvrtcCompileProgram"), program, 3, static_cast<const char **>(options));
+  size_t size = 0;
+  std::string text;
+  CUDA(nvrtcGetProgramLogSize, program, &size);
+  text.resize(size);
+  CUDA(nvrtcGetProgramLog, program, text.data());
+  TORCH_CHECK(failure == 0, "kernels.cu does not compile for sm_", major, minor, " (error ", failure,
+              " of NVRTC): ", text.substr(0, text.find('\n')));
+  CUDA(nvrtcGetCUBINSize, program, &size);
+  text.resize(size);
+  CUDA(nvrtcGetCUBIN, program, text.data());
+  CUDA(nvrtcDestroyProgram, &program);
+  return text;
+}
+
+// What a device needs to launch them; kept as long as the process lives.
+struct Loaded {
+  void *context;
+  std::array<void *, KERNELS> functions;
+};
+std::array<std::atomic<const Loaded *>, 64> loaded;
+
+void load(int device, const char *source) {
+  static std::mutex mutex;
+  std::lock_guard lock(mutex);
+  TORCH_CHECK(device >= 0 && device < static_cast<int>(loaded.size()), "there is no CUDA device ", device);
+  if (loaded[device])
+    return;
+  constexpr int CAPABILITY_MAJOR = 75, CAPABILITY_MINOR = 76;
+  int handle, major, minor;
+  void *module;
+  Loaded kernels;
+  // libtorch's context of the device becomes the thread's, if it is not yet.
+  c10::DeviceGuard guard(at::Device(at::kCUDA, static_cast<at::DeviceIndex>(device)));
+  c10::impl::VirtualGuardImpl(at::kCUDA).synchronizeDevice(static_cast<at::DeviceIndex>(device));
+  CUDA(cuCtxGetCurrent, &kernels.context);
+  CUDA(cuDeviceGet, &handle, device);
+  CUDA(cuDeviceGetAttribute, &major, CAPABILITY_MAJOR, handle);
+  CUDA(cuDeviceGetAttribute, &minor, CAPABILITY_MINOR, handle);
+  auto code = compile(source, major, minor);
+  CUDA(cuModuleLoadData, &module, static_cast<const void *>(code.data()));
+  for (int kernel = 0; kernel < KERNELS; ++kernel)
+    CUDA(cuModuleGetFunction, &kernels.functions[kernel], module, NAMES[kernel]);
+  loaded[device] = new Loaded(kernels);
+}
+
+void launch(Kernel kernel, const Norm &n, Grid grid, at::Device device) {
+  if (device.is_cpu())
+    return loop(kernel, n, grid);
+  const Loaded *kernels = loaded[device.index()];
+  TORCH_CHECK(kernels, "the kernels of batch norm were not loaded for ", device);
+  // A thread of autograd's may have had nothing to do with CUDA yet.
+  void *current = nullptr;
+  CUDA(cuCtxGetCurrent, &current);
+  if (current != kernels->context)
+    CUDA(cuCtxSetCurrent, kernels->context);
+  auto stream = c10::impl::VirtualGuardImpl(device.type()).getStream(device);
+  void *arguments[] = {const_cast<Norm *>(&n)};
+  CUDA(cuLaunchKernel, kernels->functions[kernel], static_cast<unsigned>(grid.columns), static_cast<unsigned>(grid.parts),
+       1u, static_cast<unsigned>(batch_norm::THREADS), 1u, 1u, 0u, stream.native_handle(),
+       static_cast<void **>(arguments), static_cast<void **>(nullptr));
+}
+
+// ---- The operation ---------------------------------------------------------------------------------------------------
+
+bool is_aligned(const at::Tensor &tensor) { return reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0; }
+
+bool takes(const at::Tensor &x) {
+  return x.dim() == 4 && x.scalar_type() == at::kBFloat16 && x.size(1) % batch_norm::WIDTH == 0 &&
+         x.is_contiguous(at::MemoryFormat::ChannelsLast) && x.numel() > x.size(1) && is_aligned(x);
+}
+
+at::Tensor channels_last(const at::Tensor &tensor) {
+  auto found = tensor.contiguous(at::MemoryFormat::ChannelsLast);
+  return is_aligned(found) ? found : found.clone();
+}
+
+const unsigned short *bits(const at::Tensor &tensor) {
+  return static_cast<const unsigned short *>(tensor.const_data_ptr());
+}
+unsigned short *bits_of(at::Tensor &tensor) { return static_cast<unsigned short *>(tensor.mutable_data_ptr()); }
+
+// Three blocks for each of an H100's 132 multiprocessors, which is as many as fit (80 registers a thread): one even wave.
+constexpr int64_t BLOCKS = 396, COLUMNS = 32, ROWS_OF_THREAD = 4;
+
+struct Shape {
+  Norm n = {};
+  Grid rows, channels; // the grids of those that go through the rows, and of those that finish channels
+
+  explicit Shape(const at::Tensor &x) {
+    int64_t groups = x.size(1) / batch_norm::WIDTH, columns = std::min(groups, COLUMNS);
+    int64_t wide = (groups + columns - 1) / columns, rows = x.numel() / x.size(1), lanes = batch_norm::THREADS / columns;
+    int64_t parts = std::max<int64_t>(BLOCKS / wide, 1);
+    int64_t rows_of_part = std::max((rows + parts - 1) / parts, ROWS_OF_THREAD * lanes);
+    TORCH_CHECK(rows_of_part < (1 << 30), "batch norm of ", rows, " numbers a channel, more than the kernels count");
+    n.rows = rows;
+    n.rows_of_part = static_cast<int>(rows_of_part);
+    n.parts = static_cast<int>((rows + rows_of_part - 1) / rows_of_part);
+    n.channels = static_cast<int>(x.size(1));
+    n.columns = static_cast<int>(columns);
+    this->rows = {static_cast<int>(wide), n.parts};
+    channels = {static_cast<int>(groups), 1};
+  }
+
+  at::Tensor sums(const at::Tensor &x) { return floats(x, {n.parts, 2, n.channels}); }
+
+  static at::Tensor floats(const at::Tensor &like, at::IntArrayRef shape) {
+    return at::empty(shape, like.options().dtype(at::kFloat).memory_format(at::MemoryFormat::Contiguous));
+  }
+};
+
+struct Settings {
+  at::Tensor running_mean, running_var;
+  After after;
+  double epsilon, momentum;
+};
+
+Kernel of(After after, Kernel nothing, Kernel relu, Kernel add_relu) {
+  return after == After::Nothing ? nothing : after == After::Relu ? relu : add_relu;
+}
+
+using torch::autograd::AutogradContext, torch::autograd::variable_list;
+
+struct BatchNorm : torch::autograd::Function<BatchNorm> {
+  static at::Tensor forward(AutogradContext *context, const at::Tensor &x, const at::Tensor &weight,
+                            const at::Tensor &bias, const std::optional<at::Tensor> &residual, const Settings &settings) {
+    c10::DeviceGuard guard(x.device());
+    Shape shape(x);
+    auto &n = shape.n;
+    auto sums = shape.sums(x), statistics = Shape::floats(x, {2, n.channels}), y = at::empty_like(x);
+    auto mean = statistics.select(0, 0), invstd = statistics.select(0, 1);
+    n.epsilon = static_cast<float>(settings.epsilon);
+    n.momentum = static_cast<float>(settings.momentum);
+    n.x = bits(x);
+    n.to = bits_of(y);
+    n.weight = weight.const_data_ptr<float>();
+    n.bias = bias.const_data_ptr<float>();
+    n.running_mean = settings.running_mean.mutable_data_ptr<float>();
+    n.running_var = settings.running_var.mutable_data_ptr<float>();
+    n.mean = mean.mutable_data_ptr<float>();
+    n.invstd = invstd.mutable_data_ptr<float>();
+    n.sums = sums.mutable_data_ptr<float>();
+    auto added = residual ? channels_last(*residual) : at::Tensor();
+    if (residual)
+      n.residual = bits(added);
+    launch(norm_moments, n, shape.rows, x.device());
+    launch(norm_statistics, n, shape.channels, x.device());
+    launch(of(settings.after, norm_apply, norm_apply_relu, norm_apply_add_relu), n, shape.rows, x.device());
+    context->save_for_backward({x, weight, bias, mean, invstd, residual ? y : at::Tensor()});
+    context->saved_data["after"] = static_cast<int64_t>(settings.after);
+    return y;
+  }
+
+  static variable_list backward(AutogradContext *context, variable_list grads) {
+    auto saved = context->get_saved_variables();
+    auto &x = saved[0], &weight = saved[1], &bias = saved[2], &mean = saved[3], &invstd = saved[4], &y = saved[5];
+    auto after = static_cast<After>(context->saved_data["after"].toInt());
+    c10::DeviceGuard guard(x.device());
+    Shape shape(x);
+    auto &n = shape.n;
+    auto dy = channels_last(grads[0]), dx = at::empty_like(x), dz = y.defined() ? at::empty_like(x) : at::Tensor();
+    auto sums = shape.sums(x), gradients = Shape::floats(x, {4, n.channels});
+    n.x = bits(x);
+    n.grad = bits(dy);
+    n.to = bits_of(dx);
+    n.weight = weight.const_data_ptr<float>();
+    n.bias = bias.const_data_ptr<float>();
+    n.mean = mean.mutable_data_ptr<float>();
+    n.invstd = invstd.mutable_data_ptr<float>();
+    n.sums = sums.mutable_data_ptr<float>();
+    n.gradients = gradients.mutable_data_ptr<float>();
+    if (y.defined()) {
+      n.out = bits(y);
+      n.to_residual = bits_of(dz);
+    }
+    launch(of(after, norm_sums, norm_sums_relu, norm_sums_add_relu), n, shape.rows, x.device());
+    launch(norm_gradients, n, shape.channels, x.device());
+    // dz has been through ReLU already.
+    if (y.defined())
+      n.grad = bits(dz);
+    launch(of(after, norm_apply_gradient, norm_apply_gradient_relu, norm_apply_gradient), n, shape.rows, x.device());
+    return {dx, gradients.select(0, 0), gradients.select(0, 1), dz, at::Tensor()};
+  }
+};
+
+at::Tensor &tensor(void *pointer) { return *static_cast<at::Tensor *>(pointer); }
+
+} // namespace
+
+extern "C" {
+
+// Compiles the kernels for a CUDA device, once.
+char *sdclr_norm_load(int32_t device, const char *source) {
+  return guarded([&] { load(device, source); });
+}
+
+// Whether sdclr_norm computes the batch norm of `x`.
+bool sdclr_norm_takes(void *x) { return takes(tensor(x)); }
+
+// `parts`: weight, bias, running mean and variance. Without a residual, which may be null, ReLU follows where `relu`.
+char *sdclr_norm(void *x, void *const *parts, void *residual, bool relu, double epsilon, double momentum, void *out) {
+  return guarded([&] {
+    TORCH_CHECK(takes(tensor(x)), "batch norm's kernels do not take ", tensor(x).toString(), " ", tensor(x).sizes());
+    for (int i = 0; i < 4; ++i) {
+      auto &part = tensor(parts[i]);
+      TORCH_CHECK(part.scalar_type() == at::kFloat && part.numel() == tensor(x).size(1) && part.is_contiguous() &&
+                      part.device() == tensor(x).device() && is_aligned(part),
+                  "batch norm's kernels want ", tensor(x).size(1), " float32 on ", tensor(x).device(), ", got ",
+                  part.toString(), " ", part.sizes());
+    }
+    auto added = residual ? std::optional(tensor(residual)) : std::nullopt;
+    TORCH_CHECK(!added || (added->sizes() == tensor(x).sizes() && added->scalar_type() == at::kBFloat16),
+                "batch norm's kernels cannot add ", added ? added->toString() : "");
+    auto after = added ? After::AddRelu : relu ? After::Relu : After::Nothing;
+    Settings settings = {tensor(parts[2]), tensor(parts[3]), after, epsilon, momentum};
+    tensor(out) = BatchNorm::apply(tensor(x), tensor(parts[0]), tensor(parts[1]), added, settings);
+  });
+}
+
+} // extern "C"
