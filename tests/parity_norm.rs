@@ -305,11 +305,12 @@ fn constant_channels_become_the_bias() {
 
 #[test]
 fn what_is_not_finite_spoils_its_channel_alone() {
-    for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+    for (bad, channel) in [(f64::NAN, 0), (f64::NAN, 5), (f64::INFINITY, 5), (f64::NEG_INFINITY, 15)] {
         for follows in ALL {
             let clean = Case::new([2, 16, 3, 5]);
             let x = clean.x.copy();
-            let _ = x.get(1).get(5).get(2).get(4).fill_(bad);
+            // In the channel's first row or another.
+            let _ = x.get(i64::from(channel > 0)).get(channel).get(0).get(0).fill_(bad);
             let case = Case { x, ..Case::new([2, 16, 3, 5]) };
             let (spoiled, clean) = (case.ours(follows), clean.ours(follows));
             for (what, spoiled, clean) in [
@@ -318,12 +319,14 @@ fn what_is_not_finite_spoils_its_channel_alone() {
                 ("running mean", &spoiled.running_mean.unsqueeze(0), &clean.running_mean.unsqueeze(0)),
                 ("running variance", &spoiled.running_var.unsqueeze(0), &clean.running_var.unsqueeze(0)),
             ] {
-                let mine = spoiled.narrow(1, 5, 1);
+                let mine = spoiled.narrow(1, channel, 1);
                 let spread = what != "running mean" || bad.is_nan();
                 let finite = mine.isfinite().any().int64_value(&[]) != 0;
                 assert!(!finite, "{what} of {bad}, {follows:?}: {mine:?}");
                 assert!(!spread || mine.isnan().all().int64_value(&[]) != 0, "{what} of {bad}, {follows:?}");
-                let others = |tensor: &Tensor| Tensor::cat(&[tensor.narrow(1, 0, 5), tensor.narrow(1, 6, 10)], 1);
+                let others = |tensor: &Tensor| {
+                    Tensor::cat(&[tensor.narrow(1, 0, channel), tensor.narrow(1, channel + 1, 15 - channel)], 1)
+                };
                 assert_eq!(others(spoiled), others(clean), "{what} of {bad}, {follows:?}");
             }
         }

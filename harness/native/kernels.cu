@@ -31,7 +31,8 @@ struct Place {
 };
 
 // What is summed of a channel. Forward: how far the mean of `count` numbers is from the channel's first, which is mostly
-// near, and their squares around that mean; sums around zero would lose a small variance. Backward: dz, and dz times what x is above the mean.
+// near, and their squares around that mean; sums around zero would lose a small variance. Backward: dz, and dz times what x
+// is above the mean.
 struct Sums {
   float count, first, second;
 };
@@ -127,52 +128,72 @@ template <int ROWS, typename Load, typename Use> inline void each(Walk w, Load l
 
 inline void no_more(const Norm &, Place, Shared &) {}
 
-using Join = Sums (*)(Sums, Sums);
+// Partial sums put together one after the other: of forward around the first's mean, as is done for numbers.
+struct Moments {
+  float count = 0, around = 0, sum = 0, squares = 0;
 
-// The sums of a block's threads, joined: a thread of it sees to one of the channels.
-template <Join JOIN> inline void of_block(const Norm &n, Place at, Shared &shared) {
+  inline void take(Sums part) {
+    if (part.count == 0)
+      return;
+    if (count == 0)
+      around = part.first;
+    float apart = part.first - around;
+    count += part.count;
+    sum += part.count * apart;
+    squares += part.second + part.count * apart * apart;
+  }
+
+  inline Sums all() const {
+    float mean = count > 0 ? sum / count : 0, rest = squares - sum * mean;
+    return {count, around + mean, rest < 0 ? 0 : rest};
+  }
+};
+
+struct Totals {
+  Sums total = {};
+
+  inline void take(Sums part) { total = {0, total.first + part.first, total.second + part.second}; }
+  inline Sums all() const { return total; }
+};
+
+// The sums of a block's threads: a thread of it sees to one of the channels.
+template <typename Gathered> inline void of_block(const Norm &n, Place at, Shared &shared) {
   int column = at.thread % n.columns, c = at.thread / n.columns, channel = (at.column * n.columns + column) * WIDTH + c;
   if (c >= WIDTH || channel >= n.channels)
     return;
-  Sums all = {};
+  Gathered gathered;
   for (int lane = 0; lane < lanes(n); ++lane)
-    all = JOIN(all, shared.sums[c * THREADS + lane * n.columns + column]);
+    gathered.take(shared.sums[c * THREADS + lane * n.columns + column]);
   float *to = n.sums + 2ll * at.part * n.channels + channel;
-  to[0] = all.first;
-  to[n.channels] = all.second;
+  to[0] = gathered.all().first;
+  to[n.channels] = gathered.all().second;
 }
 
 // The sums of all parts of 8 channels, which a block finishes: every 32nd part to a thread.
-template <Join JOIN> inline void of_parts(const Norm &n, Place at, Shared &shared) {
-  Sums all = {};
+template <typename Gathered> inline void of_parts(const Norm &n, Place at, Shared &shared) {
+  Gathered gathered;
   for (int part = at.thread / WIDTH; part < n.parts; part += THREADS / WIDTH) {
     const float *from = n.sums + 2ll * part * n.channels + at.column * WIDTH + at.thread % WIDTH;
-    all = JOIN(all, {static_cast<float>(rows_in(n, part)), from[0], from[n.channels]});
+    gathered.take({static_cast<float>(rows_in(n, part)), from[0], from[n.channels]});
   }
-  shared.sums[at.thread] = all;
+  shared.sums[at.thread] = gathered.all();
 }
 
 // And then the sums of one of them.
-template <Join JOIN> inline Sums of_channel(Place at, const Shared &shared) {
-  Sums all = {};
+template <typename Gathered> inline Sums of_channel(Place at, const Shared &shared) {
+  Gathered gathered;
   for (int from = at.thread; from < THREADS; from += WIDTH)
-    all = JOIN(all, shared.sums[from]);
-  return all;
+    gathered.take(shared.sums[from]);
+  return gathered.all();
 }
 
 // ---- Forward ---------------------------------------------------------------------------------------------------------
-
-inline Sums join(Sums a, Sums b) {
-  if (a.count == 0 || b.count == 0)
-    return a.count == 0 ? b : a;
-  float count = a.count + b.count, share = b.count / count, apart = b.first - a.first;
-  return {count, a.first + apart * share, a.second + b.second + apart * apart * a.count * share};
-}
 
 // Of a thread's rows, by sums around the first of them: the channel's first may be far away.
 inline void moments(const Norm &n, Place at, Shared &shared) {
   Walk w = walk(n, at);
   Floats around = {}, sum = {}, squares = {};
+  Floats base = unpack(load(n.x + (w.count ? w.channel : 0)));
   if (w.count)
     around = unpack(load(n.x + w.offset));
   each<4>(w, [&](long long offset) { return load(n.x + offset); },
@@ -185,7 +206,6 @@ inline void moments(const Norm &n, Place at, Shared &shared) {
          }
        });
   float count = static_cast<float>(w.count), share = w.count ? 1 / count : 0;
-  Floats base = unpack(load(n.x + (w.count ? w.channel : 0)));
   for (int c = 0; c < WIDTH; ++c) {
     float mean = sum.of[c] * share, rest = squares.of[c] - sum.of[c] * mean;
     shared.sums[c * THREADS + at.thread] = {count, around.of[c] - base.of[c] + mean, rest < 0 ? 0 : rest};
@@ -195,7 +215,7 @@ inline void moments(const Norm &n, Place at, Shared &shared) {
 inline void statistics(const Norm &n, Place at, Shared &shared) {
   if (at.thread >= WIDTH)
     return;
-  Sums all = of_channel<join>(at, shared);
+  Sums all = of_channel<Moments>(at, shared);
   int channel = at.column * WIDTH + at.thread;
   float rows = static_cast<float>(n.rows), kept = 1 - n.momentum, mean = to_float(n.x[channel] << 16) + all.first;
   n.mean[channel] = mean;
@@ -262,8 +282,6 @@ struct Three {
   Eight x, grad, out;
 };
 
-inline Sums add(Sums a, Sums b) { return {0, a.first + b.first, a.second + b.second}; }
-
 template <After AFTER> inline void sums(const Norm &n, Place at, Shared &shared) {
   Walk w = walk(n, at);
   Floats sum = {}, products = {};
@@ -290,7 +308,7 @@ template <After AFTER> inline void sums(const Norm &n, Place at, Shared &shared)
 inline void gradients(const Norm &n, Place at, Shared &shared) {
   if (at.thread >= WIDTH)
     return;
-  Sums all = of_channel<add>(at, shared);
+  Sums all = of_channel<Totals>(at, shared);
   int channel = at.column * WIDTH + at.thread;
   float invstd = n.invstd[channel], share = n.weight[channel] * invstd / static_cast<float>(n.rows);
   float *to = n.gradients + channel;
@@ -316,31 +334,33 @@ template <After AFTER> inline void apply_gradient(const Norm &n, Place at, Share
        });
 }
 
-} // namespace batch_norm
-
-// Every kernel: its name, what each thread of a block does, and what it does when all have done that.
-#define NORM_KERNELS(KERNEL)                                                                                           \
-  KERNEL(norm_moments, batch_norm::moments, batch_norm::of_block<batch_norm::join>)                                               \
-  KERNEL(norm_statistics, batch_norm::of_parts<batch_norm::join>, batch_norm::statistics)                                                    \
-  KERNEL(norm_apply, batch_norm::apply<batch_norm::After::Nothing>, batch_norm::no_more)                                                 \
-  KERNEL(norm_apply_relu, batch_norm::apply<batch_norm::After::Relu>, batch_norm::no_more)                                               \
-  KERNEL(norm_apply_add_relu, batch_norm::apply<batch_norm::After::AddRelu>, batch_norm::no_more)                                        \
-  KERNEL(norm_sums, batch_norm::sums<batch_norm::After::Nothing>, batch_norm::of_block<batch_norm::add>)                                  \
-  KERNEL(norm_sums_relu, batch_norm::sums<batch_norm::After::Relu>, batch_norm::of_block<batch_norm::add>)                                \
-  KERNEL(norm_sums_add_relu, batch_norm::sums<batch_norm::After::AddRelu>, batch_norm::of_block<batch_norm::add>)                         \
-  KERNEL(norm_gradients, batch_norm::of_parts<batch_norm::add>, batch_norm::gradients)                                                         \
-  KERNEL(norm_apply_gradient, batch_norm::apply_gradient<batch_norm::After::Nothing>, batch_norm::no_more)                               \
-  KERNEL(norm_apply_gradient_relu, batch_norm::apply_gradient<batch_norm::After::Relu>, batch_norm::no_more)
-
 #ifdef __CUDACC__
 #define KERNEL(name, first, second)                                                                                    \
-  extern "C" __global__ void __launch_bounds__(batch_norm::THREADS, 3) name(const batch_norm::Norm n) {                               \
-    __shared__ batch_norm::Shared shared;                                                                                    \
-    batch_norm::Place at = {static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y), static_cast<int>(threadIdx.x)};      \
+  extern "C" __global__ void __launch_bounds__(THREADS, 3) name(const Norm n) {                                        \
+    __shared__ Shared shared;                                                                                          \
+    Place at = {static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y), static_cast<int>(threadIdx.x)};            \
     first(n, at, shared);                                                                                              \
     __syncthreads();                                                                                                   \
     second(n, at, shared);                                                                                             \
   }
-NORM_KERNELS(KERNEL)
-#undef KERNEL
 #endif
+
+// Every kernel: its name, what each thread of a block does, and what it does when all have done that.
+#define KERNELS                                                                                                        \
+  KERNEL(norm_moments, moments, of_block<Moments>)                                                                     \
+  KERNEL(norm_statistics, of_parts<Moments>, statistics)                                                               \
+  KERNEL(norm_apply, apply<After::Nothing>, no_more)                                                                   \
+  KERNEL(norm_apply_relu, apply<After::Relu>, no_more)                                                                 \
+  KERNEL(norm_apply_add_relu, apply<After::AddRelu>, no_more)                                                          \
+  KERNEL(norm_sums, sums<After::Nothing>, of_block<Totals>)                                                            \
+  KERNEL(norm_sums_relu, sums<After::Relu>, of_block<Totals>)                                                          \
+  KERNEL(norm_sums_add_relu, sums<After::AddRelu>, of_block<Totals>)                                                   \
+  KERNEL(norm_gradients, of_parts<Totals>, gradients)                                                                  \
+  KERNEL(norm_apply_gradient, apply_gradient<After::Nothing>, no_more)                                                 \
+  KERNEL(norm_apply_gradient_relu, apply_gradient<After::Relu>, no_more)
+
+#ifdef __CUDACC__
+KERNELS
+#endif
+
+} // namespace batch_norm

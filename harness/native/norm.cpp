@@ -21,25 +21,31 @@
 
 #include "kernels.cu"
 
+namespace batch_norm {
 namespace {
-
-using batch_norm::After;
-using batch_norm::Norm;
 
 // ---- Kernels ---------------------------------------------------------------------------------------------------------
 
+// The list of kernels.cu, as numbers, names and functions.
 #define KERNEL(name, first, second) name,
-enum Kernel { NORM_KERNELS(KERNEL) KERNELS };
+enum Kernel { KERNELS COUNT };
 #undef KERNEL
 
 #define KERNEL(name, first, second) #name,
-constexpr const char *NAMES[] = {NORM_KERNELS(KERNEL)};
+constexpr const char *NAMES[] = {KERNELS};
 #undef KERNEL
 
-using Half = void (*)(const Norm &, batch_norm::Place, batch_norm::Shared &);
+using Half = void (*)(const Norm &, Place, Shared &);
 #define KERNEL(name, first, second) {first, second},
-constexpr Half HALVES[][2] = {NORM_KERNELS(KERNEL)};
+constexpr Half HALVES[][2] = {KERNELS};
 #undef KERNEL
+
+} // namespace
+} // namespace batch_norm
+
+namespace {
+
+using namespace batch_norm;
 
 struct Grid {
   int columns, parts;
@@ -47,11 +53,11 @@ struct Grid {
 
 // A block after the other, in it a thread after the other: each half by all threads before the next begins.
 void loop(Kernel kernel, const Norm &n, Grid grid) {
-  auto shared = std::make_unique<batch_norm::Shared>();
+  auto shared = std::make_unique<Shared>();
   for (int part = 0; part < grid.parts; ++part)
     for (int column = 0; column < grid.columns; ++column)
       for (auto half : HALVES[kernel])
-        for (int thread = 0; thread < batch_norm::THREADS; ++thread)
+        for (int thread = 0; thread < THREADS; ++thread)
           half(n, {column, part, thread}, *shared);
 }
 
@@ -100,7 +106,7 @@ std::string compile(const char *source, int major, int minor) {
 // What a device needs to launch them; kept as long as the process lives.
 struct Loaded {
   void *context;
-  std::array<void *, KERNELS> functions;
+  std::array<void *, COUNT> functions;
 };
 std::array<std::atomic<const Loaded *>, 64> loaded;
 
@@ -123,7 +129,7 @@ void load(int device, const char *source) {
   CUDA(cuDeviceGetAttribute, &minor, CAPABILITY_MINOR, handle);
   auto code = compile(source, major, minor);
   CUDA(cuModuleLoadData, &module, static_cast<const void *>(code.data()));
-  for (int kernel = 0; kernel < KERNELS; ++kernel)
+  for (int kernel = 0; kernel < COUNT; ++kernel)
     CUDA(cuModuleGetFunction, &kernels.functions[kernel], module, NAMES[kernel]);
   loaded[device] = new Loaded(kernels);
 }
@@ -141,7 +147,7 @@ void launch(Kernel kernel, const Norm &n, Grid grid, at::Device device) {
   auto stream = c10::impl::VirtualGuardImpl(device.type()).getStream(device);
   void *arguments[] = {const_cast<Norm *>(&n)};
   CUDA(cuLaunchKernel, kernels->functions[kernel], static_cast<unsigned>(grid.columns), static_cast<unsigned>(grid.parts),
-       1u, static_cast<unsigned>(batch_norm::THREADS), 1u, 1u, 0u, stream.native_handle(),
+       1u, static_cast<unsigned>(THREADS), 1u, 1u, 0u, stream.native_handle(),
        static_cast<void **>(arguments), static_cast<void **>(nullptr));
 }
 
@@ -150,7 +156,7 @@ void launch(Kernel kernel, const Norm &n, Grid grid, at::Device device) {
 bool is_aligned(const at::Tensor &tensor) { return reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0; }
 
 bool takes(const at::Tensor &x) {
-  return x.dim() == 4 && x.scalar_type() == at::kBFloat16 && x.size(1) % batch_norm::WIDTH == 0 &&
+  return x.dim() == 4 && x.scalar_type() == at::kBFloat16 && x.size(1) % WIDTH == 0 &&
          x.is_contiguous(at::MemoryFormat::ChannelsLast) && x.numel() > x.size(1) && is_aligned(x);
 }
 
@@ -172,8 +178,8 @@ struct Shape {
   Grid rows, channels; // the grids of those that go through the rows, and of those that finish channels
 
   explicit Shape(const at::Tensor &x) {
-    int64_t groups = x.size(1) / batch_norm::WIDTH, columns = std::min(groups, COLUMNS);
-    int64_t wide = (groups + columns - 1) / columns, rows = x.numel() / x.size(1), lanes = batch_norm::THREADS / columns;
+    int64_t groups = x.size(1) / WIDTH, columns = std::min(groups, COLUMNS);
+    int64_t wide = (groups + columns - 1) / columns, rows = x.numel() / x.size(1), lanes = THREADS / columns;
     int64_t parts = std::max<int64_t>(BLOCKS / wide, 1);
     int64_t rows_of_part = std::max((rows + parts - 1) / parts, ROWS_OF_THREAD * lanes);
     TORCH_CHECK(rows_of_part < (1 << 30), "batch norm of ", rows, " numbers a channel, more than the kernels count");
