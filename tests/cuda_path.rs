@@ -200,6 +200,25 @@ fn a_step_is_one_launch_once_recorded() {
     }
 }
 
+/// 20 batch norms in two branches, in the two steps before the one that is recorded.
+#[test]
+fn batch_norm_is_fused_in_bf16() {
+    let Some(stand_in) = stand_in() else { return };
+    for (options, norms) in [(["--precision", "bf16"].as_slice(), 80), (&["--precision", "fp32"], 0)] {
+        let counts = stand_in.bench("step", &[&["--batch", "8", "--iterations", "2"], options].concat());
+        let found = |name: &str| counts.of(&format!("kernels/norm_{name}"));
+        assert_eq!(["moments", "statistics", "gradients"].map(found), [norms; 3], "{options:?}");
+        let applied = ["apply", "apply_relu", "apply_add_relu"].map(found);
+        assert_eq!(applied, if norms > 0 { [12, 36, 32] } else { [0; 3] }, "{options:?}");
+        // libtorch's would be 462.
+        assert!(norms == 0 || counts.of("captured kernels") <= 385, "{}", counts.of("captured kernels"));
+    }
+    let eager = stand_in.bench("step", &["--batch", "8", "--iterations", "1", "--precision", "bf16", "--eager"]);
+    assert_eq!(eager.of("kernels/norm_moments"), 0);
+    let race = stand_in.bench("norm", &["--batch", "4", "--iterations", "1"]);
+    assert_eq!((race.of("captured kernels"), race.of("graph launches")), (20 * 6, 2));
+}
+
 #[test]
 fn augmentation_takes_its_launches_and_no_more() {
     let Some(stand_in) = stand_in() else { return };

@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::BenchError;
 use super::workload::Body;
-use crate::native::graph::{Graph, SideStream};
+use crate::native::graph::{Graph, Purpose, SideStream};
 use crate::native::norm::{self, After, BatchNorm};
 use crate::native::{self, NativeError};
 use crate::pretrain::PretrainError;
@@ -78,7 +78,7 @@ impl Layer {
 /// # Errors
 /// `device` is no GPU, or the kernels cannot be compiled for it.
 pub(super) fn body(batch: usize, size: i64, device: Device) -> Result<Body, BenchError> {
-    let side = SideStream::new(device).map_err(PretrainError::from)?.ok_or(BenchError::NoGpu)?;
+    let side = SideStream::new(Purpose::Steps, device).map_err(PretrainError::from)?.ok_or(BenchError::NoGpu)?;
     norm::load(device).map_err(PretrainError::from)?;
     let stage = |stage: usize| {
         let made = || activations([batch as i64, WIDTH << stage, size >> stage, size >> stage], device);

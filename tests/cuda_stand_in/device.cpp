@@ -252,7 +252,8 @@ CUresult cuPointerGetAttribute(void *value, CUpointer_attribute which, CUdevicep
   return *static_cast<CUdeviceptr *>(value) = pointer, CUDA_SUCCESS;
 }
 
-// Kernels compiled at run time.
+// Kernels compiled at run time. NVRTC asks for the driver's cache by this, and goes without.
+CUresult cuGetExportTable(const void **, const CUuuid *) { return CUDA_ERROR_NOT_FOUND; }
 CUresult cuModuleLoadData(CUmodule *module, const void *) {
   static char any;
   *module = reinterpret_cast<CUmodule>(&any);
