@@ -63,8 +63,11 @@ void loop(Kernel kernel, const Norm &n, Grid grid) {
 
 // A function of NVRTC or the driver: PyTorch's libcaffe2_nvrtc is linked to both.
 void *symbol(const char *name) {
-  static void *library = dlopen("libcaffe2_nvrtc.so", RTLD_NOW);
-  TORCH_CHECK(library, "the run-time compiler of CUDA cannot be loaded: ", dlerror());
+  static void *const library = [] {
+    void *found = dlopen("libcaffe2_nvrtc.so", RTLD_NOW);
+    TORCH_CHECK(found, "the run-time compiler of CUDA cannot be loaded: ", dlerror());
+    return found;
+  }();
   void *address = dlsym(library, name);
   TORCH_CHECK(address, "this CUDA has no ", name, "; use a driver for CUDA 13 and PyTorch 2.11.0");
   return address;
@@ -242,6 +245,7 @@ struct BatchNorm : torch::autograd::Function<BatchNorm> {
   }
 
   static variable_list backward(AutogradContext *context, variable_list grads) {
+    TORCH_CHECK(!at::GradMode::is_enabled(), "batch norm's kernels have no second derivative");
     auto saved = context->get_saved_variables();
     auto &x = saved[0], &weight = saved[1], &bias = saved[2], &mean = saved[3], &invstd = saved[4], &y = saved[5];
     auto after = static_cast<After>(context->saved_data["after"].toInt());
