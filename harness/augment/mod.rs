@@ -6,9 +6,6 @@
 //! apart, so that parameters can be recorded, replayed and checked, and a batch be planned while another is computed.
 
 mod blur;
-mod colour;
-mod groups;
-mod numbers;
 mod params;
 mod picture;
 mod plan;
@@ -16,8 +13,7 @@ mod resize;
 
 use tch::{Kind, Tensor};
 
-use crate::native::NativeError;
-use numbers::Packer;
+use crate::native::{self, NativeError};
 pub use params::{
     Crop, Jitter, JitterOp, ResizedCrop, Shift, ViewKey, ViewParams, draw, draw_resized_crop, draw_shift,
 };
@@ -42,6 +38,11 @@ pub enum AugmentError {
     Sigma { index: usize, sigma: f64 },
     #[error("images of side {size} were asked for; a side of at least 1 pixel is needed")]
     Size { size: i64 },
+    #[error("views of {} x {} of images of {} x {} were asked for; sides go up to {} pixels", .views.0, .views.1,
+        .images.0, .images.1, plan::MAX_SIDE)]
+    TooLarge { images: (i64, i64), views: (i64, i64) },
+    #[error("view {index} was asked for of image {source_image}; images are counted from 0 and are fewer than 2^31")]
+    Source { index: usize, source_image: i64 },
     #[error("a crop of side {size} was asked for from images of short side {short}; crop at most the short side")]
     Centre { size: i64, short: i64 },
     #[error("a border of {padding} pixels was asked for; 0 or more are needed")]
@@ -72,10 +73,8 @@ pub fn views(images: &Tensor, params: &[ViewParams], size: i64) -> Result<Tensor
 /// # Errors
 /// The images have another kind or shape, or there are more or fewer factors than images.
 pub fn adjust(images: &Tensor, operation: JitterOp, factors: &[f64]) -> Result<Tensor, AugmentError> {
-    check_images(images, factors.len())?;
-    let mut numbers = Packer::default();
-    let adjustment = colour::Adjustment::new(&mut numbers, operation, factors);
-    Ok(adjustment.apply(images, &numbers.on(images.device())?))
+    let sides = check_images(images, factors.len())?;
+    Plan::adjusting(operation, factors, sides, images.device())?.apply(images)
 }
 
 /// RandomCrop(H, padding) with black, then flip (the probe's augmentation): uint8 `[N, 3, H, W]` in and out.
@@ -96,8 +95,7 @@ pub fn pad_crop_flip(images: &Tensor, shifts: &[Shift], padding: i64) -> Result<
     // Where each pixel of the result lies in the padded image: row offset [N, H, 1] plus column [N, 1, W].
     let count = shifts.len() as i64;
     let offsets: Vec<i64> = shifts.iter().flat_map(|shift| [shift.top, shift.left, i64::from(shift.flip)]).collect();
-    let mut numbers = Packer::default();
-    let offsets = numbers.integers(&offsets).of(&numbers.on(images.device())?).view([count, 3, 1]);
+    let offsets = native::send(&Tensor::from_slice(&offsets), images.device())?.view([count, 3, 1]);
     let (top, left, flip) = (offsets.narrow(1, 0, 1), offsets.narrow(1, 1, 1), offsets.narrow(1, 2, 1));
     let rows = (top + Tensor::arange(height, (Kind::Int64, images.device())).view([height, 1])) * (width + 2 * padding);
     let columns = Tensor::arange(width, (Kind::Int64, images.device()));

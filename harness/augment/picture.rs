@@ -9,7 +9,7 @@ use std::ops::Range;
 use tch::Tensor;
 
 use super::params::ResizedCrop;
-use super::resize::{FIXED_POINT, Filter, Taps};
+use super::resize::{Filter, Taps};
 use super::{AugmentError, Crop};
 use crate::dataset::Picture;
 
@@ -21,19 +21,11 @@ struct Axis {
     kept: Range<i64>,
 }
 
-/// Taps with whole weights, in units of 2^-22.
-struct Line {
-    first: usize,
-    weights: Vec<i32>,
-}
-
 impl Axis {
-    fn lines(&self) -> Vec<Line> {
-        let whole = |Taps { first, weights }: Taps| Line {
-            first: self.start as usize + first,
-            weights: weights.into_iter().map(|weight| (weight * FIXED_POINT) as i32).collect(),
-        };
-        Filter::Bilinear.taps(self.length, self.resized, self.kept.clone()).into_iter().map(whole).collect()
+    fn taps(&self) -> Vec<Taps> {
+        let mut taps = Filter::Bilinear.taps(self.length, self.resized, self.kept.clone());
+        taps.iter_mut().for_each(|taps| taps.first += self.start as usize);
+        taps
     }
 }
 
@@ -86,7 +78,7 @@ fn to_eight_bits(sum: i32) -> u8 {
 
 /// Both passes, horizontal first, over the rows that the vertical one reads.
 fn resize(picture: &Picture, rows: &Axis, columns: &Axis, flip: bool) -> Tensor {
-    let (rows, columns) = (rows.lines(), columns.lines());
+    let (rows, columns) = (rows.taps(), columns.taps());
     let top = rows.iter().map(|line| line.first).min().unwrap_or_default();
     let end = rows.iter().map(|line| line.first + line.weights.len()).max().unwrap_or_default();
     let stride = 3 * picture.width as usize;
@@ -121,7 +113,7 @@ fn resize(picture: &Picture, rows: &Axis, columns: &Axis, flip: bool) -> Tensor 
 }
 
 /// One row of pixels, red, green, blue each.
-fn horizontal(source: &[u8], columns: &[Line], target: &mut [u8]) {
+fn horizontal(source: &[u8], columns: &[Taps], target: &mut [u8]) {
     for (pixel, line) in target.chunks_exact_mut(3).zip(columns) {
         let mut sums = [HALF; 3];
         for (source, weight) in source[3 * line.first..].chunks_exact(3).zip(&line.weights) {

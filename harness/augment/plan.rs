@@ -1,35 +1,30 @@
 //! The views of a batch, worked out on the host before the images are touched: what is drawn ahead, by another thread,
-//! while the device is busy. In: which image each view is made of and its parameters. Out: uint8 views.
+//! while the device is busy. In: which image each view is made of and its parameters. Out: uint8 views, computed by
+//! `harness/native/augment.cu` of the table that is packed here.
+
+use std::collections::HashMap;
 
 use tch::{Device, Tensor};
 
-use super::colour::{self, Adjustment};
-use super::groups::Groups;
-use super::numbers::{Packer, Slot};
-use super::params::{JitterOp, ViewParams};
-use super::resize::{Crops, Filter, Resizer};
-use super::{AugmentError, blur::Blur, check_images};
-use crate::native::{self, NativeError, parallel_map};
+use super::blur::ExtendedBox;
+use super::params::{Crop, JitterOp, ViewParams};
+use super::resize::Filter;
+use super::{AugmentError, check_images};
+use crate::native::{self, augment::VIEW_WORDS};
 
-/// A planned batch; its numbers are packed into one tensor on the host, which one transfer brings to the device.
+/// Largest side of images and of views: the kernels count the bytes of one in 32 bits.
+pub const MAX_SIDE: i64 = 1 << 14;
+
+/// A planned batch, packed into one table on the host, which one transfer brings to the device.
 #[derive(Debug)]
 pub struct Plan {
-    /// Height and width of the images.
+    /// Height and width of the images, and of the views.
     sides: (i64, i64),
+    view_sides: (i64, i64),
     /// One past the last image that a view is made of.
     end: i64,
-    chunks: Vec<Chunk>,
-    numbers: Tensor,
-}
-
-/// Views that are computed together.
-#[derive(Debug)]
-struct Chunk {
-    source: Slot,
-    crops: Crops,
-    jitter: [Groups<Adjustment>; 4],
-    grayscale: Groups<()>,
-    blur: Groups<Blur>,
+    count: usize,
+    table: Tensor,
 }
 
 impl Plan {
@@ -37,11 +32,12 @@ impl Plan {
     /// `device`.
     ///
     /// # Errors
-    /// `source` and `params` differ in length, a crop leaves its image, a sigma is out of range, or `size` is below 1.
+    /// `source` and `params` differ in length, a source is negative, a crop leaves its image, a sigma is out of range, `size`
+    /// is below 1, or a side is above [`MAX_SIDE`].
     pub fn new(
         source: &[i64],
         params: &[ViewParams],
-        (height, width): (i64, i64),
+        sides: (i64, i64),
         size: i64,
         device: Device,
     ) -> Result<Self, AugmentError> {
@@ -51,27 +47,28 @@ impl Plan {
         if size < 1 {
             return Err(AugmentError::Size { size });
         }
-        for (index, row) in params.iter().enumerate() {
-            if !row.crop.lies_within(height, width) {
-                return Err(AugmentError::Crop { index, crop: row.crop, height, width });
-            }
-            if let Some(sigma) = row.blur.filter(|sigma| !Blur::allows(*sigma)) {
-                return Err(AugmentError::Sigma { index, sigma });
-            }
+        let mut table = Table::new(params.len(), sides, (size, size))?;
+        for (&source, params) in source.iter().zip(params) {
+            let ViewParams { crop, flip, jitter, grayscale, blur } = params;
+            let jitter = jitter.map(|jitter| jitter.order.map(|operation| (operation, jitter.factor(operation))));
+            table.push(source, *crop, *flip, jitter.as_ref().map_or(&[], |jitter| jitter), *grayscale, *blur)?;
         }
-        let largest = (height * width).max(size * size) * 3;
-        let together = (chunk_elements(device) / largest).max(1) as usize;
-        let lengths = params.iter().flat_map(|row| [row.crop.height, row.crop.width]);
-        let resizer = Resizer::new(Filter::Bicubic, lengths, size);
-        // The matrices of the resize are most of it; the rest takes a few numbers a view.
-        let mut numbers = Packer::with_capacity(params.len() * (size * (height + width) + 32) as usize);
-        let chunks = source
-            .chunks(together)
-            .zip(params.chunks(together))
-            .map(|(source, params)| Chunk::new(&mut numbers, source, params, &resizer))
-            .collect();
-        let end = source.iter().max().map_or(0, |last| last + 1);
-        Ok(Self { sides: (height, width), end, chunks, numbers: numbers.staged(device)? })
+        table.staged(device)
+    }
+
+    /// Plans one operation of the jitter for each image, and nothing else.
+    pub(super) fn adjusting(
+        operation: JitterOp,
+        factors: &[f64],
+        sides: (i64, i64),
+        device: Device,
+    ) -> Result<Self, AugmentError> {
+        let mut table = Table::new(factors.len(), sides, sides)?;
+        for (source, &factor) in (0..).zip(factors) {
+            let whole = Crop { top: 0, left: 0, height: sides.0, width: sides.1 };
+            table.push(source, whole, false, &[(operation, factor)], false, None)?;
+        }
+        table.staged(device)
     }
 
     /// The views of `images` (uint8 `[N, 3, H, W]`): uint8 `[views, 3, size, size]` on the same device.
@@ -85,59 +82,107 @@ impl Plan {
             let (kind, shape) = (images.kind(), images.size());
             return Err(AugmentError::OtherImages { kind, shape, sides: self.sides, end: self.end });
         }
-        let numbers = native::send(&self.numbers, images.device())?;
-        let jobs: Vec<_> =
-            self.chunks.iter().map(|chunk| (chunk, images.shallow_clone(), numbers.shallow_clone())).collect();
-        let work = |(chunk, images, numbers): (&Chunk, Tensor, Tensor)| chunk.apply(&images, &numbers);
-        let results = match images.device() {
-            Device::Cpu => parallel_map(jobs, work),
-            _ => jobs.into_iter().map(work).collect(),
-        };
-        Ok(Tensor::f_cat(&results, 0).map_err(NativeError::from)?)
+        let table = native::send(&self.table, images.device())?;
+        // SAFETY: the table was made of `count` views of these sides, each of a crop within an image below `end`.
+        Ok(unsafe { native::augment::views(images, &table, self.count, self.view_sides) }?)
     }
 }
 
-impl Chunk {
-    fn new(numbers: &mut Packer, source: &[i64], params: &[ViewParams], resizer: &Resizer) -> Self {
-        let factors = |rows: &[&ViewParams], operation: JitterOp| -> Vec<f64> {
-            rows.iter().filter_map(|row| row.jitter).map(|jitter| jitter.factor(operation)).collect()
-        };
-        Self {
-            source: numbers.integers(source),
-            crops: resizer.crops(numbers, params),
-            jitter: [0, 1, 2, 3].map(|position| {
-                Groups::new(
-                    numbers,
-                    params,
-                    |row| row.jitter.map(|jitter| jitter.order[position]),
-                    |numbers, operation, rows| Adjustment::new(numbers, operation, &factors(rows, operation)),
-                )
-            }),
-            grayscale: Groups::new(numbers, params, |row| row.grayscale.then_some(()), |_, (), _| ()),
-            blur: Groups::new(
-                numbers,
-                params,
-                |row| row.blur.map(Blur::whole_radius),
-                |numbers, _, rows| Blur::new(numbers, &rows.iter().filter_map(|row| row.blur).collect::<Vec<_>>()),
-            ),
+/// What `augment.cu` reads, as it is put together.
+struct Table {
+    sides: (i64, i64),
+    view_sides: (i64, i64),
+    end: i64,
+    count: usize,
+    views: Vec<i32>,
+    /// Behind the views: how lines become those of a view, and where that stands for each length and side.
+    taps: Vec<i32>,
+    places: HashMap<(i64, i64), i32>,
+}
+
+impl Table {
+    fn new(count: usize, sides: (i64, i64), view_sides: (i64, i64)) -> Result<Self, AugmentError> {
+        if [sides.0, sides.1, view_sides.0, view_sides.1].iter().any(|side| *side > MAX_SIDE) {
+            return Err(AugmentError::TooLarge { images: sides, views: view_sides });
         }
+        let views = Vec::with_capacity(count * VIEW_WORDS);
+        Ok(Self { sides, view_sides, end: 0, count, views, taps: Vec::new(), places: HashMap::new() })
     }
 
-    fn apply(&self, images: &Tensor, numbers: &Tensor) -> Tensor {
-        let mut pixels = self.crops.apply(&images.index_select(0, &self.source.of(numbers)), numbers);
-        for operation in &self.jitter {
-            pixels = operation.apply(&pixels, numbers, |subset, adjustment| adjustment.apply(subset, numbers));
+    /// Adds a view, as the `View` of `augment.cu`.
+    fn push(
+        &mut self,
+        source: i64,
+        crop: Crop,
+        flip: bool,
+        jitter: &[(JitterOp, f64)],
+        grayscale: bool,
+        sigma: Option<f64>,
+    ) -> Result<(), AugmentError> {
+        let index = self.views.len() / VIEW_WORDS;
+        let (height, width) = self.sides;
+        if !crop.lies_within(height, width) {
+            return Err(AugmentError::Crop { index, crop, height, width });
         }
-        pixels = self.grayscale.apply(&pixels, numbers, |subset, ()| colour::grayscale(subset));
-        self.blur.apply(&pixels, numbers, |subset, blur| blur.apply(subset, numbers))
+        if !(0..i64::from(i32::MAX)).contains(&source) {
+            return Err(AugmentError::Source { index, source_image: source });
+        }
+        let blur = match sigma {
+            Some(sigma) => ExtendedBox::of_sigma(sigma).ok_or(AugmentError::Sigma { index, sigma })?,
+            None => ExtendedBox { whole: -1, inside: 0, edge: 0 },
+        };
+        self.end = self.end.max(source + 1);
+        let rows = self.place(crop.height, self.view_sides.0);
+        let columns = self.place(crop.width, self.view_sides.1);
+        let (mut operations, mut factors) = ([0; 4], [0; 4]);
+        for (place, &(operation, factor)) in jitter.iter().enumerate() {
+            (operations[place], factors[place]) = coded(operation, factor);
+        }
+        let Crop { top, left, height, width } = crop;
+        self.views.extend([source, top, left, height, width].map(|number| number as i32));
+        self.views.extend([rows, columns, i32::from(flip)]);
+        self.views.extend(operations);
+        self.views.extend(factors);
+        self.views.extend([i32::from(grayscale), blur.whole, blur.inside, blur.edge]);
+        Ok(())
+    }
+
+    /// Where the taps of a line of `length` pixels resized to `resized` lie: all pixels have as many, those with fewer are
+    /// filled up with weights of 0.
+    fn place(&mut self, length: i64, resized: i64) -> i32 {
+        let Self { count, taps: packed, places, .. } = self;
+        *places.entry((length, resized)).or_insert_with(|| {
+            let place = *count * VIEW_WORDS + packed.len();
+            let taps = Filter::Bicubic.taps(length, resized, 0..resized);
+            let most = taps.iter().map(|taps| taps.weights.len()).max().unwrap_or_default();
+            let first = |taps: &super::resize::Taps| taps.first.min(length as usize - most);
+            packed.push(most as i32);
+            packed.extend(taps.iter().map(|taps| first(taps) as i32));
+            for taps in &taps {
+                let end = packed.len() + most;
+                packed.resize(packed.len() + taps.first - first(taps), 0);
+                packed.extend(&taps.weights);
+                packed.resize(end, 0);
+            }
+            place as i32
+        })
+    }
+
+    fn staged(mut self, device: Device) -> Result<Plan, AugmentError> {
+        self.views.append(&mut self.taps);
+        let Self { sides, view_sides, end, count, .. } = self;
+        Ok(Plan { sides, view_sides, end, count, table: native::staged(Tensor::from_slice(&self.views), device)? })
     }
 }
 
-/// How many float64 values a chunk of images may take: on the CPU what stays in its caches, on an accelerator what
-/// fills it without taking memory from the network.
-fn chunk_elements(device: Device) -> i64 {
-    match device {
-        Device::Cpu => 1 << 18,
-        _ => 1 << 24,
-    }
+/// An operation as `augment.cu` numbers them, and the bits of its factor: float32, as which PIL takes the factors of its
+/// enhancements; for hue, turns truncated toward zero to steps of 1/255, then modulo 256.
+fn coded(operation: JitterOp, factor: f64) -> (i32, i32) {
+    let (operation, factor) = match operation {
+        JitterOp::Brightness => (1, factor as f32),
+        JitterOp::Contrast => (2, factor as f32),
+        JitterOp::Saturation => (3, factor as f32),
+        JitterOp::Hue => (4, f32::from((factor * 255.0) as i64 as u8)),
+    };
+    (operation, factor.to_bits().cast_signed())
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 const FILES: [&str; 4] = ["shim.cpp", "graph.cpp", "weights.cpp", "norm.cpp"];
 
 fn main() {
-    for file in FILES.iter().chain(&["kernels.cu", "shared.h", "build.rs"]) {
+    for file in FILES.iter().chain(&["kernels.cu", "augment.cpp", "augment.cu", "shared.h", "build.rs"]) {
         println!("cargo:rerun-if-changed=harness/native/{file}");
     }
     // Set by torch-sys, the direct dependency that knows which libtorch is linked.
@@ -16,7 +16,8 @@ fn main() {
     if !include.join("ATen/ATen.h").is_file() {
         panic!("no libtorch headers in {}; run ci/setup, or point LIBTORCH at a PyTorch 2.11.0", include.display());
     }
-    cc::Build::new()
+    let mut build = cc::Build::new();
+    build
         .cpp(true)
         .std("c++20")
         .flag("-isystem")
@@ -25,9 +26,18 @@ fn main() {
         .flag(include.join("torch/csrc/api/include"))
         // ATen/Parallel.h opens its parallel region in the file that includes it, and only under OpenMP.
         .flag("-fopenmp")
-        .warnings(true)
+        .warnings(true);
+    build
+        .clone()
         .files(FILES.map(|file| format!("harness/native/{file}")))
         .compile("sdclr_native");
+    // Fast in every profile. What keeps loops from becoming vectors here is traps and errno, which nobody looks at; the
+    // results stay those of IEEE 754, operation by operation.
+    build
+        .opt_level(3)
+        .flags(["-ffp-contract=off", "-fno-trapping-math", "-fno-math-errno"])
+        .file("harness/native/augment.cpp")
+        .compile("sdclr_augment");
     println!("cargo:rustc-link-lib=torch_cpu");
     println!("cargo:rustc-link-lib=c10");
     println!("cargo:rustc-link-lib=gomp");

@@ -2,6 +2,7 @@
 //! and determinism, page-locked memory, streams and graphs, working copies of weights, kernels of our own, and loading CUDA.
 //! The C++ files are the other side; every function here is safe to call.
 
+pub mod augment;
 pub mod graph;
 pub mod norm;
 pub mod weights;

@@ -1,0 +1,58 @@
+// The views of augment.cu on the CPU and, through NVRTC, on CUDA.
+
+#include "shared.h"
+
+#include <ATen/Parallel.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "augment.cu"
+
+namespace {
+
+#if defined(__x86_64__) && defined(__gnu_linux__)
+#define FOR_WIDER_VECTORS __attribute__((flatten, target_clones("avx2", "default")))
+#else
+#define FOR_WIDER_VECTORS __attribute__((flatten))
+#endif
+
+} // namespace
+
+// One view, whose data stays in the cache.
+FOR_WIDER_VECTORS void sdclr_augment_view(const augment::Batch &batch, int index, unsigned char *scratch) {
+  unsigned long long sum = 0;
+  for (int phase = 0; phase < augment::PHASES; ++phase)
+    augment::run(phase, batch, index, scratch, &sum, augment::Alone());
+}
+
+extern "C" {
+
+char *sdclr_augment_cpu(const augment::Batch *batch) {
+  return guarded([&] {
+    at::parallel_for(0, batch->count, 1, [&](int64_t begin, int64_t end) {
+      std::vector<unsigned char> scratch(augment::scratch_bytes(*batch));
+      for (int64_t index = begin; index < end; ++index)
+        sdclr_augment_view(*batch, static_cast<int>(index), scratch.data());
+    });
+  });
+}
+
+// As CUDA computes them, thread by thread of blocks of columns x rows, those of a phase forwards or backwards: what a phase
+// gives must not depend on their order.
+char *sdclr_augment_like_cuda(const augment::Batch *batch, int columns, int rows, bool backwards) {
+  return guarded([&] {
+    std::vector<unsigned char> scratch(augment::scratch_bytes(*batch));
+    for (int index = 0; index < batch->count; ++index) {
+      unsigned long long sum = 0;
+      for (int phase = 0; phase < augment::PHASES; ++phase)
+        for (int i = 0; i < columns * rows; ++i) {
+          int place = backwards ? columns * rows - 1 - i : i;
+          augment::Thread thread{place % columns, place / columns, columns, rows};
+          augment::run(phase, *batch, index, scratch.data(), &sum, thread);
+        }
+    }
+  });
+}
+
+} // extern "C"

@@ -1,0 +1,320 @@
+// The pre-training views of a batch (REFERENCE.md "Augmentation"): one source for the CPU, where augment.cpp includes it, and
+// for CUDA, where NVRTC compiles it. In: uint8 images [N, 3, H, W] and the table that harness/augment/plan.rs packs. Out:
+// uint8 views [N, 3, height, width].
+//
+// A view's work is cut into phases. On CUDA a block computes a view, and its threads share each phase and meet after it; on
+// the CPU one thread does all of it while the view lies in its cache. Where PIL computes in C floats so do we, where in
+// doubles in doubles, one rounding per operation: no compiler may fuse a multiplication and an addition.
+
+#ifdef __CUDACC__
+#define SHARED_CODE __device__ inline
+#else
+#define SHARED_CODE inline
+#endif
+
+namespace augment {
+
+typedef unsigned char u8;
+
+// What is done to one view.
+struct View {
+  // The image, and the rectangle of it that is resized.
+  int source, top, left, height, width;
+  // Where in the table the taps of rows and columns lie, and whether columns are mirrored.
+  int rows, columns, flip;
+  // Operations of the jitter in their order, each at most once, and their factors; for hue, steps of 1/255 turn.
+  int operations[4];
+  float factors[4];
+  int grayscale;
+  // Whole radius of the box, or -1: no blur. Weights of a pixel inside it and of the two at its edges, times 2^24.
+  int blur;
+  unsigned inside, edge;
+};
+
+enum Operation { NOTHING, BRIGHTNESS, CONTRAST, SATURATION, HUE };
+
+struct Batch {
+  const u8 *images;
+  // View by view a View, then taps: of each length that is resized how many each pixel of the result has, where the first
+  // of each lies in the line, and their weights times 2^22.
+  const int *table;
+  u8 *views;
+  // As many bytes a view as scratch_bytes says; on the CPU one view's.
+  u8 *scratch;
+  int image_height, image_width, height, width, count;
+};
+
+// One thread that does all of a view, several neighbouring pixels at once.
+struct Alone {
+  static constexpr int STRIP = 16;
+  static constexpr int x = 0, y = 0, columns = 1, rows = 1;
+};
+
+// One thread of a block of rows x columns.
+struct Thread {
+  static constexpr int STRIP = 1;
+  int x, y, columns, rows;
+};
+
+SHARED_CODE int smaller(int a, int b) { return a < b ? a : b; }
+SHARED_CODE int larger(int a, int b) { return a > b ? a : b; }
+SHARED_CODE int between(int low, int value, int high) { return smaller(larger(value, low), high); }
+
+// Each channel of the narrowed crop, and of a view while it is blurred.
+SHARED_CODE long long scratch_bytes(const Batch &batch) {
+  return 3LL * larger(batch.image_height, batch.height) * batch.width;
+}
+
+// How lines of one length become lines of `size` pixels.
+struct Taps {
+  int count;
+  const int *first, *weights;
+
+  SHARED_CODE Taps(const Batch &batch, int place, int size)
+      : count(batch.table[place]), first(batch.table + place + 1), weights(first + size) {}
+};
+
+constexpr int HALF = 1 << 21;
+
+// A sum of weighted pixels that HALF was added to, rounded and clipped.
+SHARED_CODE u8 rounded(int sum) { return static_cast<u8>(between(0, sum >> 22, 255)); }
+
+// Resizes the rows of the crop to the width of the view.
+template <class T> SHARED_CODE void narrow(const Batch &batch, const View &view, u8 *__restrict narrowed, T thread) {
+  const Taps taps(batch, view.columns, batch.width);
+  const long long plane = static_cast<long long>(batch.image_height) * batch.image_width;
+  const u8 *image = batch.images + 3 * view.source * plane + view.top * batch.image_width + view.left;
+  for (int channel = 0; channel < 3; ++channel)
+    for (int y = thread.y; y < view.height; y += thread.rows) {
+      const u8 *line = image + channel * plane + y * batch.image_width;
+      u8 *target = narrowed + (channel * view.height + y) * batch.width;
+      for (int x = thread.x; x < batch.width; x += thread.columns) {
+        int sum = HALF;
+        for (int tap = 0; tap < taps.count; ++tap)
+          sum += taps.weights[x * taps.count + tap] * line[taps.first[x] + tap];
+        target[view.flip ? batch.width - 1 - x : x] = rounded(sum);
+      }
+    }
+}
+
+template <int N> struct Strip {};
+
+// Calls body with the start of each strip of a line of `length` pixels; the last one may begin inside the one before.
+template <class T, class F> SHARED_CODE void strips(int length, T thread, F body) {
+  if (length < T::STRIP)
+    for (int x = thread.x; x < length; x += thread.columns)
+      body(x, Strip<1>());
+  else
+    for (int x = thread.x * T::STRIP; x < length; x += thread.columns * T::STRIP)
+      body(smaller(x, length - T::STRIP), Strip<T::STRIP>());
+}
+
+template <int N>
+SHARED_CODE void weigh(const u8 *__restrict pixels, int stride, const int *__restrict weights, int count,
+                       u8 *__restrict target) {
+  int sums[N];
+  for (int i = 0; i < N; ++i)
+    sums[i] = HALF;
+  for (int tap = 0; tap < count; ++tap)
+    for (int i = 0; i < N; ++i)
+      sums[i] += weights[tap] * pixels[tap * stride + i];
+  for (int i = 0; i < N; ++i)
+    target[i] = rounded(sums[i]);
+}
+
+// Resizes the columns of the narrowed crop to the height of the view.
+template <class T>
+SHARED_CODE void shorten(const Batch &batch, const View &view, const u8 *narrowed, u8 *pixels, T thread) {
+  const Taps taps(batch, view.rows, batch.height);
+  const int width = batch.width;
+  for (int channel = 0; channel < 3; ++channel)
+    for (int y = thread.y; y < batch.height; y += thread.rows) {
+      const u8 *lines = narrowed + (channel * view.height + taps.first[y]) * width;
+      u8 *target = pixels + (channel * batch.height + y) * width;
+      strips(width, thread, [&]<int N>(int x, Strip<N>) {
+        weigh<N>(lines + x, width, taps.weights + y * taps.count, taps.count, target + x);
+      });
+    }
+}
+
+struct Pixel {
+  int red, green, blue;
+};
+
+// PIL's L.
+SHARED_CODE int luma(Pixel pixel) {
+  return (19595 * pixel.red + 38470 * pixel.green + 7471 * pixel.blue + 32768) >> 16;
+}
+
+// grey + factor * (value - grey), truncated to 8 bits.
+SHARED_CODE int blend(int value, int grey, float factor) {
+  float mixed = static_cast<float>(value - grey) * factor + static_cast<float>(grey);
+  mixed = mixed < 255.0f ? mixed : 255.0f;
+  return static_cast<int>(mixed > 0.0f ? mixed : 0.0f);
+}
+
+SHARED_CODE Pixel blend(Pixel pixel, int grey, float factor) {
+  return {blend(pixel.red, grey, factor), blend(pixel.green, grey, factor), blend(pixel.blue, grey, factor)};
+}
+
+// PIL's 8-bit H of a pixel whose largest channel is `value`, and `chroma` above the smallest. It keeps the sixths and the
+// turns as floats, and computes between them in doubles.
+SHARED_CODE int hue_of(Pixel pixel, int value, int chroma) {
+  // How far each channel lies below the largest, as a share of the chroma; without any, 0.
+  const float whole = static_cast<float>(larger(chroma, 1));
+  const double red = static_cast<float>(value - pixel.red) / whole;
+  const double green = static_cast<float>(value - pixel.green) / whole;
+  const double blue = static_cast<float>(value - pixel.blue) / whole;
+  const double others = pixel.green == value ? red + 2.0 - blue : green + 4.0 - red;
+  const float sixths = static_cast<float>(pixel.red == value ? blue - green : others);
+  // A whole turn is added to make negative hues positive.
+  const double turns = static_cast<double>(sixths) / 6.0 + 1.0;
+  const float rest = static_cast<float>(turns >= 1.0 ? turns - 1.0 : turns);
+  return static_cast<int>(static_cast<double>(rest) * 255.0);
+}
+
+// 8-bit HSV and back, H moved by `steps` modulo 256. PIL rounds its floats of V, S and the way around the circle; these
+// are ratios of whole numbers, which never lie half-way (2 V (65025 - S F) is even, 65025 odd) and far enough from it that
+// a float gives the same for every H, S and V. The quotients of less than 2^24 are truncated as exactly.
+SHARED_CODE Pixel turn(Pixel pixel, int steps) {
+  const int value = larger(larger(pixel.red, pixel.green), pixel.blue);
+  const int chroma = value - smaller(smaller(pixel.red, pixel.green), pixel.blue);
+  const int saturation = static_cast<int>(static_cast<float>(255 * chroma) / static_cast<float>(larger(value, 1)));
+  const int sixths = ((hue_of(pixel, value, chroma) + steps) & 255) * 6;
+  const int sector = sixths / 255, fraction = sixths - 255 * sector;
+  // From the largest channel down to the smallest: all of the way and then less in even sectors, none and then more in odd.
+  const int way = sector & 1 ? fraction : 255 - fraction;
+  const int smallest = static_cast<int>(static_cast<float>(value * (255 - saturation) + 127) * (1.0f / 255));
+  const int middle = static_cast<int>(static_cast<float>(value * (65025 - saturation * way) + 32512) * (1.0f / 65025));
+  // Each channel is the largest for two sectors, the middle one at either side of them, and else the smallest: adding at
+  // least 256, 0, or at most -256 to the middle picks it. (H = 255 lies in sector 6, which is as sector 0.)
+  const int twice = 2 * sector, red = twice - 5, green = twice - 3, blue = twice - 7;
+  const auto channel = [&](int lift) { return between(smallest, middle + 128 * lift, value); };
+  return {channel(larger(red, -red) - 3), channel(3 - larger(green, -green)), channel(3 - larger(blue, -blue))};
+}
+
+template <class T, class F>
+SHARED_CODE void change(u8 *__restrict red, u8 *__restrict green, u8 *__restrict blue, int count, T thread, F body) {
+  for (int i = thread.y * thread.columns + thread.x; i < count; i += thread.rows * thread.columns) {
+    const Pixel pixel = body(Pixel{red[i], green[i], blue[i]});
+    red[i] = static_cast<u8>(pixel.red);
+    green[i] = static_cast<u8>(pixel.green);
+    blue[i] = static_cast<u8>(pixel.blue);
+  }
+}
+
+template <class T> SHARED_CODE void add_luma(const u8 *pixels, int count, unsigned long long *sum, T thread) {
+  unsigned long long own = 0;
+  for (int i = thread.y * thread.columns + thread.x; i < count; i += thread.rows * thread.columns)
+    own += static_cast<unsigned>(luma({pixels[i], pixels[count + i], pixels[2 * count + i]}));
+#ifdef __CUDA_ARCH__
+  atomicAdd(sum, own);
+#else
+  *sum += own;
+#endif
+}
+
+// The grey that contrast blends with: the mean, halves rounded up.
+SHARED_CODE int mean(unsigned long long sum, int count) {
+  return static_cast<int>((2 * sum + count) / (2ULL * count));
+}
+
+template <class T>
+SHARED_CODE void adjust(u8 *pixels, int count, int operation, float factor, unsigned long long sum, T thread) {
+  const auto all = [&](auto body) { change(pixels, pixels + count, pixels + 2 * count, count, thread, body); };
+  switch (operation) {
+  case BRIGHTNESS:
+    return all([=](Pixel pixel) { return blend(pixel, 0, factor); });
+  case CONTRAST: {
+    const int grey = mean(sum, count);
+    return all([=](Pixel pixel) { return blend(pixel, grey, factor); });
+  }
+  case SATURATION:
+    return all([=](Pixel pixel) { return blend(pixel, luma(pixel), factor); });
+  case HUE: {
+    const int steps = static_cast<int>(factor);
+    return all([=](Pixel pixel) { return turn(pixel, steps); });
+  }
+  }
+}
+
+// N neighbouring pixels of a box blur; at(o) is where the pixel o steps off the first lies.
+template <int N, class F> SHARED_CODE void box(const View &view, u8 *__restrict target, F at) {
+  unsigned sums[N] = {};
+  for (int offset = -view.blur; offset <= view.blur; ++offset)
+    for (int i = 0; i < N; ++i)
+      sums[i] += at(offset)[i];
+  const u8 *before = at(-view.blur - 1), *after = at(view.blur + 1);
+  for (int i = 0; i < N; ++i) {
+    const unsigned edges = static_cast<unsigned>(before[i] + after[i]);
+    target[i] = static_cast<u8>((sums[i] * view.inside + edges * view.edge + (1u << 23)) >> 24);
+  }
+}
+
+// One box along the rows, or down the columns, edges replicated.
+template <class T>
+SHARED_CODE void blur(const Batch &batch, const View &view, bool down, const u8 *source, u8 *target, T thread) {
+  const int height = batch.height, width = batch.width, border = view.blur + 1;
+  for (int channel = 0; channel < 3; ++channel)
+    for (int y = thread.y; y < height; y += thread.rows) {
+      const u8 *plane = source + channel * height * width, *line = plane + y * width;
+      u8 *to = target + (channel * height + y) * width;
+      strips(width, thread, [&]<int N>(int x, Strip<N>) {
+        if (down)
+          return box<N>(view, to + x, [&](int o) { return plane + between(0, y + o, height - 1) * width + x; });
+        if (x >= border && x + N + border <= width)
+          return box<N>(view, to + x, [&](int o) { return line + x + o; });
+        for (int i = x; i < x + N; ++i)
+          box<1>(view, to + i, [&](int o) { return line + between(0, i + o, width - 1); });
+      });
+    }
+}
+
+// Narrow; shorten; of each operation of the jitter first the sum, then the change; grey; three boxes along, three down.
+constexpr int PHASES = 2 + 2 * 4 + 1 + 6;
+
+// A thread's share of one phase of a view. What one thread writes in a phase, no other reads or writes in it.
+template <class T>
+SHARED_CODE void run(int phase, const Batch &batch, int index, u8 *scratch, unsigned long long *sum, T thread) {
+  const View &view = reinterpret_cast<const View *>(batch.table)[index];
+  const int count = batch.height * batch.width;
+  u8 *pixels = batch.views + 3LL * index * count;
+  if (phase == 0) {
+    if (thread.x == 0 && thread.y == 0)
+      *sum = 0;
+    narrow(batch, view, scratch, thread);
+  } else if (phase == 1) {
+    shorten(batch, view, scratch, pixels, thread);
+  } else if (phase < 10) {
+    const int position = (phase - 2) / 2, operation = view.operations[position];
+    if (phase % 2 == 1)
+      adjust(pixels, count, operation, view.factors[position], *sum, thread);
+    else if (operation == CONTRAST)
+      add_luma(pixels, count, sum, thread);
+  } else if (phase == 10) {
+    if (view.grayscale)
+      change(pixels, pixels + count, pixels + 2 * count, count, thread, [](Pixel pixel) {
+        const int grey = luma(pixel);
+        return Pixel{grey, grey, grey};
+      });
+  } else if (view.blur >= 0) {
+    const int pass = phase - 11;
+    const bool back = pass % 2 == 1;
+    blur(batch, view, pass >= 3, back ? scratch : pixels, back ? pixels : scratch, thread);
+  }
+}
+
+} // namespace augment
+
+#ifdef __CUDACC__
+extern "C" __global__ void augment_views(augment::Batch batch) {
+  __shared__ unsigned long long sum;
+  const augment::Thread thread = {static_cast<int>(threadIdx.x), static_cast<int>(threadIdx.y),
+                                  static_cast<int>(blockDim.x), static_cast<int>(blockDim.y)};
+  const int index = static_cast<int>(blockIdx.x);
+  for (int phase = 0; phase < augment::PHASES; ++phase) {
+    augment::run(phase, batch, index, batch.scratch + index * augment::scratch_bytes(batch), &sum, thread);
+    __syncthreads();
+  }
+}
+#endif
