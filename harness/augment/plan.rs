@@ -186,3 +186,49 @@ fn coded(operation: JitterOp, factor: f64) -> (i32, i32) {
     };
     (operation, factor.to_bits().cast_signed())
 }
+
+#[cfg(test)]
+mod tests {
+    use tch::Kind;
+
+    use super::super::{ViewKey, draw};
+    use super::*;
+    use crate::recipe::Recipe;
+
+    /// No GPU is needed to prove that the threads of a block share a view's work as they should: each pixel is computed, and no
+    /// thread looks at what another does in the same phase, or their order would matter.
+    #[test]
+    fn threads_of_a_block_compute_what_one_thread_does() {
+        let mut recipe = Recipe::resolve("cifar10-lt/sdclr", &[]).unwrap().augment;
+        recipe.blur_probability = 0.5;
+        let block = (32, 8);
+        for (sides, size, block) in [
+            ((32, 32), 32, block),
+            ((32, 32), 32, (5, 3)),
+            ((40, 23), 24, block),
+            ((9, 70), 1, block),
+            ((1, 1), 5, block),
+            ((80, 64), 70, block),
+        ] {
+            let (height, width) = sides;
+            let images = Tensor::arange(4 * 3 * height * width, (Kind::Int64, Device::Cpu));
+            let images = (&images * &images * 40_503).remainder(65_521).remainder(256).to_kind(Kind::Uint8);
+            let images = images.view([4, 3, height, width]);
+            let source: Vec<i64> = (0..48).map(|view| view % 4).collect();
+            let mut params: Vec<ViewParams> = (0..48)
+                .map(|image| draw(&recipe, ViewKey { seed: 3, epoch: 1, image, view: 0 }, height, width))
+                .collect();
+            // A box wider than the view.
+            params[0].blur = Some(25.0);
+            let plan = Plan::new(&source, &params, sides, size, Device::Cpu).unwrap();
+            let alone = plan.apply(&images).unwrap();
+            for backwards in [false, true] {
+                let Plan { table, count, view_sides, .. } = &plan;
+                // SAFETY: the table, the count and the sides of one plan, and images that it is for.
+                let together =
+                    unsafe { native::augment::views_like_cuda(&images, table, *count, *view_sides, block, backwards) };
+                assert_eq!(together.unwrap(), alone, "{sides:?} {size} {block:?} {backwards}");
+            }
+        }
+    }
+}

@@ -1,7 +1,9 @@
 // The views of augment.cu on the CPU and, through NVRTC, on CUDA.
 
+#include "nvrtc.h"
 #include "shared.h"
 
+#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
 #include <cstdint>
@@ -9,15 +11,11 @@
 
 #include "augment.cu"
 
-namespace {
-
 #if defined(__x86_64__) && defined(__gnu_linux__)
 #define FOR_WIDER_VECTORS __attribute__((flatten, target_clones("avx2", "default")))
 #else
 #define FOR_WIDER_VECTORS __attribute__((flatten))
 #endif
-
-} // namespace
 
 // One view, whose data stays in the cache.
 FOR_WIDER_VECTORS void sdclr_augment_view(const augment::Batch &batch, int index, unsigned char *scratch) {
@@ -35,6 +33,22 @@ char *sdclr_augment_cpu(const augment::Batch *batch) {
       for (int64_t index = begin; index < end; ++index)
         sdclr_augment_view(*batch, static_cast<int>(index), scratch.data());
     });
+  });
+}
+
+// Queues the work; a block of threads for each view.
+char *sdclr_augment_cuda(const augment::Batch *batch, int32_t index, const char *source) {
+  return guarded([&] {
+    // Multiplications and additions stay apart, as on the CPU.
+    static CudaKernels kernels("augment.cu", {"augment_views"}, {"--std=c++20", "--fmad=false", "--device-as-default-execution-space"});
+    c10::Device device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(index));
+    kernels.load(device, source);
+    if (batch->count == 0)
+      return;
+    auto scratch = at::empty({batch->count, augment::scratch_bytes(*batch)}, at::device(device).dtype(at::kByte));
+    auto argument = *batch;
+    argument.scratch = scratch.mutable_data_ptr<uint8_t>();
+    kernels.launch(0, device, {static_cast<unsigned>(batch->count), 1}, {32, 8}, &argument);
   });
 }
 

@@ -6,12 +6,6 @@
 // the CPU one thread does all of it while the view lies in its cache. Where PIL computes in C floats so do we, where in
 // doubles in doubles, one rounding per operation: no compiler may fuse a multiplication and an addition.
 
-#ifdef __CUDACC__
-#define SHARED_CODE __device__ inline
-#else
-#define SHARED_CODE inline
-#endif
-
 namespace augment {
 
 typedef unsigned char u8;
@@ -56,12 +50,12 @@ struct Thread {
   int x, y, columns, rows;
 };
 
-SHARED_CODE int smaller(int a, int b) { return a < b ? a : b; }
-SHARED_CODE int larger(int a, int b) { return a > b ? a : b; }
-SHARED_CODE int between(int low, int value, int high) { return smaller(larger(value, low), high); }
+inline int smaller(int a, int b) { return a < b ? a : b; }
+inline int larger(int a, int b) { return a > b ? a : b; }
+inline int between(int low, int value, int high) { return smaller(larger(value, low), high); }
 
 // Each channel of the narrowed crop, and of a view while it is blurred.
-SHARED_CODE long long scratch_bytes(const Batch &batch) {
+inline long long scratch_bytes(const Batch &batch) {
   return 3LL * larger(batch.image_height, batch.height) * batch.width;
 }
 
@@ -70,17 +64,17 @@ struct Taps {
   int count;
   const int *first, *weights;
 
-  SHARED_CODE Taps(const Batch &batch, int place, int size)
+  Taps(const Batch &batch, int place, int size)
       : count(batch.table[place]), first(batch.table + place + 1), weights(first + size) {}
 };
 
 constexpr int HALF = 1 << 21;
 
 // A sum of weighted pixels that HALF was added to, rounded and clipped.
-SHARED_CODE u8 rounded(int sum) { return static_cast<u8>(between(0, sum >> 22, 255)); }
+inline u8 rounded(int sum) { return static_cast<u8>(between(0, sum >> 22, 255)); }
 
 // Resizes the rows of the crop to the width of the view.
-template <class T> SHARED_CODE void narrow(const Batch &batch, const View &view, u8 *__restrict narrowed, T thread) {
+template <class T> inline void narrow(const Batch &batch, const View &view, u8 *__restrict narrowed, T thread) {
   const Taps taps(batch, view.columns, batch.width);
   const long long plane = static_cast<long long>(batch.image_height) * batch.image_width;
   const u8 *image = batch.images + 3 * view.source * plane + view.top * batch.image_width + view.left;
@@ -100,7 +94,7 @@ template <class T> SHARED_CODE void narrow(const Batch &batch, const View &view,
 template <int N> struct Strip {};
 
 // Calls body with the start of each strip of a line of `length` pixels; the last one may begin inside the one before.
-template <class T, class F> SHARED_CODE void strips(int length, T thread, F body) {
+template <class T, class F> inline void strips(int length, T thread, F body) {
   if (length < T::STRIP)
     for (int x = thread.x; x < length; x += thread.columns)
       body(x, Strip<1>());
@@ -110,7 +104,7 @@ template <class T, class F> SHARED_CODE void strips(int length, T thread, F body
 }
 
 template <int N>
-SHARED_CODE void weigh(const u8 *__restrict pixels, int stride, const int *__restrict weights, int count,
+inline void weigh(const u8 *__restrict pixels, int stride, const int *__restrict weights, int count,
                        u8 *__restrict target) {
   int sums[N];
   for (int i = 0; i < N; ++i)
@@ -124,7 +118,7 @@ SHARED_CODE void weigh(const u8 *__restrict pixels, int stride, const int *__res
 
 // Resizes the columns of the narrowed crop to the height of the view.
 template <class T>
-SHARED_CODE void shorten(const Batch &batch, const View &view, const u8 *narrowed, u8 *pixels, T thread) {
+inline void shorten(const Batch &batch, const View &view, const u8 *narrowed, u8 *pixels, T thread) {
   const Taps taps(batch, view.rows, batch.height);
   const int width = batch.width;
   for (int channel = 0; channel < 3; ++channel)
@@ -142,24 +136,24 @@ struct Pixel {
 };
 
 // PIL's L.
-SHARED_CODE int luma(Pixel pixel) {
+inline int luma(Pixel pixel) {
   return (19595 * pixel.red + 38470 * pixel.green + 7471 * pixel.blue + 32768) >> 16;
 }
 
 // grey + factor * (value - grey), truncated to 8 bits.
-SHARED_CODE int blend(int value, int grey, float factor) {
+inline int blend(int value, int grey, float factor) {
   float mixed = static_cast<float>(value - grey) * factor + static_cast<float>(grey);
   mixed = mixed < 255.0f ? mixed : 255.0f;
   return static_cast<int>(mixed > 0.0f ? mixed : 0.0f);
 }
 
-SHARED_CODE Pixel blend(Pixel pixel, int grey, float factor) {
+inline Pixel blend(Pixel pixel, int grey, float factor) {
   return {blend(pixel.red, grey, factor), blend(pixel.green, grey, factor), blend(pixel.blue, grey, factor)};
 }
 
 // PIL's 8-bit H of a pixel whose largest channel is `value`, and `chroma` above the smallest. It keeps the sixths and the
 // turns as floats, and computes between them in doubles.
-SHARED_CODE int hue_of(Pixel pixel, int value, int chroma) {
+inline int hue_of(Pixel pixel, int value, int chroma) {
   // How far each channel lies below the largest, as a share of the chroma; without any, 0.
   const float whole = static_cast<float>(larger(chroma, 1));
   const double red = static_cast<float>(value - pixel.red) / whole;
@@ -176,7 +170,7 @@ SHARED_CODE int hue_of(Pixel pixel, int value, int chroma) {
 // 8-bit HSV and back, H moved by `steps` modulo 256. PIL rounds its floats of V, S and the way around the circle; these
 // are ratios of whole numbers, which never lie half-way (2 V (65025 - S F) is even, 65025 odd) and far enough from it that
 // a float gives the same for every H, S and V. The quotients of less than 2^24 are truncated as exactly.
-SHARED_CODE Pixel turn(Pixel pixel, int steps) {
+inline Pixel turn(Pixel pixel, int steps) {
   const int value = larger(larger(pixel.red, pixel.green), pixel.blue);
   const int chroma = value - smaller(smaller(pixel.red, pixel.green), pixel.blue);
   const int saturation = static_cast<int>(static_cast<float>(255 * chroma) / static_cast<float>(larger(value, 1)));
@@ -194,7 +188,7 @@ SHARED_CODE Pixel turn(Pixel pixel, int steps) {
 }
 
 template <class T, class F>
-SHARED_CODE void change(u8 *__restrict red, u8 *__restrict green, u8 *__restrict blue, int count, T thread, F body) {
+inline void change(u8 *__restrict red, u8 *__restrict green, u8 *__restrict blue, int count, T thread, F body) {
   for (int i = thread.y * thread.columns + thread.x; i < count; i += thread.rows * thread.columns) {
     const Pixel pixel = body(Pixel{red[i], green[i], blue[i]});
     red[i] = static_cast<u8>(pixel.red);
@@ -203,7 +197,7 @@ SHARED_CODE void change(u8 *__restrict red, u8 *__restrict green, u8 *__restrict
   }
 }
 
-template <class T> SHARED_CODE void add_luma(const u8 *pixels, int count, unsigned long long *sum, T thread) {
+template <class T> inline void add_luma(const u8 *pixels, int count, unsigned long long *sum, T thread) {
   unsigned long long own = 0;
   for (int i = thread.y * thread.columns + thread.x; i < count; i += thread.rows * thread.columns)
     own += static_cast<unsigned>(luma({pixels[i], pixels[count + i], pixels[2 * count + i]}));
@@ -215,12 +209,12 @@ template <class T> SHARED_CODE void add_luma(const u8 *pixels, int count, unsign
 }
 
 // The grey that contrast blends with: the mean, halves rounded up.
-SHARED_CODE int mean(unsigned long long sum, int count) {
+inline int mean(unsigned long long sum, int count) {
   return static_cast<int>((2 * sum + count) / (2ULL * count));
 }
 
 template <class T>
-SHARED_CODE void adjust(u8 *pixels, int count, int operation, float factor, unsigned long long sum, T thread) {
+inline void adjust(u8 *pixels, int count, int operation, float factor, unsigned long long sum, T thread) {
   const auto all = [&](auto body) { change(pixels, pixels + count, pixels + 2 * count, count, thread, body); };
   switch (operation) {
   case BRIGHTNESS:
@@ -239,7 +233,7 @@ SHARED_CODE void adjust(u8 *pixels, int count, int operation, float factor, unsi
 }
 
 // N neighbouring pixels of a box blur; at(o) is where the pixel o steps off the first lies.
-template <int N, class F> SHARED_CODE void box(const View &view, u8 *__restrict target, F at) {
+template <int N, class F> inline void box(const View &view, u8 *__restrict target, F at) {
   unsigned sums[N] = {};
   for (int offset = -view.blur; offset <= view.blur; ++offset)
     for (int i = 0; i < N; ++i)
@@ -253,7 +247,7 @@ template <int N, class F> SHARED_CODE void box(const View &view, u8 *__restrict 
 
 // One box along the rows, or down the columns, edges replicated.
 template <class T>
-SHARED_CODE void blur(const Batch &batch, const View &view, bool down, const u8 *source, u8 *target, T thread) {
+inline void blur(const Batch &batch, const View &view, bool down, const u8 *source, u8 *target, T thread) {
   const int height = batch.height, width = batch.width, border = view.blur + 1;
   for (int channel = 0; channel < 3; ++channel)
     for (int y = thread.y; y < height; y += thread.rows) {
@@ -275,7 +269,7 @@ constexpr int PHASES = 2 + 2 * 4 + 1 + 6;
 
 // A thread's share of one phase of a view. What one thread writes in a phase, no other reads or writes in it.
 template <class T>
-SHARED_CODE void run(int phase, const Batch &batch, int index, u8 *scratch, unsigned long long *sum, T thread) {
+inline void run(int phase, const Batch &batch, int index, u8 *scratch, unsigned long long *sum, T thread) {
   const View &view = reinterpret_cast<const View *>(batch.table)[index];
   const int count = batch.height * batch.width;
   u8 *pixels = batch.views + 3LL * index * count;
@@ -307,7 +301,7 @@ SHARED_CODE void run(int phase, const Batch &batch, int index, u8 *scratch, unsi
 } // namespace augment
 
 #ifdef __CUDACC__
-extern "C" __global__ void augment_views(augment::Batch batch) {
+extern "C" __global__ void __launch_bounds__(256, 5) augment_views(augment::Batch batch) {
   __shared__ unsigned long long sum;
   const augment::Thread thread = {static_cast<int>(threadIdx.x), static_cast<int>(threadIdx.y),
                                   static_cast<int>(blockDim.x), static_cast<int>(blockDim.y)};

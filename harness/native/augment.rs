@@ -1,14 +1,20 @@
 //! The kernels of `augment.cu`: a view's whole augmentation in 8-bit and 32-bit numbers. One source, compiled with the package
 //! for the CPU, and at run time for CUDA.
 
-use std::ffi::c_char;
+use std::ffi::{CStr, c_char};
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::{NativeError, check};
 
 /// 32-bit words of a view in the table: the `View` of `augment.cu`.
 pub const VIEW_WORDS: usize = 20;
+
+/// What is compiled for CUDA.
+const SOURCE: &CStr = match CStr::from_bytes_with_nul(concat!(include_str!("augment.cu"), "\0").as_bytes()) {
+    Ok(source) => source,
+    Err(_) => panic!("a byte 0 in augment.cu"),
+};
 
 /// The `Batch` of `augment.cu`.
 #[repr(C)]
@@ -26,22 +32,33 @@ struct Batch {
 
 unsafe extern "C" {
     fn sdclr_augment_cpu(batch: *const Batch) -> *mut c_char;
+    fn sdclr_augment_cuda(batch: *const Batch, device: i32, source: *const c_char) -> *mut c_char;
 }
 
-/// Computes the views that `table` asks for of `images` (uint8 `[N, 3, H, W]`, on the same device): uint8
-/// `[count, 3, height, width]`.
+/// Computes the views that `table` asks for of `images` (uint8 `[N, 3, H, W]`, on the same device, where the work is
+/// queued): uint8 `[count, 3, height, width]`.
 ///
 /// # Safety
 /// The table begins with `count` views, whose crops and taps lie within images that are there.
-pub unsafe fn views(
+pub unsafe fn views(images: &Tensor, table: &Tensor, count: usize, sides: (i64, i64)) -> Result<Tensor, NativeError> {
+    // SAFETY: the caller vouches for the table.
+    compute(images, table, count, sides, |batch| match images.device() {
+        Device::Cuda(index) => unsafe { sdclr_augment_cuda(batch, index as i32, SOURCE.as_ptr()) },
+        _ => unsafe { sdclr_augment_cpu(batch) },
+    })
+}
+
+fn compute(
     images: &Tensor,
     table: &Tensor,
     count: usize,
     (height, width): (i64, i64),
+    kernel: impl FnOnce(*const Batch) -> *mut c_char,
 ) -> Result<Tensor, NativeError> {
     let images = images.f_contiguous()?;
     let (_, _, image_height, image_width) = images.size4()?;
     let views = Tensor::f_empty([count as i64, 3, height, width], (Kind::Uint8, images.device()))?;
+    // Both tensors and the table are contiguous, and outlive the call; what CUDA queues, frees memory in its own order.
     let batch = Batch {
         images: images.data_ptr() as *const u8,
         table: table.data_ptr() as *const i32,
@@ -53,7 +70,23 @@ pub unsafe fn views(
         width: width as i32,
         count: count as i32,
     };
-    // SAFETY: the caller vouches for the table; all tensors are contiguous, and outlive the call.
-    check(unsafe { sdclr_augment_cpu(&raw const batch) })?;
+    check(kernel(&raw const batch))?;
     Ok(views)
+}
+
+/// The kernel as CUDA runs it, by loops over the threads of a block, in either order.
+#[cfg(test)]
+pub unsafe fn views_like_cuda(
+    images: &Tensor,
+    table: &Tensor,
+    count: usize,
+    sides: (i64, i64),
+    (columns, rows): (i32, i32),
+    backwards: bool,
+) -> Result<Tensor, NativeError> {
+    unsafe extern "C" {
+        fn sdclr_augment_like_cuda(batch: *const Batch, columns: i32, rows: i32, backwards: bool) -> *mut c_char;
+    }
+    // SAFETY: as in `views`.
+    compute(images, table, count, sides, |batch| unsafe { sdclr_augment_like_cuda(batch, columns, rows, backwards) })
 }

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-const FILES: [&str; 4] = ["shim.cpp", "graph.cpp", "weights.cpp", "norm.cpp"];
+const FILES: [&str; 5] = ["shim.cpp", "graph.cpp", "weights.cpp", "norm.cpp", "nvrtc.cpp"];
 
 fn main() {
-    for file in FILES.iter().chain(&["kernels.cu", "augment.cpp", "augment.cu", "shared.h", "build.rs"]) {
+    for file in FILES.iter().chain(&["kernels.cu", "augment.cpp", "augment.cu", "nvrtc.h", "shared.h", "build.rs"]) {
         println!("cargo:rerun-if-changed=harness/native/{file}");
     }
     // Set by torch-sys, the direct dependency that knows which libtorch is linked.
@@ -27,10 +27,7 @@ fn main() {
         // ATen/Parallel.h opens its parallel region in the file that includes it, and only under OpenMP.
         .flag("-fopenmp")
         .warnings(true);
-    build
-        .clone()
-        .files(FILES.map(|file| format!("harness/native/{file}")))
-        .compile("sdclr_native");
+    build.clone().files(FILES.map(|file| format!("harness/native/{file}"))).compile("sdclr_native");
     // Fast in every profile. What keeps loops from becoming vectors here is traps and errno, which nobody looks at; the
     // results stay those of IEEE 754, operation by operation.
     build
