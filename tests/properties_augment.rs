@@ -4,8 +4,8 @@ mod golden;
 
 use proptest::prelude::*;
 use sdclr::augment::{
-    AugmentError, Crop, Jitter, JitterOp, ResizedCrop, Shift, ViewKey, ViewParams, adjust, draw, draw_resized_crop,
-    draw_shift, pad_crop_flip, resize_centre_crop, resized_crop, views,
+    AugmentError, Crop, Jitter, JitterOp, Plan, ResizedCrop, Shift, ViewKey, ViewParams, adjust, draw,
+    draw_resized_crop, draw_shift, pad_crop_flip, resize_centre_crop, resized_crop, views,
 };
 use sdclr::dataset::Picture;
 use sdclr::recipe::{AugmentRecipe, Recipe};
@@ -219,6 +219,10 @@ fn what_does_not_fit_is_refused() {
     assert!(matches!(views(&good.narrow(0, 0, 0), &[], 8), Err(AugmentError::Images { .. })));
     assert_eq!(views(&good, &params[..1], 8).unwrap_err(), AugmentError::Count { images: 2, params: 1 });
     assert_eq!(views(&good, &params, 0).unwrap_err(), AugmentError::Size { size: 0 });
+    let enormous = views(&good, &params, 1 << 15).unwrap_err();
+    assert_eq!(enormous, AugmentError::TooLarge { images: (8, 8), views: (1 << 15, 1 << 15) }, "{enormous}");
+    let nowhere = Plan::new(&[0, -1], &params, (8, 8), 8, golden::device()).unwrap_err();
+    assert_eq!(nowhere, AugmentError::Source { index: 1, source_image: -1 }, "{nowhere}");
     for crop in [(0, 0, 9, 8), (-1, 0, 8, 8), (0, 1, 8, 8), (0, 0, 0, 8), (i64::MAX, 0, 1, 1)] {
         let (top, left, height, width) = crop;
         let outside = ViewParams { crop: Crop { top, left, height, width }, ..identity(8) };

@@ -40,7 +40,7 @@ struct Batch {
 
 // One thread that does all of a view, several neighbouring pixels at once.
 struct Alone {
-  static constexpr int STRIP = 16;
+  static constexpr int STRIP = 32;
   static constexpr int x = 0, y = 0, columns = 1, rows = 1;
 };
 
@@ -68,6 +68,22 @@ struct Taps {
       : count(batch.table[place]), first(batch.table + place + 1), weights(first + size) {}
 };
 
+template <int N> struct Constant {
+  constexpr operator int() const { return N; }
+};
+
+// Calls body with `value`: on the CPU as a constant where it is one that is common enough for loops of its own.
+template <int... COMMON, class F> inline void known(int value, F body) {
+#ifndef __CUDACC__
+  if (((value == COMMON && (body(Constant<COMMON>()), true)) || ...))
+    return;
+#endif
+  body(value);
+}
+
+// Taps of a line that grows, or stays as it is.
+constexpr int ENLARGING = 5;
+
 constexpr int HALF = 1 << 21;
 
 // A sum of weighted pixels that HALF was added to, rounded and clipped.
@@ -78,17 +94,21 @@ template <class T> inline void narrow(const Batch &batch, const View &view, u8 *
   const Taps taps(batch, view.columns, batch.width);
   const long long plane = static_cast<long long>(batch.image_height) * batch.image_width;
   const u8 *image = batch.images + 3 * view.source * plane + view.top * batch.image_width + view.left;
-  for (int channel = 0; channel < 3; ++channel)
-    for (int y = thread.y; y < view.height; y += thread.rows) {
-      const u8 *line = image + channel * plane + y * batch.image_width;
-      u8 *target = narrowed + (channel * view.height + y) * batch.width;
-      for (int x = thread.x; x < batch.width; x += thread.columns) {
-        int sum = HALF;
-        for (int tap = 0; tap < taps.count; ++tap)
-          sum += taps.weights[x * taps.count + tap] * line[taps.first[x] + tap];
-        target[view.flip ? batch.width - 1 - x : x] = rounded(sum);
-      }
+  known<ENLARGING>(taps.count, [&](auto count) {
+    for (int x = thread.x; x < batch.width; x += thread.columns) {
+      const u8 *column = image + taps.first[x];
+      const int *weights = taps.weights + x * count;
+      u8 *target = narrowed + (view.flip ? batch.width - 1 - x : x);
+      for (int channel = 0; channel < 3; ++channel)
+        for (int y = thread.y; y < view.height; y += thread.rows) {
+          const u8 *pixels = column + channel * plane + y * batch.image_width;
+          int sum = HALF;
+          for (int tap = 0; tap < count; ++tap)
+            sum += weights[tap] * pixels[tap];
+          target[(channel * view.height + y) * batch.width] = rounded(sum);
+        }
     }
+  });
 }
 
 template <int N> struct Strip {};
@@ -103,9 +123,8 @@ template <class T, class F> inline void strips(int length, T thread, F body) {
       body(smaller(x, length - T::STRIP), Strip<T::STRIP>());
 }
 
-template <int N>
-inline void weigh(const u8 *__restrict pixels, int stride, const int *__restrict weights, int count,
-                       u8 *__restrict target) {
+template <int N, class C>
+inline void weigh(const u8 *__restrict pixels, int stride, const int *__restrict weights, C count, u8 *__restrict target) {
   int sums[N];
   for (int i = 0; i < N; ++i)
     sums[i] = HALF;
@@ -121,14 +140,16 @@ template <class T>
 inline void shorten(const Batch &batch, const View &view, const u8 *narrowed, u8 *pixels, T thread) {
   const Taps taps(batch, view.rows, batch.height);
   const int width = batch.width;
-  for (int channel = 0; channel < 3; ++channel)
-    for (int y = thread.y; y < batch.height; y += thread.rows) {
-      const u8 *lines = narrowed + (channel * view.height + taps.first[y]) * width;
-      u8 *target = pixels + (channel * batch.height + y) * width;
-      strips(width, thread, [&]<int N>(int x, Strip<N>) {
-        weigh<N>(lines + x, width, taps.weights + y * taps.count, taps.count, target + x);
-      });
-    }
+  known<ENLARGING>(taps.count, [&](auto count) {
+    for (int channel = 0; channel < 3; ++channel)
+      for (int y = thread.y; y < batch.height; y += thread.rows) {
+        const u8 *lines = narrowed + (channel * view.height + taps.first[y]) * width;
+        u8 *target = pixels + (channel * batch.height + y) * width;
+        strips(width, thread, [&]<int N>(int x, Strip<N>) {
+          weigh<N>(lines + x, width, taps.weights + y * count, count, target + x);
+        });
+      }
+  });
 }
 
 struct Pixel {
@@ -233,12 +254,12 @@ inline void adjust(u8 *pixels, int count, int operation, float factor, unsigned 
 }
 
 // N neighbouring pixels of a box blur; at(o) is where the pixel o steps off the first lies.
-template <int N, class F> inline void box(const View &view, u8 *__restrict target, F at) {
+template <int N, class W, class F> inline void box(const View &view, W whole, u8 *__restrict target, F at) {
   unsigned sums[N] = {};
-  for (int offset = -view.blur; offset <= view.blur; ++offset)
+  for (int offset = -whole; offset <= whole; ++offset)
     for (int i = 0; i < N; ++i)
       sums[i] += at(offset)[i];
-  const u8 *before = at(-view.blur - 1), *after = at(view.blur + 1);
+  const u8 *before = at(-whole - 1), *after = at(whole + 1);
   for (int i = 0; i < N; ++i) {
     const unsigned edges = static_cast<unsigned>(before[i] + after[i]);
     target[i] = static_cast<u8>((sums[i] * view.inside + edges * view.edge + (1u << 23)) >> 24);
@@ -249,19 +270,21 @@ template <int N, class F> inline void box(const View &view, u8 *__restrict targe
 template <class T>
 inline void blur(const Batch &batch, const View &view, bool down, const u8 *source, u8 *target, T thread) {
   const int height = batch.height, width = batch.width, border = view.blur + 1;
-  for (int channel = 0; channel < 3; ++channel)
-    for (int y = thread.y; y < height; y += thread.rows) {
-      const u8 *plane = source + channel * height * width, *line = plane + y * width;
-      u8 *to = target + (channel * height + y) * width;
-      strips(width, thread, [&]<int N>(int x, Strip<N>) {
-        if (down)
-          return box<N>(view, to + x, [&](int o) { return plane + between(0, y + o, height - 1) * width + x; });
-        if (x >= border && x + N + border <= width)
-          return box<N>(view, to + x, [&](int o) { return line + x + o; });
-        for (int i = x; i < x + N; ++i)
-          box<1>(view, to + i, [&](int o) { return line + between(0, i + o, width - 1); });
-      });
-    }
+  known<0, 1>(view.blur, [&](auto whole) {
+    for (int channel = 0; channel < 3; ++channel)
+      for (int y = thread.y; y < height; y += thread.rows) {
+        const u8 *plane = source + channel * height * width, *line = plane + y * width;
+        u8 *to = target + (channel * height + y) * width;
+        strips(width, thread, [&]<int N>(int x, Strip<N>) {
+          if (down)
+            return box<N>(view, whole, to + x, [&](int o) { return plane + between(0, y + o, height - 1) * width + x; });
+          if (x >= border && x + N + border <= width)
+            return box<N>(view, whole, to + x, [&](int o) { return line + x + o; });
+          for (int i = x; i < x + N; ++i)
+            box<1>(view, whole, to + i, [&](int o) { return line + between(0, i + o, width - 1); });
+        });
+      }
+  });
 }
 
 // Narrow; shorten; of each operation of the jitter first the sum, then the change; grey; three boxes along, three down.
@@ -301,7 +324,7 @@ inline void run(int phase, const Batch &batch, int index, u8 *scratch, unsigned 
 } // namespace augment
 
 #ifdef __CUDACC__
-extern "C" __global__ void __launch_bounds__(256, 5) augment_views(augment::Batch batch) {
+extern "C" __global__ void __launch_bounds__(256, 4) augment_views(augment::Batch batch) {
   __shared__ unsigned long long sum;
   const augment::Thread thread = {static_cast<int>(threadIdx.x), static_cast<int>(threadIdx.y),
                                   static_cast<int>(blockDim.x), static_cast<int>(blockDim.y)};

@@ -74,7 +74,10 @@ fn compute(
     Ok(views)
 }
 
-/// The kernel as CUDA runs it, by loops over the threads of a block, in either order.
+/// The same as CUDA computes it, by loops over the threads of a block, in either order.
+///
+/// # Safety
+/// As for [`views`].
 #[cfg(test)]
 pub unsafe fn views_like_cuda(
     images: &Tensor,
