@@ -1,8 +1,7 @@
 //! The transforms of the ImageNet probe, on one decoded image of any size: its crop or its centre, resized to a square
 //! (REFERENCE.md "Evaluation"). In: a [`Picture`]. Out: uint8 `[3, size, size]` on the CPU.
 //!
-//! The sums are PIL's own, in fixed point, tap by tap: images of many sizes make no batch, and a matrix of an image's
-//! full width would be mostly zeros.
+//! The sums are PIL's own, in fixed point, tap by tap, as in the kernels for views: images of many sizes make no batch.
 
 use std::ops::Range;
 

@@ -15,7 +15,8 @@ use crate::native::{self, augment::VIEW_WORDS};
 /// Largest side of images and of views: the kernels count the bytes of one in 32 bits.
 pub const MAX_SIDE: i64 = 1 << 14;
 
-/// A planned batch, packed into one table on the host, which one transfer brings to the device.
+/// A planned batch, packed into one table on the host, which one transfer brings to the device: 80 bytes a view, and taps
+/// that grow with the size of images and views alone.
 #[derive(Debug)]
 pub struct Plan {
     /// Height and width of the images, and of the views.
@@ -193,7 +194,7 @@ mod tests {
 
     use super::super::{ViewKey, draw};
     use super::*;
-    use crate::recipe::Recipe;
+    use crate::recipe::{AugmentRecipe, Recipe};
 
     /// No GPU is needed to prove that the threads of a block share a view's work as they should: each pixel is computed, and no
     /// thread looks at what another does in the same phase, or their order would matter.
@@ -229,6 +230,24 @@ mod tests {
                     unsafe { native::augment::views_like_cuda(&images, table, *count, *view_sides, block, backwards) };
                 assert_eq!(together.unwrap(), alone, "{sides:?} {size} {block:?} {backwards}");
             }
+        }
+    }
+
+    #[test]
+    fn a_plan_takes_few_bytes_a_view() {
+        let cifar = Recipe::resolve("cifar10-lt/sdclr", &[]).unwrap().augment;
+        // (side of the images, of the views, number of views), and the most taps that a pixel has.
+        for (side, size, views, taps) in [(32, 32, 1024, 5), (224, 224, 8192, 5), (500, 224, 1024, 10), (9, 40, 1, 5)] {
+            let recipe = AugmentRecipe { size, scale: [0.08, 1.0], blur_probability: 0.5, ..cifar.clone() };
+            let key = |image| ViewKey { seed: 1, epoch: 1, image, view: 0 };
+            let params: Vec<ViewParams> = (0..views).map(|image| draw(&recipe, key(image), side, side)).collect();
+            let source: Vec<i64> = (0..views as i64).collect();
+            let plan = Plan::new(&source, &params, (side, side), size, Device::Cpu).unwrap();
+            // Each length that occurs has a place and weights for every pixel of the views.
+            let lengths = side.min(2 * views as i64);
+            let most = 80 * views as i64 + lengths * 4 * (1 + size * (1 + taps));
+            let bytes = 4 * plan.table.numel() as i64;
+            assert!(bytes <= most, "{bytes} bytes for {views} views of {side} to {size} pixels");
         }
     }
 }
