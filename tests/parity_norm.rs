@@ -3,8 +3,6 @@
 
 mod golden;
 
-use std::process::Command;
-
 use proptest::prelude::*;
 use sdclr::native;
 use sdclr::native::norm::{self, After};
@@ -370,48 +368,7 @@ proptest! {
     }
 }
 
-/// Compiles the kernels by the NVRTC beside PyTorch; prints what it says.
-const NVRTC: &str = r#"
-import ctypes, glob, sysconfig, sys
-folder = sysconfig.get_path("purelib") + "/nvidia/*/lib/"
-library = lambda name: glob.glob(folder + name)
-if not library("libnvrtc.so.*[0-9]"):
-    sys.exit("no NVRTC beside this PyTorch")
-ctypes.CDLL(library("libnvrtc-builtins.so.*[0-9]")[0], ctypes.RTLD_GLOBAL)
-nvrtc = ctypes.CDLL(library("libnvrtc.so.*[0-9]")[0])
-source = sys.stdin.buffer.read()
-for architecture in ["sm_80", "sm_90", "sm_100"]:
-    program, size = ctypes.c_void_p(), ctypes.c_size_t()
-    assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, b"kernels.cu", 0, None, None) == 0
-    options = [b"--gpu-architecture=" + architecture.encode(), b"--std=c++17", b"--device-as-default-execution-space"]
-    code = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
-    nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-    log = ctypes.create_string_buffer(size.value)
-    nvrtc.nvrtcGetProgramLog(program, log)
-    nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size))
-    print(architecture, code, "code" if size.value > 10000 else "no code", log.value.decode())
-"#;
-
 #[test]
 fn nvrtc_compiles_the_kernels_without_a_word() {
-    let folder = std::env::var("CARGO_MANIFEST_DIR").unwrap();
-    let python = std::env::var("SDCLR_ORACLE_PYTHON").unwrap_or_else(|_| format!("{folder}/.oracle/bin/python"));
-    let program = Command::new(&python).args(["-c", "import torch"]).output();
-    if !program.is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: there is no PyTorch (ci/oracle --env makes one)");
-        return;
-    }
-    let source = tempfile::NamedTempFile::new().unwrap();
-    sdclr::fs::write(source.path(), norm::KERNELS.as_bytes()).unwrap();
-    let source = std::fs::File::open(source.path()).unwrap();
-    let output = Command::new(&python).args(["-c", NVRTC]).stdin(source).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    if said.contains("no NVRTC beside this PyTorch") {
-        eprintln!("skipped: {said}");
-        return;
-    }
-    let lines = String::from_utf8(output.stdout).unwrap();
-    let lines: Vec<&str> = lines.trim_end().lines().map(str::trim_end).collect();
-    let compiled = ["sm_80", "sm_90", "sm_100"].map(|architecture| format!("{architecture} 0 code"));
-    assert_eq!(lines.iter().map(|line| line.trim_end_matches('\0')).collect::<Vec<_>>(), compiled, "{said}");
+    golden::compile_for_gpus("kernels.cu", &["--std=c++17"]);
 }

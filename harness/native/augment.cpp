@@ -40,7 +40,7 @@ char *sdclr_augment_cpu(const augment::Batch *batch) {
 char *sdclr_augment_cuda(const augment::Batch *batch, int32_t index, const char *source) {
   return guarded([&] {
     // Multiplications and additions stay apart, as on the CPU.
-    static CudaKernels kernels("augment.cu", {"augment_views"}, {"--std=c++20", "--fmad=false", "--device-as-default-execution-space"});
+    static CudaKernels kernels("augment.cu", {"augment_views"}, {"--std=c++20", "--fmad=false"});
     c10::Device device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(index));
     kernels.load(device, source);
     if (batch->count == 0)

@@ -2,22 +2,16 @@
 // launched by the driver, whose functions are looked up at run time as its headers and libraries need not be there; on a
 // CPU they are loops. As in shim.cpp every function that can fail returns null or an error message.
 
+#include "nvrtc.h"
 #include "shared.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/DeviceGuard.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <dlfcn.h>
-
 #include <algorithm>
-#include <array>
-#include <atomic>
 #include <cmath>
 #include <memory>
-#include <mutex>
-#include <string>
 
 #include "kernels.cu"
 
@@ -61,97 +55,12 @@ void loop(Kernel kernel, const Norm &n, Grid grid) {
           half(n, {column, part, thread}, *shared);
 }
 
-// A function of NVRTC or the driver: PyTorch's libcaffe2_nvrtc is linked to both.
-void *symbol(const char *name) {
-  static void *const library = [] {
-    void *found = dlopen("libcaffe2_nvrtc.so", RTLD_NOW);
-    TORCH_CHECK(found, "the run-time compiler of CUDA cannot be loaded: ", dlerror());
-    return found;
-  }();
-  void *address = dlsym(library, name);
-  TORCH_CHECK(address, "this CUDA has no ", name, "; use a driver for CUDA 13 and PyTorch 2.11.0");
-  return address;
-}
-
-template <typename... Arguments> int call(void *function, Arguments... arguments) {
-  return reinterpret_cast<int (*)(Arguments...)>(function)(arguments...);
-}
-
-#define CUDA(name, ...)                                                                                                \
-  do {                                                                                                                 \
-    static void *const function = symbol(#name);                                                                       \
-    int failure = call(function, __VA_ARGS__);                                                                         \
-    TORCH_CHECK(failure == 0, #name " failed with CUDA's error ", failure);                                            \
-  } while (false)
-
-// `source` as machine code of compute capability `major`.`minor`.
-std::string compile(const char *source, int major, int minor) {
-  void *program = nullptr;
-  CUDA(nvrtcCreateProgram, &program, source, "kernels.cu", 0, static_cast<const char **>(nullptr),
-       static_cast<const char **>(nullptr));
-  auto architecture = "--gpu-architecture=sm_" + std::to_string(major) + std::to_string(minor);
-  const char *options[] = {architecture.c_str(), "--std=c++17", "--device-as-default-execution-space"};
-  int failure = call(symbol("nvrtcCompileProgram"), program, 3, static_cast<const char **>(options));
-  size_t size = 0;
-  std::string text;
-  CUDA(nvrtcGetProgramLogSize, program, &size);
-  text.resize(size);
-  CUDA(nvrtcGetProgramLog, program, text.data());
-  TORCH_CHECK(failure == 0, "kernels.cu does not compile for sm_", major, minor, " (error ", failure,
-              " of NVRTC): ", text.substr(0, text.find('\n')));
-  CUDA(nvrtcGetCUBINSize, program, &size);
-  text.resize(size);
-  CUDA(nvrtcGetCUBIN, program, text.data());
-  CUDA(nvrtcDestroyProgram, &program);
-  return text;
-}
-
-// What a device needs to launch them; kept as long as the process lives.
-struct Loaded {
-  void *context;
-  std::array<void *, COUNT> functions;
-};
-std::array<std::atomic<const Loaded *>, 64> loaded;
-
-void load(int device, const char *source) {
-  static std::mutex mutex;
-  std::lock_guard lock(mutex);
-  TORCH_CHECK(device >= 0 && device < static_cast<int>(loaded.size()), "there is no CUDA device ", device);
-  if (loaded[device])
-    return;
-  constexpr int CAPABILITY_MAJOR = 75, CAPABILITY_MINOR = 76;
-  int handle, major, minor;
-  void *module;
-  Loaded kernels;
-  // libtorch's context of the device becomes the thread's, if it is not yet.
-  c10::DeviceGuard guard(at::Device(at::kCUDA, static_cast<at::DeviceIndex>(device)));
-  c10::impl::VirtualGuardImpl(at::kCUDA).synchronizeDevice(static_cast<at::DeviceIndex>(device));
-  CUDA(cuCtxGetCurrent, &kernels.context);
-  CUDA(cuDeviceGet, &handle, device);
-  CUDA(cuDeviceGetAttribute, &major, CAPABILITY_MAJOR, handle);
-  CUDA(cuDeviceGetAttribute, &minor, CAPABILITY_MINOR, handle);
-  auto code = compile(source, major, minor);
-  CUDA(cuModuleLoadData, &module, static_cast<const void *>(code.data()));
-  for (int kernel = 0; kernel < COUNT; ++kernel)
-    CUDA(cuModuleGetFunction, &kernels.functions[kernel], module, NAMES[kernel]);
-  loaded[device] = new Loaded(kernels);
-}
+CudaKernels cuda("kernels.cu", {std::begin(NAMES), std::end(NAMES)}, {"--std=c++17"});
 
 void launch(Kernel kernel, const Norm &n, Grid grid, at::Device device) {
   if (device.is_cpu())
     return loop(kernel, n, grid);
-  const Loaded *kernels = loaded[device.index()];
-  TORCH_CHECK(kernels, "the kernels of batch norm were not loaded for ", device);
-  // A thread of autograd's may have had nothing to do with CUDA yet.
-  void *current = nullptr;
-  CUDA(cuCtxGetCurrent, &current);
-  if (current != kernels->context)
-    CUDA(cuCtxSetCurrent, kernels->context);
-  auto stream = c10::impl::VirtualGuardImpl(device.type()).getStream(device);
-  void *arguments[] = {const_cast<Norm *>(&n)};
-  CUDA(cuLaunchKernel, kernels->functions[kernel], static_cast<unsigned>(grid.columns), static_cast<unsigned>(grid.parts),
-       1u, static_cast<unsigned>(THREADS), 1u, 1u, 0u, stream.native_handle(),
-       static_cast<void **>(arguments), static_cast<void **>(nullptr));
+  cuda.launch(kernel, device, {static_cast<unsigned>(grid.columns), static_cast<unsigned>(grid.parts)}, {THREADS, 1}, &n);
 }
 
 // ---- The operation ---------------------------------------------------------------------------------------------------
@@ -285,7 +194,7 @@ extern "C" {
 
 // Compiles the kernels for a CUDA device, once.
 char *sdclr_norm_load(int32_t device, const char *source) {
-  return guarded([&] { load(device, source); });
+  return guarded([&] { cuda.load(at::Device(at::kCUDA, static_cast<at::DeviceIndex>(device)), source); });
 }
 
 // Whether sdclr_norm computes the batch norm of `x`.

@@ -46,7 +46,7 @@ pub struct BatchNorm<'a> {
 }
 
 /// The source of the kernels, which NVRTC compiles.
-pub const KERNELS: &str = include_str!("kernels.cu");
+const KERNELS: &str = include_str!("kernels.cu");
 
 /// Compiles the kernels for `device` unless that is done; nothing to do on the CPU.
 ///

@@ -14,8 +14,11 @@ namespace {
 
 // A function of NVRTC or the driver: PyTorch's libcaffe2_nvrtc is linked to both.
 void *symbol(const char *name) {
-  static void *library = dlopen("libcaffe2_nvrtc.so", RTLD_NOW);
-  TORCH_CHECK(library, "the run-time compiler of CUDA cannot be loaded: ", dlerror());
+  static void *const library = [] {
+    void *found = dlopen("libcaffe2_nvrtc.so", RTLD_NOW);
+    TORCH_CHECK(found, "the run-time compiler of CUDA cannot be loaded: ", dlerror());
+    return found;
+  }();
   void *address = dlsym(library, name);
   TORCH_CHECK(address, "this CUDA has no ", name, "; use a driver for CUDA 13 and PyTorch 2.11.0");
   return address;
@@ -38,7 +41,7 @@ std::string compile(const char *file, const char *source, std::vector<const char
   CUDA(nvrtcCreateProgram, &program, source, file, 0, static_cast<const char **>(nullptr),
        static_cast<const char **>(nullptr));
   auto architecture = "--gpu-architecture=sm_" + std::to_string(capability);
-  options.push_back(architecture.c_str());
+  options.insert(options.end(), {architecture.c_str(), "--device-as-default-execution-space"});
   int failure = call(symbol("nvrtcCompileProgram"), program, static_cast<int>(options.size()),
                      static_cast<const char **>(options.data()));
   size_t size = 0;

@@ -7,14 +7,14 @@
 #include <mutex>
 #include <vector>
 
-struct Grid {
-  unsigned columns, rows;
-};
-
 // The kernels of one source file, compiled for the CUDA device at hand once there is one. CUDA's headers and libraries need
 // not be there: its functions are looked up at run time.
 class CudaKernels {
 public:
+  struct Grid {
+    unsigned columns, rows;
+  };
+
   // `file` is for messages; `options` go to NVRTC besides the device's architecture.
   CudaKernels(const char *file, std::vector<const char *> names, std::vector<const char *> options)
       : file(file), names(std::move(names)), options(std::move(options)) {}

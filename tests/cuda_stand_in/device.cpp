@@ -223,8 +223,6 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, const voi
 
 // The driver, as far as libtorch and we ask it ourselves.
 CUresult cuInit(unsigned) { return CUDA_SUCCESS; }
-// NVRTC asks for tables of the driver's, and goes on without.
-CUresult cuGetExportTable(const void **table, const CUuuid *) { return *table = nullptr, CUDA_ERROR_NOT_FOUND; }
 CUresult cuDriverGetVersion(int *version) { return *version = CUDART_VERSION, CUDA_SUCCESS; }
 CUresult cuDeviceGet(CUdevice *device, int index) { return *device = index, CUDA_SUCCESS; }
 CUresult cuDeviceGetName(char *name, int length, CUdevice) { return std::strncpy(name, NAME, length), CUDA_SUCCESS; }

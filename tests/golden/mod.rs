@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::process::Command;
 
 use sdclr::network::{Network, StateDict};
 use sdclr::suite::environment;
@@ -154,4 +155,29 @@ pub fn assert_digests(what: &str, mut found: Vec<(String, Tensor)>, expected: &T
     }
     let count = differing.len();
     assert!(differing.is_empty(), "{what}: {count} tensors differ from PyTorch's\n{}", differing.join("\n"));
+}
+
+/// Compiles a file of `harness/native` for GPUs that need not be there, by the NVRTC beside PyTorch, which must not say a word.
+pub fn compile_for_gpus(file: &str, options: &[&str]) {
+    let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").unwrap());
+    let python = std::env::var_os("SDCLR_ORACLE_PYTHON").map_or(root.join(".oracle/bin/python"), PathBuf::from);
+    if !python.exists() {
+        eprintln!("skipped: no Python with NVRTC; ci/oracle --env makes one");
+        return;
+    }
+    for architecture in ["sm_80", "sm_90", "sm_100"] {
+        let output = Command::new(&python)
+            .arg(root.join("reference/torch/compile_kernels.py"))
+            .arg(root.join("harness/native").join(file))
+            .args([&format!("--gpu-architecture={architecture}"), "--device-as-default-execution-space"])
+            .args(options)
+            .output()
+            .unwrap();
+        if output.status.code() == Some(3) {
+            eprintln!("skipped: {}", String::from_utf8_lossy(&output.stderr).trim());
+            return;
+        }
+        let log = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && log.trim().is_empty(), "{architecture}: {log}");
+    }
 }
