@@ -1,5 +1,5 @@
 //! Batch norm with what follows it, as one operation of ours, against libtorch's operations in float64 on the same numbers,
-//! on the device that SDCLR_TEST_DEVICE names: a GPU launches what the CPU runs as loops (harness/native/kernels.cu).
+//! on the device that SDCLR_TEST_DEVICE names: a GPU launches what the CPU runs as loops (harness/native/norm.cu).
 
 mod golden;
 
@@ -370,5 +370,5 @@ proptest! {
 
 #[test]
 fn nvrtc_compiles_the_kernels_without_a_word() {
-    golden::compile_for_gpus("kernels.cu", &["--std=c++17"]);
+    golden::compile_for_gpus("norm.cu", &["--std=c++17"]);
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 const FILES: [&str; 5] = ["shim.cpp", "graph.cpp", "weights.cpp", "norm.cpp", "nvrtc.cpp"];
 
 fn main() {
-    for file in FILES.iter().chain(&["kernels.cu", "augment.cpp", "augment.cu", "nvrtc.h", "shared.h", "build.rs"]) {
+    for file in FILES.iter().chain(&["norm.cu", "augment.cpp", "augment.cu", "nvrtc.h", "shared.h", "build.rs"]) {
         println!("cargo:rerun-if-changed=harness/native/{file}");
     }
     // Set by torch-sys, the direct dependency that knows which libtorch is linked.

@@ -1,4 +1,4 @@
-// The kernels of kernels.cu as one operation that autograd knows. On CUDA they are compiled for the device at hand and
+// The kernels of norm.cu as one operation that autograd knows. On CUDA they are compiled for the device at hand and
 // launched by the driver, whose functions are looked up at run time as its headers and libraries need not be there; on a
 // CPU they are loops. As in shim.cpp every function that can fail returns null or an error message.
 
@@ -13,14 +13,14 @@
 #include <cmath>
 #include <memory>
 
-#include "kernels.cu"
+#include "norm.cu"
 
 namespace batch_norm {
 namespace {
 
 // ---- Kernels ---------------------------------------------------------------------------------------------------------
 
-// The list of kernels.cu, as numbers, names and functions.
+// The list of norm.cu, as numbers, names and functions.
 #define KERNEL(name, first, second) name,
 enum Kernel { KERNELS COUNT };
 #undef KERNEL
@@ -55,7 +55,7 @@ void loop(Kernel kernel, const Norm &n, Grid grid) {
           half(n, {column, part, thread}, *shared);
 }
 
-CudaKernels cuda("kernels.cu", {std::begin(NAMES), std::end(NAMES)}, {"--std=c++17"});
+CudaKernels cuda("norm.cu", {std::begin(NAMES), std::end(NAMES)}, {"--std=c++17"});
 
 void launch(Kernel kernel, const Norm &n, Grid grid, at::Device device) {
   if (device.is_cpu())

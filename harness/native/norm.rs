@@ -1,5 +1,5 @@
 //! Batch norm by the batch's statistics and what follows it, ReLU or an addition and ReLU, as one operation: fewer and
-//! lighter passes over bfloat16 activations than libtorch's operations one by one. `kernels.cu` holds the kernels. They
+//! lighter passes over bfloat16 activations than libtorch's operations one by one. `norm.cu` holds the kernels. They
 //! are for CUDA; on a CPU they run as slow loops, by which tests prove them.
 
 use std::ffi::{CString, c_char, c_void};
@@ -46,7 +46,7 @@ pub struct BatchNorm<'a> {
 }
 
 /// The source of the kernels, which NVRTC compiles.
-const KERNELS: &str = include_str!("kernels.cu");
+const KERNELS: &str = include_str!("norm.cu");
 
 /// Compiles the kernels for `device` unless that is done; nothing to do on the CPU.
 ///
