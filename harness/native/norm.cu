@@ -1,7 +1,7 @@
-// Batch norm by the batch's statistics, then perhaps an addition and ReLU, forward and backward, of bfloat16 activations:
-// rows [M, C] with the channels innermost (channels_last), C a multiple of 8. NVRTC compiles this file for the GPU at hand,
-// g++ (norm.cpp) as loops over blocks and threads, so that tests prove on a CPU what a GPU will compute. Nothing here is
-// CUDA's but the last lines: a kernel is two functions of a thread, and between them the threads of its block meet.
+// Batch norm by the batch's statistics, then perhaps an addition and ReLU, forward and backward, of bfloat16
+// activations: rows [M, C] with the channels innermost (channels_last), C a multiple of 8. NVRTC compiles this file for
+// the GPU at hand, g++ (norm.cpp) as loops over blocks and threads, so that tests prove on a CPU what a GPU will compute.
+// Only the last lines are CUDA's: a kernel is two functions of a thread, between which the threads of its block meet.
 //
 // Every thread owns 8 neighbouring channels (16 bytes, one load) and takes rows in turn. A block is up to 32 such columns
 // wide, so that its threads read whole lines of memory, and 396 blocks share the work: three for each of an H100's 132
@@ -12,8 +12,9 @@ namespace batch_norm {
 constexpr int THREADS = 256, WIDTH = 8;
 
 struct Norm {
-  long long rows;                             // M
-  int rows_of_part, parts, channels, columns; // rows that a block takes, blocks that share them; C, and 8ths a block is wide
+  long long rows;          // M
+  int rows_of_part, parts; // rows that a block takes, and blocks that share them
+  int channels, columns;   // C, and how many times 8 of them a block is wide
   float epsilon, momentum;
   const unsigned short *x, *residual, *out, *grad; // [M, C]
   unsigned short *to, *to_residual;                // [M, C]
@@ -21,7 +22,7 @@ struct Norm {
   float *running_mean, *running_var;               // [C]
   float *mean, *invstd;                            // [C], of the batch
   float *sums;                                     // [parts, 2, C]
-  float *gradients;                                // [4, C]: of weight, of bias, and the two sums as x's gradient takes them
+  float *gradients;                                // [4, C]: of weight, of bias, and both as dx takes them
 };
 
 enum class After { Nothing, Relu, AddRelu };
@@ -31,8 +32,8 @@ struct Place {
 };
 
 // What is summed of a channel. Forward: how far the mean of `count` numbers is from the channel's first, which is mostly
-// near, and their squares around that mean; sums around zero would lose a small variance. Backward: dz, and dz times what x
-// is above the mean.
+// near, and their squares around that mean; sums around zero would lose a small variance. Backward: dz, and dz times
+// what x is above the mean.
 struct Sums {
   float count, first, second;
 };

@@ -45,7 +45,7 @@ def norm_work(options: argparse.Namespace, variant: str) -> Callable[[int], None
     def activations(stage: int) -> list[Tensor]:
         shape = (options.batch, WIDTH << stage, options.size >> stage, options.size >> stage)
         return [
-            torch.randn(shape, device=options.device, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+            torch.randn(shape, device=options.device).to(torch.bfloat16, memory_format=torch.channels_last)
             for _ in range(3)
         ]
 
@@ -53,8 +53,10 @@ def norm_work(options: argparse.Namespace, variant: str) -> Callable[[int], None
     layers = []
     for stage, what in follows():
         x, residual, grad = stages[stage]
-        mean, var, weight, bias = (torch.full((x.shape[1],), value, device=options.device) for value in (0.0, 1.0, 1.0, 0.0))
-        inputs = [tensor.detach().requires_grad_() for tensor in (x, weight, bias, *([residual] if what == "add" else []))]
+        vectors = (torch.full((x.shape[1],), value, device=options.device) for value in (0.0, 1.0, 1.0, 0.0))
+        mean, var, weight, bias = vectors
+        inputs = [x, weight, bias, residual] if what == "add" else [x, weight, bias]
+        inputs = [tensor.detach().requires_grad_() for tensor in inputs]
         layers.append((inputs, residual, mean, var, grad, what))
 
     def one() -> None:
