@@ -327,8 +327,7 @@ pub fn prepare() {
     std::panic::set_hook(Box::new(|panic| {
         let payload = panic.payload();
         let text = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
-        // libtorch's own message is the first line; its C++ stack follows.
-        let line = text.unwrap_or("no reason given").lines().next().unwrap_or_default();
+        let line = first_line(text.unwrap_or("no reason given"));
         let place = panic.location().map(|place| format!(" ({}:{})", place.file(), place.line())).unwrap_or_default();
         let mut last = last_panic();
         // What a thread panicked of says more than that it did.
@@ -337,6 +336,16 @@ pub fn prepare() {
         }
     }));
     load_cuda();
+}
+
+/// What a panic's text says: of what libtorch threw, which tch wraps with its newlines escaped, libtorch's own message,
+/// without the C++ stack behind it.
+fn first_line(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    let Some((_, thrown)) = line.split_once(": Torch(\"") else { return line.to_owned() };
+    let said = thrown.split("\\n").next().unwrap_or_default();
+    let remedy = if said.contains("out of memory") { "; choose a smaller batch_size (--set)" } else { "" };
+    format!("{said}{remedy}")
 }
 
 /// `work` on every job, spread over libtorch's own CPU threads; each job's tensor operations stay on its thread. One
