@@ -1,6 +1,8 @@
 //! Progress bars on standard error, each on one line of a terminal from 60 columns on; silent where there is none.
 
 use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressState, ProgressStyle};
@@ -15,7 +17,7 @@ impl Progress {
     /// A bar of `total` units of `what`, `done` of them already behind it, with the time left. It is gone when it is dropped.
     pub fn bar(&self, label: &str, what: &str, total: usize, done: usize) -> ProgressBar {
         let bar = ProgressBar::new(total as u64).with_position(done as u64);
-        self.add(bar, label, &format!("{{wide_bar}} {{pos}}/{{len}} {what}{{left}}  {{msg}}"))
+        self.add(bar, label, &counted(what), &AtomicU64::new(done as u64).into())
     }
 
     /// A bar of `total` bytes, where that is known, with rate and time left; `done` of them are already behind it.
@@ -26,23 +28,25 @@ impl Progress {
             Some(_) if console::Term::stderr().size().1 < 80 => "{wide_bar} {bytes}/{total_bytes}{left}",
             Some(_) => "{wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}{left}",
         };
-        self.add(bar, label, template)
+        self.add(bar, label, template, &AtomicU64::new(done).into())
     }
 
     /// The jobs of a suite.
     pub fn jobs(&self, suite: &str, count: usize) -> Jobs {
-        Jobs(self.bar(suite, "jobs", count, 0))
+        let quick = Arc::default();
+        Jobs { bar: self.add(ProgressBar::new(count as u64), suite, &counted("jobs"), &quick), quick }
     }
 
-    fn add(&self, bar: ProgressBar, label: &str, template: &str) -> ProgressBar {
-        let done = bar.position();
+    /// Of the bar's position `done` tells nothing of how long the rest takes.
+    fn add(&self, bar: ProgressBar, label: &str, template: &str, done: &Arc<AtomicU64>) -> ProgressBar {
+        let done = done.clone();
         // First of all: a bar that is not one of these draws itself at every change.
         let bar = self.bars.add(bar);
         // The template is ours and holds no unknown key; were it refused, the plain bar would do.
         let style = ProgressStyle::with_template(&format!("{{prefix:17}} {template}"));
         let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style.with_key("left", move |state: &ProgressState, text: &mut dyn Write| {
-            if let Some(left) = left(state, done) {
+            if let Some(left) = left(state, done.load(Ordering::Relaxed)) {
                 // It goes into a string, which takes everything.
                 let _ = write!(text, ", {:#} left", HumanDuration(left));
             }
@@ -73,6 +77,10 @@ impl Progress {
     }
 }
 
+fn counted(what: &str) -> String {
+    format!("{{wide_bar}} {{pos}}/{{len}} {what}{{left}}  {{msg}}")
+}
+
 /// What the rest takes at the mean speed so far, once there is one: what was `done` before the bar began tells nothing, and
 /// of jobs that take minutes or hours the latest tell little.
 fn left(state: &ProgressState, done: u64) -> Option<Duration> {
@@ -82,18 +90,21 @@ fn left(state: &ProgressState, done: u64) -> Option<Duration> {
 
 /// The bar of a suite's jobs.
 #[derive(Debug)]
-pub struct Jobs(ProgressBar);
+pub struct Jobs {
+    bar: ProgressBar,
+    quick: Arc<AtomicU64>,
+}
 
 impl Jobs {
-    /// Does a job and counts it. One that is over at once, since its result was read back or it could not begin, is taken off
-    /// the count instead: it does not tell how long the others take.
+    /// Does a job and counts it. One that is over at once, since its result was read back or it could not begin, does not
+    /// tell how long the others take.
     pub fn run<T>(&self, job: impl FnOnce() -> T) -> T {
         let start = Instant::now();
         let outcome = job();
-        match start.elapsed() < Duration::from_secs(1) {
-            true => self.0.dec_length(1),
-            false => self.0.inc(1),
+        if start.elapsed() < Duration::from_secs(1) {
+            self.quick.fetch_add(1, Ordering::Relaxed);
         }
+        self.bar.inc(1);
         outcome
     }
 }
