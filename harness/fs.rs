@@ -110,7 +110,15 @@ pub fn list_folder(path: &Path) -> Result<Vec<PathBuf>, FsError> {
 
 /// Creates the folder and its parents; no error where it exists.
 pub fn create_folder(path: &Path) -> Result<(), FsError> {
-    std::fs::create_dir_all(path).map_err(error("create the folder", path))
+    std::fs::create_dir_all(path).map_err(|reason| {
+        let reason = match reason.kind() {
+            std::io::ErrorKind::AlreadyExists => std::io::Error::other(
+                "a part of the path is a file, or a link to what is not there; remove it, or mount the disk that it names",
+            ),
+            _ => reason,
+        };
+        error("create the folder", path)(reason)
+    })
 }
 
 /// Replaces `path` by `bytes`, whole or not at all.
