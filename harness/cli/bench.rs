@@ -7,7 +7,7 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, value_parser};
 use serde::Serialize;
 
-use super::OverrideArgs;
+use super::{EngineArgs, OverrideArgs};
 use crate::bench::scaling::{self, Grid};
 use crate::bench::{self, BenchOptions, Kind, Opponent, table};
 use crate::fs;
@@ -35,10 +35,8 @@ pub(super) struct BenchArgs {
     /// Same bits in every run on one GPU, at some cost in speed
     #[arg(long)]
     deterministic: bool,
-    /// Train on a GPU by libtorch's own operations, launched one by one: no CUDA graphs, no kernels of ours. Slower, for
-    /// when those make trouble
-    #[arg(long)]
-    eager: bool,
+    #[command(flatten)]
+    engine: EngineArgs,
     /// Side of the images in pixels; over 64 they go through the ImageNet stem
     #[arg(long, value_delimiter = ',', default_value = "32", value_name = "PIXELS",
         value_parser = value_parser!(i64).range(1..))]
@@ -108,7 +106,7 @@ impl BenchArgs {
             device: environment::device(self.device.as_deref())?,
             network,
             deterministic: self.deterministic,
-            eager: self.eager,
+            eager: self.engine.eager,
             batch,
             size,
             images: self.images,

@@ -63,10 +63,6 @@ struct ScaleArgs {
     /// Same bits in every run on one GPU, at some cost in speed (on the CPU that is always so)
     #[arg(long)]
     deterministic: bool,
-    /// Train on a GPU by libtorch's own operations, launched one by one: no CUDA graphs, no kernels of ours. Slower, for
-    /// when those make trouble
-    #[arg(long)]
-    eager: bool,
     /// Use the first N entries of every list: a smoke run, not a result
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     limit_images: Option<u32>,
@@ -77,11 +73,20 @@ struct ScaleArgs {
 
 impl From<ScaleArgs> for Scale {
     fn from(args: ScaleArgs) -> Self {
-        let ScaleArgs { data, device, deterministic, eager, limit_images, limit_epochs } = args;
+        let ScaleArgs { data, device, deterministic, limit_images, limit_epochs } = args;
         let [limit_images, limit_epochs] = [limit_images, limit_epochs].map(|limit| limit.map(|n| n as usize));
         let data = data.or_else(crate::artifact::data_folder);
-        Self { data, device, deterministic, eager, limit_images, limit_epochs }
+        Self { data, device, deterministic, eager: false, limit_images, limit_epochs }
     }
+}
+
+/// How training goes about its work on a GPU.
+#[derive(Debug, Clone, Args)]
+struct EngineArgs {
+    /// Train on a GPU by libtorch's own operations, launched one by one: no CUDA graphs, no batch norm of ours. Slower, for
+    /// when those make trouble
+    #[arg(long)]
+    eager: bool,
 }
 
 /// What changes a recipe.

@@ -5,11 +5,11 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{OverrideArgs, ScaleArgs};
+use super::{EngineArgs, OverrideArgs, ScaleArgs};
 use crate::pretrain::run::ENCODER;
 use crate::progress::Progress;
 use crate::recipe::{PretrainSplit, Recipe, name_of};
-use crate::suite::context::{Context, Identity};
+use crate::suite::context::{Context, Identity, Scale};
 
 /// Pre-train one encoder
 ///
@@ -24,6 +24,8 @@ pub(super) struct PretrainArgs {
     recipe: String,
     #[command(flatten)]
     scale: ScaleArgs,
+    #[command(flatten)]
+    engine: EngineArgs,
     /// Number of the published split
     #[arg(long, value_name = "N")]
     split: usize,
@@ -40,7 +42,8 @@ pub(super) struct PretrainArgs {
 impl PretrainArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let recipe = Recipe::resolve(&self.recipe, &self.overrides.overrides()?)?;
-        let context = Context::open(&recipe, self.scale.into())?;
+        let scale = Scale { eager: self.engine.eager, ..self.scale.into() };
+        let context = Context::open(&recipe, scale)?;
         let identity = Identity::of_command(&self.recipe, &recipe, Some(self.pretrain_split), self.split);
         let result = context.pretrain(&identity, &recipe, self.pretrain_split, &self.out, &Progress::default())?;
         if let Some(stamp) = &result.header.stamp {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 
-use super::{Numbers, OverrideArgs, ScaleArgs};
+use super::{EngineArgs, Numbers, OverrideArgs, ScaleArgs};
 use crate::artifact;
 use crate::progress::Progress;
 use crate::recipe::{PretrainSplit, name_of};
@@ -61,6 +61,8 @@ pub(super) struct ReproArgs {
     from_published: Option<Option<PathBuf>>,
     #[command(flatten)]
     scale: ScaleArgs,
+    #[command(flatten)]
+    engine: EngineArgs,
     /// Of simclr, sdclr and random (the untrained encoder), in this order within a split; sdclr-D_i: on that list only
     /// [default: the suite's]
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
@@ -104,7 +106,8 @@ impl ReproArgs {
         }
         let out = self.out.unwrap_or_else(|| PathBuf::from("runs").join(&self.suite));
         let budget = self.budget.map(|budget| budget.0);
-        let run = suite::run(&self.suite, &plan, self.scale.into(), &out, budget, &Progress::default())?;
+        let scale = Scale { eager: self.engine.eager, ..self.scale.into() };
+        let run = suite::run(&self.suite, &plan, scale, &out, budget, &Progress::default())?;
         let record = run.record;
         let path = report::write(&out, &record)?;
         println!("{}", report::summary_table(&record));
