@@ -13,7 +13,7 @@ const CHECKOUT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// The stand-in, compiled once.
 struct StandIn {
-    /// Kept for its folder.
+    /// Among the build's own files, since nothing in a static is ever dropped.
     folder: TempDir,
     python: PathBuf,
     environment: Vec<(String, String)>,
@@ -34,7 +34,7 @@ fn stand_in() -> Option<&'static StandIn> {
         if !python.exists() {
             return None;
         }
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let build = Path::new(CHECKOUT).join("tests/cuda_stand_in/build");
         let output = Command::new(build).arg(&python).arg(folder.path()).output().unwrap();
         let no_cuda = output.status.code() == Some(3);
