@@ -90,6 +90,7 @@ void CudaKernels::load(c10::Device device, const char *source) {
 void CudaKernels::launch(size_t kernel, c10::Device device, Grid grid, Grid block, const void *argument) const {
   const Loaded *loaded = devices[device.index()];
   TORCH_CHECK(loaded, file, " was not loaded for ", device);
+  c10::DeviceGuard guard(device);
   // A thread may have had nothing to do with CUDA yet.
   void *current = nullptr;
   CUDA(cuCtxGetCurrent, &current);
