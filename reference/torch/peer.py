@@ -228,15 +228,15 @@ def main() -> None:
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
     cuda = options.device.startswith("cuda")
-    if cuda:
-        # What the clock waits for and whose memory is asked.
-        torch.cuda.set_device(torch.device(options.device).index or 0)
     synchronize = torch.cuda.synchronize if cuda else lambda: None
     works: dict[str, Work] = {}
     say({"ready": True, "torch": torch.__version__, "threads": torch.get_num_threads(), "variants": variants})
     for line in sys.stdin:
         match line.split():
             case ["run", variant, count] if variant in dict(variants) and count.isdigit():
+                if cuda:
+                    # What the clock waits for and whose memory is asked.
+                    torch.cuda.set_device(torch.device(options.device).index or 0)
                 if variant not in works:
                     works[variant] = make(options, variant)
                 synchronize()
