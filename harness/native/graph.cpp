@@ -144,6 +144,11 @@ char *sdclr_device_peak(int32_t device, int64_t *out) {
   });
 }
 
+// Gives back the device memory that libtorch keeps for whoever asks for it on the same stream.
+char *sdclr_give_back() {
+  return guarded([] { c10::getDeviceAllocator(c10::DeviceType::CUDA)->emptyCache(); });
+}
+
 char *sdclr_graph_new(void *side, void **out) {
   return guarded([&] { *out = new Graph(static_cast<Side *>(side)->stream.device()); });
 }

@@ -15,6 +15,7 @@ unsafe extern "C" {
     fn sdclr_side_leave(side: *mut c_void) -> *mut c_char;
     fn sdclr_side_join(side: *mut c_void) -> *mut c_char;
     fn sdclr_device_peak(device: i32, out: *mut i64) -> *mut c_char;
+    fn sdclr_give_back() -> *mut c_char;
     fn sdclr_graph_new(side: *mut c_void, out: *mut *mut c_void) -> *mut c_char;
     fn sdclr_graph_free(graph: *mut c_void) -> *mut c_char;
     fn sdclr_graph_begin(graph: *mut c_void, sharing: *mut c_void) -> *mut c_char;
@@ -76,6 +77,13 @@ pub fn peak_bytes(device: Device) -> Result<Option<u64>, NativeError> {
     // SAFETY: `peak` outlives the call.
     check(unsafe { sdclr_device_peak(index as i32, &raw mut peak) })?;
     Ok(Some(peak as u64))
+}
+
+/// Waits for the GPU and gives back the memory that libtorch keeps from earlier work. What was freed on a side stream would
+/// else serve that stream alone.
+pub fn give_back() -> Result<(), NativeError> {
+    // SAFETY: no pointers.
+    check(unsafe { sdclr_give_back() })
 }
 
 /// Recorded work on a GPU, launched as one. It reads and writes the memory that it was recorded with: its inputs are

@@ -11,7 +11,7 @@ use tch::{Device, Tensor};
 
 use super::PretrainError;
 use crate::native::NativeError;
-use crate::native::graph::{Graph, Purpose, SideStream};
+use crate::native::graph::{Graph, Purpose, SideStream, give_back};
 use crate::network::Network;
 
 /// Steps of a shape that are computed as usual first. In them cuDNN tries its algorithms, which it cannot while recording.
@@ -82,6 +82,14 @@ impl Recorder {
         let counted = counters.iter().zip(before).map(|(counter, before)| counter.replace(before) - before).collect();
         let (graph, loss) = recording.map_err(PretrainError::Recording)?;
         Ok(Recorded { graph, views, loss: loss?, counted })
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.recorded.clear();
+        // What fails on a device fails again for whoever asks more of it.
+        let _ = give_back();
     }
 }
 
