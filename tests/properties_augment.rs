@@ -223,6 +223,14 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(enormous, AugmentError::TooLarge { images: (8, 8), views: (1 << 15, 1 << 15) }, "{enormous}");
     let nowhere = Plan::new(&[0, -1], &params, (8, 8), 8, golden::device()).unwrap_err();
     assert_eq!(nowhere, AugmentError::Source { index: 1, source_image: -1 }, "{nowhere}");
+    let planned = |sides| Plan::new(&[1, 0], &params, sides, 8, golden::device()).unwrap();
+    for (plan, found) in [(planned((8, 8)), good.narrow(0, 0, 1)), (planned((8, 9)), good.shallow_clone())] {
+        assert!(matches!(plan.apply(&found), Err(AugmentError::OtherImages { .. })));
+    }
+    let order = [JitterOp::Contrast, JitterOp::Hue, JitterOp::Contrast, JitterOp::Saturation];
+    let jitter = Jitter { order, brightness: 1.0, contrast: 0.5, saturation: 1.0, hue: 0.0 };
+    let twice = views(&good, &[identity(8), ViewParams { jitter: Some(jitter), ..identity(8) }], 8).unwrap_err();
+    assert_eq!(twice, AugmentError::Twice { index: 1, operation: JitterOp::Contrast }, "{twice}");
     for crop in [(0, 0, 9, 8), (-1, 0, 8, 8), (0, 1, 8, 8), (0, 0, 0, 8), (i64::MAX, 0, 1, 1)] {
         let (top, left, height, width) = crop;
         let outside = ViewParams { crop: Crop { top, left, height, width }, ..identity(8) };

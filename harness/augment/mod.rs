@@ -1,4 +1,5 @@
-//! Augmentation, batched on tensors, in arithmetic that reproduces torchvision on 8-bit PIL images to the bit.
+//! Augmentation, batched on tensors, in arithmetic that reproduces torchvision on 8-bit PIL images to the bit (but for crops
+//! over 100 times as tall as wide that shrink, which PIL resizes in the other order and no recipe draws).
 //! In: uint8 images `[N, 3, H, W]` on any device and one row of drawn parameters per image. Out: uint8 views
 //! `[N, 3, size, size]` on the same device. (Decoded files of any size have their own: [`resized_crop`] and
 //! [`resize_centre_crop`].) Implements REFERENCE.md "Augmentation" and the image transforms of
@@ -43,6 +44,8 @@ pub enum AugmentError {
     TooLarge { images: (i64, i64), views: (i64, i64) },
     #[error("view {index} was asked for of image {source_image}; images are counted from 0 and are fewer than 2^31")]
     Source { index: usize, source_image: i64 },
+    #[error("view {index} was asked for {operation:?} twice; each operation of the jitter is done once")]
+    Twice { index: usize, operation: JitterOp },
     #[error("a crop of side {size} was asked for from images of short side {short}; crop at most the short side")]
     Centre { size: i64, short: i64 },
     #[error("a border of {padding} pixels was asked for; 0 or more are needed")]

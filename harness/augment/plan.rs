@@ -33,8 +33,8 @@ impl Plan {
     /// `device`.
     ///
     /// # Errors
-    /// `source` and `params` differ in length, a source is negative, a crop leaves its image, a sigma is out of range, `size`
-    /// is below 1, or a side is above [`MAX_SIDE`].
+    /// `source` and `params` differ in length, a source is negative, a crop leaves its image, an operation comes twice, a
+    /// sigma is out of range, `size` is below 1, or a side is above [`MAX_SIDE`].
     pub fn new(
         source: &[i64],
         params: &[ViewParams],
@@ -127,6 +127,12 @@ impl Table {
         }
         if !(0..i64::from(i32::MAX)).contains(&source) {
             return Err(AugmentError::Source { index, source_image: source });
+        }
+        let twice = |(i, (operation, _)): (usize, &(JitterOp, f64))| {
+            jitter[..i].iter().any(|(earlier, _)| earlier == operation).then_some(*operation)
+        };
+        if let Some(operation) = jitter.iter().enumerate().find_map(twice) {
+            return Err(AugmentError::Twice { index, operation });
         }
         let blur = match sigma {
             Some(sigma) => ExtendedBox::of_sigma(sigma).ok_or(AugmentError::Sigma { index, sigma })?,

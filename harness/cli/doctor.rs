@@ -6,10 +6,11 @@ use std::process::ExitCode;
 use clap::Args;
 use tch::{Device, Kind};
 
-use crate::dataset::{Dataset, Images};
+use crate::dataset::{Dataset, ImageSet, Images};
 use crate::native::{self, CudaState};
 use crate::network::{Network, NetworkSpec};
 use crate::pretrain::Trainer;
+use crate::pretrain::batches::Views;
 use crate::recipe::{DatasetName, PretrainSplit, Recipe, name_of};
 use crate::split::{self, ListName};
 use crate::suite::environment;
@@ -102,14 +103,19 @@ fn first_of(set: &Dataset, folder: &Path, list: ListName) -> anyhow::Result<Stri
     Ok(format!("{}: {} images, the first decodes", list.name, list.indices.len()))
 }
 
-/// A small SDCLR step from end to end.
+/// A small SDCLR step from end to end, with what training would need: also our kernels, on a GPU.
 fn one_step(device: Device) -> anyhow::Result<f64> {
-    let recipe = Recipe::resolve("digits-lt/sdclr", &[])?;
+    let kernels = device.is_cuda().then(|| "precision=bf16".to_owned());
+    let recipe = Recipe::resolve("digits-lt/sdclr", kernels.as_slice())?;
     let network = Network::new(NetworkSpec::of_recipe(&recipe), recipe.seed, Kind::Float, device)?;
-    let mut trainer = Trainer::new(&recipe, network, 1, true)?;
+    let mut trainer = Trainer::new(&recipe, network, 1, false)?;
     trainer.method.begin_epoch(&trainer.network, 1)?;
-    let views = native::uniform(8 * 2 * 3 * 16 * 16, 1)?.view([8, 2, 3, 16, 16]).to_device(device);
-    let loss = trainer.step(&views)?.double_value(&[]);
+    let side = recipe.augment.size;
+    let images = (native::uniform(8 * 3 * side * side, 1)? * 256.0).to_kind(Kind::Uint8).view([8, 3, side, side]);
+    let set = ImageSet { images: Images::Resident(images.to_device(device)), labels: vec![0; 8] };
+    let views = Views::new(&set, &recipe.augment, recipe.seed)?;
+    let views = views.apply(&views.plan(1, &[0, 1, 2, 3, 4, 5, 6, 7])?.0, &set)?;
+    let loss = trainer.step(&(views.to_kind(Kind::Float) / 255.0))?.double_value(&[]);
     anyhow::ensure!(loss.is_finite(), "the loss is {loss}");
     Ok(loss)
 }

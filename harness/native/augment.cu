@@ -93,7 +93,7 @@ inline u8 rounded(int sum) { return static_cast<u8>(between(0, sum >> 22, 255));
 template <class T> inline void narrow(const Batch &batch, const View &view, u8 *__restrict narrowed, T thread) {
   const Taps taps(batch, view.columns, batch.width);
   const long long plane = static_cast<long long>(batch.image_height) * batch.image_width;
-  const u8 *image = batch.images + 3 * view.source * plane + view.top * batch.image_width + view.left;
+  const u8 *image = batch.images + 3LL * view.source * plane + view.top * batch.image_width + view.left;
   known<ENLARGING>(taps.count, [&](auto count) {
     for (int x = thread.x; x < batch.width; x += thread.columns) {
       const u8 *column = image + taps.first[x];
@@ -163,7 +163,12 @@ inline int luma(Pixel pixel) {
 
 // grey + factor * (value - grey), truncated to 8 bits.
 inline int blend(int value, int grey, float factor) {
+#ifdef __CUDA_ARCH__
+  // Rounded after the product, whatever the compiler may do.
+  float mixed = __fadd_rn(__fmul_rn(static_cast<float>(value - grey), factor), static_cast<float>(grey));
+#else
   float mixed = static_cast<float>(value - grey) * factor + static_cast<float>(grey);
+#endif
   mixed = mixed < 255.0f ? mixed : 255.0f;
   return static_cast<int>(mixed > 0.0f ? mixed : 0.0f);
 }

@@ -212,7 +212,8 @@ char *sdclr_norm(void *x, void *const *parts, void *residual, bool relu, double 
                   part.toString(), " ", part.sizes());
     }
     auto added = residual ? std::optional(tensor(residual)) : std::nullopt;
-    TORCH_CHECK(!added || (added->sizes() == tensor(x).sizes() && added->scalar_type() == at::kBFloat16),
+    TORCH_CHECK(!added || (added->sizes() == tensor(x).sizes() && added->scalar_type() == at::kBFloat16 &&
+                           added->device() == tensor(x).device()),
                 "batch norm's kernels cannot add ", added ? added->toString() : "");
     auto after = added ? After::AddRelu : relu ? After::Relu : After::Nothing;
     Settings settings = {tensor(parts[2]), tensor(parts[3]), after, epsilon, momentum};

@@ -16,7 +16,8 @@ namespace {
 void *symbol(const char *name) {
   static void *const library = [] {
     void *found = dlopen("libcaffe2_nvrtc.so", RTLD_NOW);
-    TORCH_CHECK(found, "the run-time compiler of CUDA cannot be loaded: ", dlerror());
+    TORCH_CHECK(found, "the run-time compiler of CUDA cannot be loaded (", dlerror(),
+                "); install the whole torch==2.11.0 with its nvidia packages, or use --device cpu");
     return found;
   }();
   void *address = dlsym(library, name);

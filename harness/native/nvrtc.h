@@ -19,7 +19,7 @@ public:
   CudaKernels(const char *file, std::vector<const char *> names, std::vector<const char *> options)
       : file(file), names(std::move(names)), options(std::move(options)) {}
 
-  // Compiles `source` for a device, the first time.
+  // Compiles `source` for a device, the first time; it waits for the device, so not while anything is recorded there.
   void load(c10::Device device, const char *source);
 
   // Queues kernel number `kernel` where the thread's work on the device goes. The kernel takes one argument, by value.

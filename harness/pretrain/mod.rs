@@ -53,9 +53,7 @@ pub enum PretrainError {
     InUse { folder: String },
     #[error("a training step could not be recorded as a CUDA graph ({0}); run with --eager, which records none")]
     Recording(NativeError),
-    #[error(
-        "the kernels of batch norm could not be made ready for the GPU ({0}); run with --eager, which uses none of ours"
-    )]
+    #[error("the kernels of batch norm could not be made ready for the GPU: {0}")]
     Kernels(NetworkError),
     #[error(transparent)]
     Dataset(#[from] DatasetError),

@@ -24,7 +24,7 @@ pub struct Trainer {
 impl Trainer {
     /// A trainer of `network` as `recipe` says, for epochs of `steps_per_epoch` steps. Sets the process to the recipe's
     /// TF32. On a GPU steps are launched as graphs and in bf16 kernels of ours compute batch norm, unless training is to be
-    /// `eager`: libtorch's own operations, one by one.
+    /// `eager`: libtorch's own operations, one by one, on views that our kernel computes.
     pub fn new(
         recipe: &Recipe,
         mut network: Network,

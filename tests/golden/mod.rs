@@ -165,7 +165,7 @@ pub fn compile_for_gpus(file: &str, options: &[&str]) {
         eprintln!("skipped: no Python with NVRTC; ci/oracle --env makes one");
         return;
     }
-    for architecture in ["sm_80", "sm_90", "sm_100"] {
+    for architecture in ["sm_75", "sm_80", "sm_90", "sm_100", "sm_120"] {
         let output = Command::new(&python)
             .arg(root.join("reference/torch/compile_kernels.py"))
             .arg(root.join("harness/native").join(file))
