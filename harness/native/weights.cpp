@@ -53,13 +53,11 @@ struct Working : torch::autograd::Function<Working> {
     // The part of one branch, in the type of the weights.
     auto part = [&](size_t start) {
       Tensors taken(gradients.begin() + start, gradients.begin() + start + count);
-      return cast(taken, trained, trained[0].scalar_type());
+      return bf16 ? cast(taken, trained, trained[0].scalar_type()) : taken;
     };
     Tensors total;
-    if (!masks.empty()) {
-      total = part(bf16 ? count : 0);
-      at::_foreach_mul_(total, masks);
-    }
+    if (!masks.empty())
+      total = at::_foreach_mul(part(bf16 ? count : 0), masks);
     if (bf16) {
       auto dense = part(0);
       if (total.empty())
