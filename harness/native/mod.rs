@@ -3,17 +3,19 @@
 //! The C++ files are the other side; every function here that does not say otherwise is safe to call.
 
 pub mod augment;
+mod cuda;
 pub mod graph;
 pub mod norm;
 pub mod weights;
 
 use std::ffi::{CStr, c_char, c_void};
 use std::panic::AssertUnwindSafe;
-use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
-use tch::{Cuda, Device, Kind, Tensor};
+use tch::{Device, Kind, Tensor};
+
+pub use cuda::{CudaState, cuda_name, libtorch_folder, load_cuda};
 
 /// A call into libtorch failed; the message is libtorch's own.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -403,73 +405,4 @@ fn last_panic() -> std::sync::MutexGuard<'static, String> {
 pub fn guarded<T>(body: impl FnOnce() -> T) -> Result<T, NativeError> {
     std::panic::catch_unwind(AssertUnwindSafe(body))
         .map_err(|_| NativeError(format!("stopped unexpectedly: {}", last_panic())))
-}
-
-/// What came of looking for CUDA at start.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CudaState {
-    /// `libtorch_cuda.so` is loaded and sees this many devices.
-    Loaded { devices: i64 },
-    /// The libtorch at hand has no CUDA part: the CPU set.
-    NotInstalled { looked_in: PathBuf },
-    /// It is there, but the loader refused it.
-    Failed { reason: String },
-}
-
-/// Loads `libtorch_cuda.so` if the libtorch in use has one. Must run before the first CUDA query, whose answer
-/// libtorch caches; later calls return the first answer.
-pub fn load_cuda() -> &'static CudaState {
-    static STATE: std::sync::OnceLock<CudaState> = std::sync::OnceLock::new();
-    STATE.get_or_init(|| {
-        let folder = libtorch_folder();
-        if !folder.join("libtorch_cuda.so").exists() {
-            return CudaState::NotInstalled { looked_in: folder };
-        }
-        // SAFETY: a static NUL-terminated name; libtorch's own initialisers run, as they do for `import torch`.
-        let handle = unsafe { libc::dlopen(c"libtorch_cuda.so".as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
-        if handle.is_null() {
-            // SAFETY: dlerror returns a string (never null after a failed dlopen) valid until the next dl call.
-            let reason = unsafe { CStr::from_ptr(libc::dlerror()) }.to_string_lossy().into_owned();
-            return CudaState::Failed { reason };
-        }
-        CudaState::Loaded { devices: Cuda::device_count() }
-    })
-}
-
-/// The folder that the running binary's `libtorch_cpu.so` was loaded from.
-pub fn libtorch_folder() -> PathBuf {
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    maps.lines()
-        .filter_map(|line| line.split_once('/').map(|(_, rest)| format!("/{rest}")))
-        .find(|path| path.ends_with("/libtorch_cpu.so"))
-        .and_then(|path| Path::new(&path).parent().map(Path::to_path_buf))
-        .unwrap_or_default()
-}
-
-/// The name of CUDA device `index` as the driver gives it, e.g. `NVIDIA H200`.
-pub fn cuda_name(index: usize) -> Option<String> {
-    type Init = unsafe extern "C" fn(u32) -> i32;
-    type Get = unsafe extern "C" fn(*mut i32, i32) -> i32;
-    type Name = unsafe extern "C" fn(*mut c_char, i32, i32) -> i32;
-    // SAFETY: libcuda's C interface as documented (CUDA driver API: cuInit, cuDeviceGet, cuDeviceGetName); every
-    // symbol is checked for null before its address is taken as the documented function type.
-    unsafe {
-        let library = libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_NOW);
-        if library.is_null() {
-            return None;
-        }
-        let symbol = |name: &CStr| {
-            let address = libc::dlsym(library, name.as_ptr());
-            (!address.is_null()).then_some(address)
-        };
-        let init: Init = std::mem::transmute(symbol(c"cuInit")?);
-        let get: Get = std::mem::transmute(symbol(c"cuDeviceGet")?);
-        let name: Name = std::mem::transmute(symbol(c"cuDeviceGetName")?);
-        let mut device = 0;
-        let mut text = [0 as c_char; 256];
-        if init(0) != 0 || get(&mut device, index as i32) != 0 || name(text.as_mut_ptr(), 255, device) != 0 {
-            return None;
-        }
-        Some(CStr::from_ptr(text.as_ptr()).to_string_lossy().into_owned())
-    }
 }
