@@ -254,6 +254,7 @@ fn header() -> JobHeader {
         threads: 1,
         libtorch: String::new(),
         deterministic: false,
+        eager: false,
         git_commit: None,
         sdclr: String::new(),
     };

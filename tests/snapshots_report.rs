@@ -57,6 +57,7 @@ fn header(
             threads: 2,
             libtorch: "2.11.0".to_owned(),
             deterministic: false,
+            eager: false,
             git_commit: Some("0123456789abcdef".to_owned()),
             sdclr: "0.1.0".to_owned(),
         },

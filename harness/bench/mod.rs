@@ -251,7 +251,7 @@ pub fn race(options: &BenchOptions) -> Result<BenchReport, BenchError> {
         overrides: options.overrides.clone(),
         rounds: options.rounds,
         iterations: options.iterations,
-        environment: environment::describe(options.device),
+        environment: Environment { eager: options.eager, ..environment::describe(options.device) },
         flop_per_step,
         matrix_rate,
         contestants: entries.iter().map(|entry| work.contestant(entry, &ours)).collect(),

@@ -67,7 +67,7 @@ pub fn scaling(
             }
         }
     }
-    let environment = environment::describe(options.device);
+    let environment = Environment { eager: options.eager, ..environment::describe(options.device) };
     Ok(ScalingReport { kind: options.kind, overrides: options.overrides.clone(), environment, rows })
 }
 

@@ -32,6 +32,9 @@ pub struct Environment {
     /// Only algorithms that give the same bits every time were allowed (`--deterministic`). The CPU's always do.
     #[serde(default)]
     pub deterministic: bool,
+    /// Training used libtorch's own operations alone (`--eager`), which in bf16 on a GPU round otherwise than ours.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub eager: bool,
     pub git_commit: Option<String>,
     pub sdclr: String,
 }

@@ -113,7 +113,8 @@ impl Context {
         if !dataset.official {
             eprintln!("warning: the {} data differ from the official download", name_of(&recipe.dataset));
         }
-        Ok(Self { dataset, device, deadline: None, scale, environment: environment::describe(device) })
+        let environment = Environment { eager: scale.eager, ..environment::describe(device) };
+        Ok(Self { dataset, device, deadline: None, scale, environment })
     }
 
     /// A whole list, whatever the limits.

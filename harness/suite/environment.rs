@@ -53,6 +53,7 @@ pub fn describe(device: Device) -> Environment {
         threads: tch::get_num_threads() as usize,
         libtorch: native::torch_version(),
         deterministic: native::determinism().algorithms,
+        eager: false,
         git_commit: git_commit(),
         sdclr: env!("CARGO_PKG_VERSION").to_owned(),
     }
