@@ -69,7 +69,7 @@ pub struct BenchOptions {
     pub network: Depth,
     /// The same bits in every run on one GPU.
     pub deterministic: bool,
-    /// libtorch's own operations, launched one by one: no CUDA graphs, no kernels of ours.
+    /// libtorch's own operations, launched one by one: no CUDA graphs, no batch norm of ours.
     pub eager: bool,
     /// Images per step, or per probe step.
     pub batch: usize,

@@ -144,7 +144,8 @@ char *sdclr_device_peak(int32_t device, int64_t *out) {
   });
 }
 
-// Gives back the device memory that libtorch keeps for whoever asks for it on the same stream.
+// Waits for the device and gives back the memory that libtorch keeps: what a graph held, nobody else could have, and what
+// was freed on a stream, only that stream.
 char *sdclr_give_back() {
   return guarded([] { c10::getDeviceAllocator(c10::DeviceType::CUDA)->emptyCache(); });
 }
@@ -153,13 +154,7 @@ char *sdclr_graph_new(void *side, void **out) {
   return guarded([&] { *out = new Graph(static_cast<Side *>(side)->stream.device()); });
 }
 
-// Waits for the device, to give its memory to whoever comes next: nobody else could have what libtorch keeps for a graph.
-char *sdclr_graph_free(void *graph) {
-  return guarded([&] {
-    delete static_cast<Graph *>(graph);
-    c10::getDeviceAllocator(c10::DeviceType::CUDA)->emptyCache();
-  });
-}
+void sdclr_graph_free(void *graph) { delete static_cast<Graph *>(graph); }
 
 // What is queued on the side stream, which is entered, is recorded from here on, its memory taken from the pool of
 // `sharing` where that is not null.

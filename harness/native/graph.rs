@@ -17,7 +17,7 @@ unsafe extern "C" {
     fn sdclr_device_peak(device: i32, out: *mut i64) -> *mut c_char;
     fn sdclr_give_back() -> *mut c_char;
     fn sdclr_graph_new(side: *mut c_void, out: *mut *mut c_void) -> *mut c_char;
-    fn sdclr_graph_free(graph: *mut c_void) -> *mut c_char;
+    fn sdclr_graph_free(graph: *mut c_void);
     fn sdclr_graph_begin(graph: *mut c_void, sharing: *mut c_void) -> *mut c_char;
     fn sdclr_graph_end(graph: *mut c_void) -> *mut c_char;
     fn sdclr_graph_replay(graph: *mut c_void) -> *mut c_char;
@@ -79,8 +79,8 @@ pub fn peak_bytes(device: Device) -> Result<Option<u64>, NativeError> {
     Ok(Some(peak as u64))
 }
 
-/// Waits for the GPU and gives back the memory that libtorch keeps from earlier work. What was freed on a side stream would
-/// else serve that stream alone.
+/// Waits for the GPU and gives back the memory that libtorch keeps from earlier work. What a dropped graph held nobody else
+/// could have, and what was freed on a side stream would serve that stream alone.
 pub fn give_back() -> Result<(), NativeError> {
     // SAFETY: no pointers.
     check(unsafe { sdclr_give_back() })
@@ -129,7 +129,7 @@ impl Graph {
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        // SAFETY: made by `record`, freed once. What fails on a device fails again for whoever asks more of it.
-        let _ = check(unsafe { sdclr_graph_free(self.0) });
+        // SAFETY: made by `record`, freed once.
+        unsafe { sdclr_graph_free(self.0) }
     }
 }

@@ -25,7 +25,6 @@ Tensors cast(const Tensors &tensors, const Tensors &like, at::ScalarType kind) {
   return copies;
 }
 
-// As gradients come: of some other layout where a side is 1, which only slows the operations over all of them down.
 struct Working : torch::autograd::Function<Working> {
   // In: weights, and masks or none. Out: the weights as bfloat16 if asked for, then those behind the masks.
   static variable_list forward(AutogradContext *context, at::TensorList weights, at::TensorList masks, bool bf16) {

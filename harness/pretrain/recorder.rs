@@ -50,22 +50,26 @@ impl Recorder {
         compute: impl FnOnce(&Tensor) -> Result<Tensor, PretrainError>,
     ) -> Result<Tensor, PretrainError> {
         let shape = views.size();
-        if !self.recorded.contains_key(&shape) {
-            let usual = self.usual.entry(shape.clone()).or_default();
-            if *usual < USUAL {
-                *usual += 1;
-                // What graphs hold, nobody else can have: a step as usual would need as much again beside them.
-                self.recorded.clear();
-                let loss = self.side.run(|| compute(views))?;
-                self.side.join()?;
-                return loss;
-            }
-        }
         if let Some(recorded) = self.recorded.get(&shape) {
             return recorded.launch(network, views);
         }
+        let usual = self.usual.entry(shape.clone()).or_default();
+        if *usual < USUAL {
+            *usual += 1;
+            // What graphs hold, nobody else can have: a step as usual would need as much again beside them.
+            self.forget()?;
+            let loss = self.side.run(|| compute(views))?;
+            self.side.join()?;
+            return loss;
+        }
         let recorded = self.record(network, views, compute)?;
         self.recorded.entry(shape).or_insert(recorded).launch(network, views)
+    }
+
+    /// Drops all graphs, and leaves their memory to others.
+    fn forget(&mut self) -> Result<(), NativeError> {
+        self.recorded.clear();
+        give_back()
     }
 
     fn record(
@@ -87,9 +91,8 @@ impl Recorder {
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        self.recorded.clear();
         // What fails on a device fails again for whoever asks more of it.
-        let _ = give_back();
+        let _ = self.forget();
     }
 }
 

@@ -31,7 +31,7 @@ pub struct PretrainJob<'a> {
     pub dataset: &'a Dataset,
     pub list: &'a IndexList,
     pub device: Device,
-    /// Launch every operation by itself, no step as a CUDA graph.
+    /// Train by libtorch's own operations, launched one by one.
     pub eager: bool,
     /// Where given, training stops at the last epoch's end before it, but after one epoch at least.
     pub deadline: Option<Instant>,
