@@ -23,9 +23,9 @@ pub mod checkpoint;
 
 pub mod pretrain;
 
-pub mod verdict;
+pub mod scores;
 
-pub mod published;
+pub mod authors;
 
 pub mod probe;
 

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use proptest::prelude::*;
-use sdclr::published::{class_counts, counts_of_list, read_log};
+use sdclr::authors::{class_counts, counts_of_list, read_log};
 use sdclr::recipe::DatasetName;
-use sdclr::verdict::{groups_by_counts, groups_of};
+use sdclr::scores::{groups_by_counts, groups_of};
 use serde_json::Value;
 use tempfile::TempDir;
 

@@ -18,8 +18,8 @@ use sdclr::recipe::{
     DatasetName, Depth, OrderName, ProbeRecipe, Protocol, Selection, Stem, TestTransform, TrainTransform, hash_bytes,
 };
 use sdclr::record::{Environment, JobHeader};
+use sdclr::scores;
 use sdclr::split::{self, IndexList, ListName};
-use sdclr::verdict;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
@@ -98,7 +98,7 @@ struct Run {
     best_validation_accuracy: f64,
     per_class: Vec<f64>,
     #[serde(flatten)]
-    scores: verdict::Scores,
+    scores: scores::Scores,
 }
 
 #[derive(Deserialize)]

@@ -19,9 +19,9 @@ use sdclr::recipe::{
     TrainTransform,
 };
 use sdclr::record::{Environment, JobHeader};
+use sdclr::scores;
 use sdclr::split::IndexList;
 use sdclr::suite::context::{Context, Scale};
-use sdclr::verdict;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
@@ -40,7 +40,7 @@ struct Run {
     best_validation_accuracy: f64,
     per_class: Vec<f64>,
     #[serde(flatten)]
-    scores: verdict::Scores,
+    scores: scores::Scores,
 }
 
 #[derive(Deserialize)]
@@ -293,17 +293,17 @@ struct MetricCase {
     per_class: Vec<f64>,
     groups: BTreeMap<String, BTreeSet<usize>>,
     #[serde(flatten)]
-    scores: verdict::Scores,
+    scores: scores::Scores,
 }
 
 #[test]
 fn groups_and_scores_of_the_published_class_counts() {
     for case in golden::json::<Vec<MetricCase>>("probe/metrics.json") {
-        let groups = verdict::groups_by_thirds(&case.counts);
+        let groups = scores::groups_by_thirds(&case.counts);
         for (name, members) in [("many", &groups.many), ("medium", &groups.medium), ("few", &groups.few)] {
             assert_eq!(members.iter().copied().collect::<BTreeSet<_>>(), case.groups[name], "{} {name}", case.name);
         }
-        let found = verdict::scores(&case.per_class, &groups).unwrap();
+        let found = scores::scores(&case.per_class, &groups).unwrap();
         for (what, found, expected) in [
             ("all", found.all, case.scores.all),
             ("many", found.many, case.scores.many),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use sdclr::recipe::{PretrainSplit, Protocol, Recipe, hash_bytes};
 use sdclr::record::{Environment, EpochRecord, Failure, JobHeader, JobResult, ProbeOutcome, SMOKE_STAMP, SuiteRecord};
 use sdclr::report::{self, OutputFile};
-use sdclr::verdict::{groups_by_thirds, scores};
+use sdclr::scores::{groups_by_thirds, scores};
 
 const IMAGINARY: &str = "imaginary-lt";
 const COUNTS: [u64; 10] = [65, 42, 4, 2, 2, 7, 12, 100, 28, 18];

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 
+use crate::authors::{self, Question};
 use crate::fs;
-use crate::published::{self, Question};
 use crate::recipe::{DatasetName, MethodName, PretrainSplit, Protocol};
 use crate::report;
 
@@ -73,7 +73,7 @@ impl AnalyseArgs {
         let Self { pretrain_split, protocol, strict_original, .. } = self;
         let question = Question { dataset, method, pretrain_split, protocol, strict_original };
         let data = self.data.or_else(crate::artifact::data_folder);
-        let analysis = published::analyse(&self.folder, question, data.as_deref())?;
+        let analysis = authors::analyse(&self.folder, question, data.as_deref())?;
         for warning in &analysis.warnings {
             eprintln!("warning: {warning}");
         }

@@ -21,8 +21,8 @@ use crate::pretrain::{PretrainError, read_losses};
 use crate::progress::Progress;
 use crate::recipe::{OptimizerName, OrderName, ProbeRecipe, Selection};
 use crate::record::{self, EpochRecord, Event, JobHeader, JobResult, ProbeOutcome, RecordError, RunLog};
+use crate::scores::{self, ScoresError};
 use crate::split::IndexList;
-use crate::verdict::{self, VerdictError};
 pub use views::images_at_once;
 
 /// A probe stopped.
@@ -41,7 +41,7 @@ pub enum ProbeError {
     #[error(transparent)]
     Optimizer(#[from] PretrainError),
     #[error(transparent)]
-    Verdict(#[from] VerdictError),
+    Verdict(#[from] ScoresError),
     #[error(transparent)]
     Dataset(#[from] DatasetError),
     #[error(transparent)]
@@ -210,7 +210,7 @@ fn evaluate(
     // A smoke run's short list may miss a class, which then counts as 0 %.
     let accuracy = |[images, right]: &[u64; 2]| 100.0 * *right as f64 / (*images).max(1) as f64;
     let per_class: Vec<f64> = counts.iter().map(accuracy).collect();
-    let scores = verdict::scores(&per_class, &verdict::groups_of(dataset.name, class_counts))?;
+    let scores = scores::scores(&per_class, &scores::groups_of(dataset.name, class_counts))?;
     let outcome = ProbeOutcome {
         best_epoch: best.map(|(epoch, _)| epoch),
         best_validation_accuracy: best.map(|(_, accuracy)| accuracy),

@@ -2,7 +2,7 @@
 
 use super::summary::{method_on, probe_label};
 use super::table::Table;
-use crate::published::{Analysis, Summary};
+use crate::authors::{Analysis, Summary};
 use crate::recipe::name_of;
 
 /// Mean and population standard deviation over the splits, then a row for each; accuracies in per cent, the two
@@ -40,7 +40,7 @@ pub fn analysis_table(analysis: &Analysis) -> String {
 }
 
 /// The columns in the published script's order, each with the decimal places that it prints.
-fn columns(summary: Summary) -> [(&'static str, usize, crate::published::Column); 6] {
+fn columns(summary: Summary) -> [(&'static str, usize, crate::authors::Column); 6] {
     let Summary { all, class_std, group_std, many, medium, few } = summary;
     [
         ("All", 2, all),

@@ -6,7 +6,7 @@ use super::summary::{Cell, Comparison, Summary, scores_of};
 use super::{Exporter, OutputFile, ReportError};
 use crate::recipe::{PretrainSplit, Protocol};
 use crate::record::{Failure, JobResult, SMOKE_STAMP};
-use crate::verdict::MeanStd;
+use crate::scores::MeanStd;
 
 pub(super) struct Json;
 

@@ -13,7 +13,7 @@ use super::summary::{ProbeRun, RANDOM, Setting, Summary, method_on, probe_label}
 use super::{Exporter, OutputFile, ReportError, stamp};
 use crate::recipe::{DatasetName, PretrainSplit, Protocol};
 use crate::record::EpochRecord;
-use crate::verdict::{Groups, groups_of, mean_std};
+use crate::scores::{Groups, groups_of, mean_std};
 
 pub(super) struct Plots;
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::ReportError;
 use super::summary::Setting;
 use crate::recipe::{PretrainSplit, Protocol};
-use crate::verdict::MeanStd;
+use crate::scores::MeanStd;
 
 const TABLE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/reference/published.csv"));
 

@@ -11,11 +11,11 @@ use super::published::{self, Published, Row};
 use super::summary::{Setting, scores_of};
 use super::table::{Table, duration, escape, plus_minus};
 use super::{CAPTION, OutputFile, ReportError, csv, markdown, run};
-use crate::published::dataset_of;
+use crate::authors::dataset_of;
 use crate::recipe::{PretrainSplit, Protocol, name_of};
 use crate::record::{Environment, Failure, JobHeader, PublishedKind, PublishedOutcome, PublishedRecord, SMOKE_STAMP};
+use crate::scores::{MeanStd, mean_std};
 use crate::split::published_splits;
-use crate::verdict::{MeanStd, mean_std};
 
 /// Every file of the report, nothing written.
 pub fn render_published(record: &PublishedRecord) -> Result<Vec<OutputFile>, ReportError> {

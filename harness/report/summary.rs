@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::recipe::{PretrainSplit, Protocol, name_of};
 use crate::record::{JobResult, ProbeOutcome, SuiteRecord};
-use crate::verdict::{MeanStd, mean_std};
+use crate::scores::{MeanStd, mean_std};
 
 /// The name that records give to the probe of an untrained encoder.
 pub(super) const RANDOM: &str = "random";

@@ -1,6 +1,6 @@
 //! Tables, as Markdown and as aligned plain text, and how numbers look in them.
 
-use crate::verdict::MeanStd;
+use crate::scores::MeanStd;
 
 /// Rows under a header. The first columns hold words and stand left, the others numbers and stand right.
 pub(crate) struct Table {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 
+use crate::authors::AuthorsError;
 use crate::checkpoint::{self, CheckpointError};
 use crate::dataset::DatasetError;
 use crate::fs::{self, FsError};
@@ -20,7 +21,6 @@ use crate::pretrain::PretrainError;
 use crate::pretrain::run::ENCODER;
 use crate::probe::ProbeError;
 use crate::progress::{Jobs, Progress};
-use crate::published::PublishedError;
 use crate::recipe::{EMBEDDED, PretrainSplit, Protocol, Recipe, RecipeError, name_of};
 use crate::record::{self, Failure, JobResult, SuiteRecord};
 use crate::split::{SplitError, published_splits};
@@ -52,7 +52,7 @@ pub enum SuiteError {
     #[error("the record of {job} is not that of a probe; delete it to have the job run again")]
     NoOutcome { job: String },
     #[error(transparent)]
-    Published(#[from] PublishedError),
+    Published(#[from] AuthorsError),
     #[error("not run: budget used up; the same command goes on")]
     Left,
     #[error(transparent)]

@@ -11,13 +11,13 @@ use super::{
     PROTOCOLS, Selection, SuiteError, guarded, method_and_list, recipes_of, refuse_other_report, refuse_other_scale,
 };
 use crate::artifact::hash::{Algorithm, hash_file};
+use crate::authors::{self, AuthorsError, Found, Run, Tree};
 use crate::checkpoint::{self, Weights};
 use crate::progress::Progress;
-use crate::published::{self, Found, PublishedError, Run, Tree};
 use crate::recipe::{DatasetName, MethodName, PretrainSplit, Protocol, Recipe, name_of};
 use crate::record::{Failure, ProbeOutcome, PublishedKind, PublishedOutcome, PublishedRecord};
+use crate::scores::groups_of;
 use crate::split::published_splits;
-use crate::verdict::groups_of;
 
 /// What there is to do with the published files of a suite.
 #[derive(Debug)]
@@ -67,9 +67,9 @@ impl PublishedJob {
 /// # Errors
 /// Nothing was published for the suite or for what was selected, or nothing of it lies under `root`.
 pub fn plan(suite: &str, selection: &Selection, root: &Path) -> Result<PublishedPlan, SuiteError> {
-    let dataset = published::dataset_of(suite)?;
+    let dataset = authors::dataset_of(suite)?;
     let methods = match selection.methods.as_slice() {
-        [] => published::methods_of(dataset).iter().map(|&method| (method, None)).collect(),
+        [] => authors::methods_of(dataset).iter().map(|&method| (method, None)).collect(),
         chosen => chosen.iter().map(|name| named(name)).collect::<Result<Vec<_>, _>>()?,
     };
     let lists = match selection.pretrain_splits.as_slice() {
@@ -101,7 +101,7 @@ pub fn plan(suite: &str, selection: &Selection, root: &Path) -> Result<Published
 /// `sdclr`, or `sdclr-D_i`: on that list only.
 fn named(name: &str) -> Result<(MethodName, Option<PretrainSplit>), SuiteError> {
     let (method, list) = method_and_list(name)?;
-    Ok((published::method_called(method)?, list))
+    Ok((authors::method_called(method)?, list))
 }
 
 fn jobs_of(tree: &Tree, run: &Run) -> impl Iterator<Item = PublishedJob> {
@@ -223,9 +223,9 @@ fn read_log(
     path: &Path,
     data: Option<&Path>,
     warnings: &mut Vec<String>,
-) -> Result<PublishedOutcome, PublishedError> {
-    let class_counts = published::class_counts(dataset, job.run.split, data)?;
-    let log = published::read_log(path, dataset, class_counts.len(), false)?;
+) -> Result<PublishedOutcome, AuthorsError> {
+    let class_counts = authors::class_counts(dataset, job.run.split, data)?;
+    let log = authors::read_log(path, dataset, class_counts.len(), false)?;
     let scores = log.scores(&groups_of(dataset, &class_counts))?;
     warnings.extend(log.warnings);
     let outcome = ProbeOutcome {

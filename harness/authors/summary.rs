@@ -5,10 +5,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{LOG, PublishedError, Run, class_counts, read_log};
+use super::{AuthorsError, LOG, Run, class_counts, read_log};
 use crate::recipe::{DatasetName, MethodName, PretrainSplit, Protocol};
+use crate::scores::{Scores, groups_of, mean_std};
 use crate::split::published_splits;
-use crate::verdict::{Scores, groups_of, mean_std};
 
 /// Which logs to sum up: one run a split.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +30,7 @@ pub struct Analysis {
     /// Split and scores, of the logs that could be read.
     pub splits: Vec<(usize, Scores)>,
     /// Split and reason, of the others.
-    pub failures: Vec<(usize, PublishedError)>,
+    pub failures: Vec<(usize, AuthorsError)>,
     pub warnings: Vec<String>,
 }
 
@@ -61,11 +61,11 @@ pub struct Summary {
 /// # Errors
 /// No such runs were published, `folder` is none, or the class counts cannot be had. What is wrong with one run is
 /// told in [`Analysis::failures`].
-pub fn analyse(folder: &Path, question: Question, data: Option<&Path>) -> Result<Analysis, PublishedError> {
+pub fn analyse(folder: &Path, question: Question, data: Option<&Path>) -> Result<Analysis, AuthorsError> {
     let Question { dataset, method, pretrain_split, protocol, strict_original } = question;
     let first = Run::new(dataset, method, pretrain_split, 1)?;
     let example = first.probe_folder(protocol);
-    crate::fs::list_folder(folder).map_err(|source| PublishedError::Folder { source, example })?;
+    crate::fs::list_folder(folder).map_err(|source| AuthorsError::Folder { source, example })?;
     let expected = published_splits(dataset);
     let mut analysis = Analysis { question, expected, splits: Vec::new(), failures: Vec::new(), warnings: Vec::new() };
     for split in 1..=expected {
@@ -74,7 +74,7 @@ pub fn analyse(folder: &Path, question: Question, data: Option<&Path>) -> Result
         let run = folder.join(&name);
         let result = match run.is_dir() {
             true => read_log(&run.join(LOG), dataset, counts.len(), strict_original),
-            false => Err(PublishedError::NoRun { name, folder: folder.to_path_buf() }),
+            false => Err(AuthorsError::NoRun { name, folder: folder.to_path_buf() }),
         };
         let scored = result.and_then(|log| Ok((log.scores(&groups_of(dataset, &counts))?, log.warnings)));
         match scored {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use super::{LOG, PublishedError, Run};
+use super::{AuthorsError, LOG, Run};
 use crate::fs;
 use crate::recipe::Protocol;
 
@@ -35,7 +35,7 @@ impl Found {
     ///
     /// # Errors
     /// There are several folders of its run.
-    pub fn path(&self) -> Result<Option<PathBuf>, PublishedError> {
+    pub fn path(&self) -> Result<Option<PathBuf>, AuthorsError> {
         let mut parts = self.name.rsplit('/');
         let (file, folder) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
         match self.folders.as_slice() {
@@ -43,7 +43,7 @@ impl Found {
             [folder] => Ok(Some(folder.join(file)).filter(|path| path.exists())),
             several => {
                 let found = several.iter().map(|path| path.display().to_string()).collect();
-                Err(PublishedError::Twice { name: folder.to_owned(), found })
+                Err(AuthorsError::Twice { name: folder.to_owned(), found })
             }
         }
     }
@@ -59,7 +59,7 @@ impl Tree {
     ///
     /// # Errors
     /// `root` cannot be listed or holds too much, or nothing of any run is there.
-    pub fn open(root: &Path, suite: &str, runs: &[Run]) -> Result<Self, PublishedError> {
+    pub fn open(root: &Path, suite: &str, runs: &[Run]) -> Result<Self, AuthorsError> {
         let names: HashSet<String> = runs.iter().flat_map(names_of).collect();
         let example = runs.first().map(Run::pretrain_folder).unwrap_or_default();
         let mut tree = Self { folders: BTreeMap::new() };
@@ -70,13 +70,13 @@ impl Tree {
             for folder in level {
                 let listed = match fs::list_folder(&folder) {
                     Ok(listed) => listed,
-                    Err(source) if depth == 0 => return Err(PublishedError::Folder { source, example }),
+                    Err(source) if depth == 0 => return Err(AuthorsError::Folder { source, example }),
                     // A folder that may not be read is as good as absent.
                     Err(_) => continue,
                 };
                 entries += listed.len();
                 if entries > ENTRIES {
-                    return Err(PublishedError::TooMany { folder: root.to_path_buf(), limit: ENTRIES });
+                    return Err(AuthorsError::TooMany { folder: root.to_path_buf(), limit: ENTRIES });
                 }
                 for path in listed.into_iter().filter(|path| path.is_dir()) {
                     match path.file_name().and_then(|name| name.to_str()) {
@@ -91,7 +91,7 @@ impl Tree {
             level = next;
         }
         match tree.folders.is_empty() {
-            true => Err(PublishedError::Nothing { suite: suite.to_owned(), folder: root.to_path_buf(), example }),
+            true => Err(AuthorsError::Nothing { suite: suite.to_owned(), folder: root.to_path_buf(), example }),
             false => {
                 // Two links to one folder are one.
                 for paths in tree.folders.values_mut() {

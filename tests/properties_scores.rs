@@ -1,7 +1,7 @@
 //! Properties of groups and scores (REFERENCE.md "Metrics"): what must hold for any class counts and accuracies.
 
 use proptest::prelude::*;
-use sdclr::verdict::{VerdictError, groups_by_thirds, mean_std, scores};
+use sdclr::scores::{ScoresError, groups_by_thirds, mean_std, scores};
 
 /// Class counts and as many accuracies.
 fn classes() -> impl Strategy<Value = (Vec<u64>, Vec<f64>)> {
@@ -110,9 +110,9 @@ fn mean_of_nothing_is_no_number() {
 #[test]
 fn scores_refuse_what_is_no_set_of_accuracies() {
     let groups = groups_by_thirds(&[3, 2, 1]);
-    assert_eq!(scores(&[1.0, 2.0], &groups), Err(VerdictError::Classes { found: 2, expected: 3 }));
-    assert_eq!(scores(&[1.0; 4], &groups), Err(VerdictError::Classes { found: 4, expected: 3 }));
-    assert_eq!(scores(&[1.0, 100.5, 2.0], &groups), Err(VerdictError::NotPerCent { class: 1, found: 100.5 }));
-    assert!(matches!(scores(&[1.0, 2.0, f64::NAN], &groups), Err(VerdictError::NotPerCent { class: 2, .. })));
-    assert_eq!(scores(&[1.0, 2.0], &groups_by_thirds(&[2, 1])), Err(VerdictError::EmptyGroup { group: "medium" }));
+    assert_eq!(scores(&[1.0, 2.0], &groups), Err(ScoresError::Classes { found: 2, expected: 3 }));
+    assert_eq!(scores(&[1.0; 4], &groups), Err(ScoresError::Classes { found: 4, expected: 3 }));
+    assert_eq!(scores(&[1.0, 100.5, 2.0], &groups), Err(ScoresError::NotPerCent { class: 1, found: 100.5 }));
+    assert!(matches!(scores(&[1.0, 2.0, f64::NAN], &groups), Err(ScoresError::NotPerCent { class: 2, .. })));
+    assert_eq!(scores(&[1.0, 2.0], &groups_by_thirds(&[2, 1])), Err(ScoresError::EmptyGroup { group: "medium" }));
 }

@@ -18,12 +18,12 @@ use std::path::PathBuf;
 
 use crate::fs::FsError;
 use crate::recipe::{DatasetName, MethodName, name_of};
+use crate::scores::ScoresError;
 use crate::split::SplitError;
-use crate::verdict::VerdictError;
 
 /// Something that was published could not be found or read.
 #[derive(Debug, thiserror::Error)]
-pub enum PublishedError {
+pub enum AuthorsError {
     #[error("nothing was published for '{found}'; there are files for {known}")]
     Suite { found: String, known: String },
     #[error("no run of {} on {} was published; use simclr", name_of(.method), name_of(.dataset))]
@@ -64,7 +64,7 @@ pub enum PublishedError {
     #[error("{}, line {line}: '{found}' stands where {expected} is expected; copy the log again", path.display())]
     Value { path: PathBuf, line: usize, found: String, expected: &'static str },
     #[error(transparent)]
-    Verdict(#[from] VerdictError),
+    Verdict(#[from] ScoresError),
     #[error(
         "the class counts of {} come from its long-tailed list, which is not part of this program: name the folder that \
          holds split/{list} with --data DIR (or SDCLR_DATA); the list is in the authors' repository",

@@ -7,7 +7,7 @@ use crate::recipe::DatasetName;
 
 /// Accuracies from which no scores can be made.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum VerdictError {
+pub enum ScoresError {
     #[error("the group '{group}' has no class; at least three classes are needed for three groups")]
     EmptyGroup { group: &'static str },
     #[error("{found} accuracies were given for {expected} classes; give one per class, in class order")]
@@ -72,18 +72,18 @@ pub struct Scores {
 ///
 /// # Errors
 /// A group is empty, the groups cover another number of classes, or an accuracy lies outside 0..=100.
-pub fn scores(per_class: &[f64], groups: &Groups) -> Result<Scores, VerdictError> {
+pub fn scores(per_class: &[f64], groups: &Groups) -> Result<Scores, ScoresError> {
     let named = [("many", &groups.many), ("medium", &groups.medium), ("few", &groups.few)];
     if let Some((group, _)) = named.iter().find(|(_, classes)| classes.is_empty()) {
-        return Err(VerdictError::EmptyGroup { group });
+        return Err(ScoresError::EmptyGroup { group });
     }
     let expected = named.iter().map(|(_, classes)| classes.len()).sum();
     let inside = named.iter().flat_map(|(_, classes)| classes.iter()).all(|&class| class < per_class.len());
     if per_class.len() != expected || !inside {
-        return Err(VerdictError::Classes { found: per_class.len(), expected });
+        return Err(ScoresError::Classes { found: per_class.len(), expected });
     }
     if let Some(class) = per_class.iter().position(|accuracy| !(0.0..=100.0).contains(accuracy)) {
-        return Err(VerdictError::NotPerCent { class, found: per_class[class] });
+        return Err(ScoresError::NotPerCent { class, found: per_class[class] });
     }
     let [many, medium, few] = named.map(|(_, classes)| {
         let accuracies: Vec<f64> = classes.iter().map(|&class| per_class[class]).collect();

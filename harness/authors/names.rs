@@ -3,7 +3,7 @@
 use crate::recipe::{DatasetName, MethodName, PretrainSplit, Protocol, name_of};
 use crate::split::{SplitError, published_splits};
 
-use super::PublishedError;
+use super::AuthorsError;
 
 /// The suites with published runs, and their data sets.
 pub const SUITES: [(&str, DatasetName); 4] = [
@@ -17,19 +17,19 @@ pub const SUITES: [(&str, DatasetName); 4] = [
 pub const LOG: &str = "log.txt";
 
 /// The data set of a suite with published runs.
-pub fn dataset_of(suite: &str) -> Result<DatasetName, PublishedError> {
+pub fn dataset_of(suite: &str) -> Result<DatasetName, AuthorsError> {
     let known = SUITES.map(|(name, _)| name).join(", ");
     SUITES
         .iter()
         .find(|(name, _)| *name == suite)
         .map(|(_, dataset)| *dataset)
-        .ok_or_else(|| PublishedError::Suite { found: suite.to_owned(), known })
+        .ok_or_else(|| AuthorsError::Suite { found: suite.to_owned(), known })
 }
 
 /// The error of a data set for which nothing was published.
-pub(super) fn unpublished(dataset: DatasetName) -> PublishedError {
+pub(super) fn unpublished(dataset: DatasetName) -> AuthorsError {
     let known = SUITES.map(|(_, dataset)| name_of(&dataset)).join(", ");
-    PublishedError::Suite { found: name_of(&dataset), known }
+    AuthorsError::Suite { found: name_of(&dataset), known }
 }
 
 /// The methods with which runs on `dataset` were published.
@@ -41,11 +41,11 @@ pub fn methods_of(dataset: DatasetName) -> &'static [MethodName] {
 }
 
 /// The method of a name on the command line.
-pub fn method_called(name: &str) -> Result<MethodName, PublishedError> {
+pub fn method_called(name: &str) -> Result<MethodName, AuthorsError> {
     match name {
         "simclr" => Ok(MethodName::Simclr),
         "sdclr" => Ok(MethodName::Sdclr),
-        other => Err(PublishedError::UnknownMethod { found: other.to_owned() }),
+        other => Err(AuthorsError::UnknownMethod { found: other.to_owned() }),
     }
 }
 
@@ -69,12 +69,12 @@ impl Run {
         method: MethodName,
         pretrain_split: PretrainSplit,
         split: usize,
-    ) -> Result<Self, PublishedError> {
+    ) -> Result<Self, AuthorsError> {
         if !SUITES.iter().any(|(_, known)| *known == dataset) {
             return Err(unpublished(dataset));
         }
         if !methods_of(dataset).contains(&method) {
-            return Err(PublishedError::Method { dataset, method });
+            return Err(AuthorsError::Method { dataset, method });
         }
         let last = published_splits(dataset);
         if !(1..=last).contains(&split) {

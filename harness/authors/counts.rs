@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::PublishedError;
+use super::AuthorsError;
 use super::names::unpublished;
 use crate::artifact::hash::{Algorithm, Hasher};
 use crate::fs;
@@ -24,7 +24,7 @@ const LIST_BYTES: u64 = 64 << 20;
 ///
 /// # Errors
 /// Nothing was published for the data set; the list of ImageNet is not there or not the published one.
-pub fn class_counts(dataset: DatasetName, split: usize, data: Option<&Path>) -> Result<Vec<u64>, PublishedError> {
+pub fn class_counts(dataset: DatasetName, split: usize, data: Option<&Path>) -> Result<Vec<u64>, AuthorsError> {
     let list = match dataset {
         DatasetName::Imagenet => return imagenet_counts(dataset, data),
         DatasetName::Imagenet100 => "imagenet-100/imageNet_100_LT_train.txt".to_owned(),
@@ -34,14 +34,14 @@ pub fn class_counts(dataset: DatasetName, split: usize, data: Option<&Path>) -> 
     };
     let row = TABLE.lines().map(|line| line.split(',').collect::<Vec<_>>()).find(|row| row[0] == list);
     let counts = row.and_then(|row| row.get(2)?.split_whitespace().map(|count| count.parse().ok()).collect());
-    counts.ok_or(PublishedError::NoCounts { list })
+    counts.ok_or(AuthorsError::NoCounts { list })
 }
 
-fn imagenet_counts(dataset: DatasetName, data: Option<&Path>) -> Result<Vec<u64>, PublishedError> {
+fn imagenet_counts(dataset: DatasetName, data: Option<&Path>) -> Result<Vec<u64>, AuthorsError> {
     let (list, expected) = IMAGENET_LIST;
-    let path = data.ok_or(PublishedError::NoList { dataset, list })?.join("split").join(list);
+    let path = data.ok_or(AuthorsError::NoList { dataset, list })?.join("split").join(list);
     if !path.exists() {
-        return Err(PublishedError::NoList { dataset, list });
+        return Err(AuthorsError::NoList { dataset, list });
     }
     let bytes = fs::read_at_most(&path, LIST_BYTES)?;
     let mut hasher = Hasher::new(Algorithm::GitBlob, bytes.len() as u64);
@@ -49,7 +49,7 @@ fn imagenet_counts(dataset: DatasetName, data: Option<&Path>) -> Result<Vec<u64>
     let found = hasher.finish();
     match found == expected {
         true => counts_of_list(&bytes, 1000),
-        false => Err(PublishedError::OtherList { path, found, expected }),
+        false => Err(AuthorsError::OtherList { path, found, expected }),
     }
 }
 
@@ -57,14 +57,14 @@ fn imagenet_counts(dataset: DatasetName, data: Option<&Path>) -> Result<Vec<u64>
 ///
 /// # Errors
 /// A line does not end in a class.
-pub fn counts_of_list(bytes: &[u8], classes: usize) -> Result<Vec<u64>, PublishedError> {
+pub fn counts_of_list(bytes: &[u8], classes: usize) -> Result<Vec<u64>, AuthorsError> {
     let mut counts = vec![0; classes];
     let text = String::from_utf8_lossy(bytes);
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let class = line.trim_end().rsplit_once(' ').and_then(|(_, class)| class.parse::<usize>().ok());
         match class.and_then(|class| counts.get_mut(class)) {
             Some(count) => *count += 1,
-            None => return Err(PublishedError::ListLine { line: index + 1, last: classes.saturating_sub(1) }),
+            None => return Err(AuthorsError::ListLine { line: index + 1, last: classes.saturating_sub(1) }),
         }
     }
     Ok(counts)

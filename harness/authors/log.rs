@@ -10,10 +10,10 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use super::PublishedError;
+use super::AuthorsError;
 use crate::fs;
 use crate::recipe::{DatasetName, hash_bytes};
-use crate::verdict::{self, Groups, Scores, VerdictError, mean_std};
+use crate::scores::{self, Groups, Scores, ScoresError, mean_std};
 
 /// Real logs have less than 1 MB.
 const LOG_BYTES: u64 = 16 << 20;
@@ -46,9 +46,9 @@ impl LogResult {
     ///
     /// # Errors
     /// The groups do not fit the classes.
-    pub fn scores(&self, groups: &Groups) -> Result<Scores, VerdictError> {
+    pub fn scores(&self, groups: &Groups) -> Result<Scores, ScoresError> {
         let together = mean_std(&self.blocks.concat());
-        let oldest = verdict::scores(self.blocks.first().map_or(&[], Vec::as_slice), groups)?;
+        let oldest = scores::scores(self.blocks.first().map_or(&[], Vec::as_slice), groups)?;
         Ok(Scores { all: together.mean, class_std: together.std, ..oldest })
     }
 }
@@ -108,7 +108,7 @@ pub fn read_log(
     dataset: DatasetName,
     classes: usize,
     strict_original: bool,
-) -> Result<LogResult, PublishedError> {
+) -> Result<LogResult, AuthorsError> {
     let bytes = fs::read_at_most(path, LOG_BYTES)?;
     let sha256 = hash_bytes(&bytes);
     let log = Log { path, style: style_of(dataset), classes, text: String::from_utf8_lossy(&bytes), sha256 };
@@ -124,7 +124,7 @@ struct Log<'a> {
 }
 
 impl Log<'_> {
-    fn last_block(&self) -> Result<LogResult, PublishedError> {
+    fn last_block(&self) -> Result<LogResult, AuthorsError> {
         let marks: Vec<Mark> = self.marks().filter(|(_, validation)| !validation).map(|(mark, _)| mark).collect();
         let (pairs, left_over) = paired(&marks);
         let Some((&(line, values, accuracy), earlier)) = pairs.split_last() else {
@@ -154,7 +154,7 @@ impl Log<'_> {
     }
 
     /// The script takes every line of classes among the last few, and wants a line of accuracy near the end too.
-    fn as_the_script_reads(&self) -> Result<LogResult, PublishedError> {
+    fn as_the_script_reads(&self) -> Result<LogResult, AuthorsError> {
         let lines = self.text.lines().count();
         let after = |tail: usize| lines.saturating_sub(tail);
         let mut blocks = Vec::new();
@@ -170,7 +170,7 @@ impl Log<'_> {
         }
         match (accuracy, blocks.is_empty()) {
             (Some((line, value)), false) => self.number(line, value)?,
-            _ => return Err(PublishedError::NoResultAtEnd { path: self.path.to_path_buf() }),
+            _ => return Err(AuthorsError::NoResultAtEnd { path: self.path.to_path_buf() }),
         };
         let mut warnings = Vec::new();
         if blocks.len() > 1 {
@@ -200,17 +200,17 @@ impl Log<'_> {
         line: usize,
         values: &str,
         (accuracy_line, accuracy): (usize, &str),
-    ) -> Result<Block, PublishedError> {
+    ) -> Result<Block, AuthorsError> {
         let accuracy = self.number(accuracy_line, accuracy)?;
         Ok(Block { line, per_class: self.accuracies(line, values)?, accuracy })
     }
 
     /// Accuracies per class in per cent.
-    fn accuracies(&self, line: usize, values: &str) -> Result<Vec<f64>, PublishedError> {
+    fn accuracies(&self, line: usize, values: &str) -> Result<Vec<f64>, AuthorsError> {
         let found = values.split_whitespace().count();
         if found != self.classes {
             let path = self.path.to_path_buf();
-            return Err(PublishedError::Classes { path, line, found, expected: self.classes });
+            return Err(AuthorsError::Classes { path, line, found, expected: self.classes });
         }
         let Style { scale, .. } = self.style;
         let expected = if scale == 1.0 { "an accuracy between 0 and 100" } else { "an accuracy between 0 and 1" };
@@ -222,7 +222,7 @@ impl Log<'_> {
     }
 
     /// The accuracy of a line of accuracy, always per cent.
-    fn number(&self, line: usize, value: &str) -> Result<f64, PublishedError> {
+    fn number(&self, line: usize, value: &str) -> Result<f64, AuthorsError> {
         let value = value.trim();
         let number = value.parse::<f64>().ok().filter(|value| (0.0..=100.0).contains(value));
         number.ok_or_else(|| self.bad_value(line, value, "an accuracy between 0 and 100"))
@@ -240,15 +240,15 @@ impl Log<'_> {
         })
     }
 
-    fn bad_value(&self, line: usize, found: &str, expected: &'static str) -> PublishedError {
+    fn bad_value(&self, line: usize, found: &str, expected: &'static str) -> AuthorsError {
         // What a hostile file holds is cut and escaped before it is shown.
         let found = found.chars().take(40).flat_map(char::escape_debug).collect();
-        PublishedError::Value { path: self.path.to_path_buf(), line, found, expected }
+        AuthorsError::Value { path: self.path.to_path_buf(), line, found, expected }
     }
 
-    fn no_result(&self) -> PublishedError {
+    fn no_result(&self) -> AuthorsError {
         let Style { class_line, accuracy_line, .. } = self.style;
-        PublishedError::NoResult { path: self.path.to_path_buf(), class_line, accuracy_line }
+        AuthorsError::NoResult { path: self.path.to_path_buf(), class_line, accuracy_line }
     }
 }
 
