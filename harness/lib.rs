@@ -6,6 +6,7 @@ pub mod fs;
 pub mod native;
 pub mod npy;
 pub mod progress;
+pub mod random;
 mod text;
 
 pub mod recipe;

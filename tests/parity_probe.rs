@@ -10,10 +10,10 @@ use golden::{FLOAT64, assert_digests, assert_near, assert_tensors_near, images, 
 use sdclr::augment::{self, Shift, ViewKey};
 use sdclr::checkpoint::state_sha256;
 use sdclr::dataset::{Dataset, ImageSet, Images};
-use sdclr::native;
 use sdclr::network::{DDP_PREFIX, Head, Network, NetworkSpec, Pass, StateDict};
 use sdclr::probe::{self, ProbeData, ProbeJob, TrainingLists};
 use sdclr::progress::Progress;
+use sdclr::random;
 use sdclr::recipe::{
     DatasetName, Depth, EMBEDDED, OrderName, ProbeRecipe, Protocol, Recipe, Selection, Stem, TestTransform,
     TrainTransform,
@@ -144,8 +144,8 @@ impl Run {
             (top, left, flip)
         };
         let of_epoch = |epoch: usize| {
-            let seed = native::addressed_seed(seed, &format!("probe order/{epoch}"));
-            let order = native::randperm(self.train.len(), seed).unwrap();
+            let seed = random::addressed_seed(seed, &format!("probe order/{epoch}"));
+            let order = random::randperm(self.train.len(), seed).unwrap();
             Draws { order, shifts: self.train.iter().map(|&image| shift(epoch, image)).collect() }
         };
         (1..=self.settings.epochs).map(of_epoch).collect()

@@ -3,11 +3,11 @@
 mod golden;
 
 use proptest::prelude::*;
-use sdclr::native;
 use sdclr::network::Mask;
 use sdclr::pretrain::loss::nt_xent;
 use sdclr::pretrain::order::epoch_order;
 use sdclr::pretrain::schedule::Schedule;
+use sdclr::random;
 use sdclr::recipe::ScheduleName;
 use tch::{Kind, Tensor};
 
@@ -17,7 +17,7 @@ fn weights(seed: u64) -> Vec<Tensor> {
         .iter()
         .enumerate()
         .map(|(i, [o, n])| {
-            native::normal(o * n * 9, seed * 10 + i as u64).unwrap().view([*o, *n, 3, 3]).to_device(golden::device())
+            random::normal(o * n * 9, seed * 10 + i as u64).unwrap().view([*o, *n, 3, 3]).to_device(golden::device())
         })
         .collect()
 }
@@ -27,7 +27,7 @@ fn mask(weights: &[Tensor], ratio: f64, random: f64) -> Mask {
 }
 
 fn features(n: i64, seed: u64) -> Tensor {
-    native::normal(n * 5, seed).unwrap().view([n, 5]).to_kind(Kind::Double).to_device(golden::device())
+    random::normal(n * 5, seed).unwrap().view([n, 5]).to_kind(Kind::Double).to_device(golden::device())
 }
 
 fn loss(a: &Tensor, b: &Tensor, t: f64) -> f64 {
@@ -73,7 +73,7 @@ proptest! {
         let (a, b) = (features(n, seed), features(n, seed + 5000));
         let expected = loss(&a, &b, t);
         let close = |found: f64| (found - expected).abs() <= 1e-10 * expected.abs().max(1.0);
-        let order = Tensor::from_slice(&native::randperm(n as usize, seed).unwrap()).to_device(golden::device());
+        let order = Tensor::from_slice(&random::randperm(n as usize, seed).unwrap()).to_device(golden::device());
         prop_assert!(close(loss(&a.index_select(0, &order), &b.index_select(0, &order), t)));
         prop_assert!(close(loss(&(&a * scale), &b, t)));
         prop_assert!(close(loss(&b, &a, t)));

@@ -7,6 +7,7 @@ use sdclr::native;
 use sdclr::network::{Fused, Network, NetworkSpec};
 use sdclr::pretrain::sdclr::SdClr;
 use sdclr::pretrain::{Method, Trainer, read_losses};
+use sdclr::random;
 use sdclr::recipe::Recipe;
 use tch::{Device, Kind, Tensor};
 
@@ -28,7 +29,7 @@ fn trainer(recipe: &Recipe, eager: bool) -> Trainer {
 }
 
 fn views(count: i64, seed: u64) -> Tensor {
-    native::uniform(count * 2 * 3 * 8 * 8, seed).unwrap().view([count, 2, 3, 8, 8]).to_device(golden::device())
+    random::uniform(count * 2 * 3 * 8 * 8, seed).unwrap().view([count, 2, 3, 8, 8]).to_device(golden::device())
 }
 
 /// Four epochs; every loss.

@@ -12,6 +12,7 @@ use sdclr::checkpoint::{self, FORMAT, Training, TrainingMeta, state_sha256};
 use sdclr::native;
 use sdclr::network::{Network, NetworkSpec};
 use sdclr::pretrain::Trainer;
+use sdclr::random;
 use sdclr::recipe::Recipe;
 use tch::{Device, Kind, Tensor};
 
@@ -48,7 +49,7 @@ fn outcome(out: &Path) -> (Vec<u8>, Vec<String>) {
 
 /// Moments to kill at, from a fixed generator, so that a failure can be had again.
 fn delays(seed: u64, count: usize) -> Vec<Duration> {
-    let order = native::randperm(900, seed).unwrap();
+    let order = random::randperm(900, seed).unwrap();
     order.into_iter().take(count).map(|extra| Duration::from_millis(300 + extra as u64)).collect()
 }
 
@@ -207,7 +208,7 @@ fn advance(trainer: &mut Trainer, from: u64, to: u64) {
         if step % 2 == 0 {
             trainer.method.begin_epoch(&trainer.network, 1 + step as usize / 2).unwrap();
         }
-        let views: Tensor = native::uniform(4 * 2 * 3 * 8 * 8, step).unwrap().view([4, 2, 3, 8, 8]);
+        let views: Tensor = random::uniform(4 * 2 * 3 * 8 * 8, step).unwrap().view([4, 2, 3, 8, 8]);
         let views = views.to_device(golden::device());
         drop(trainer.step(&views).unwrap());
     }

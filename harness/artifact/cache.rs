@@ -6,13 +6,13 @@
 //! a name that nothing looks for, so that each of them may be a link to another disk.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::Voice;
 use super::pins::Pins;
 use super::registry::{Artifact, Place, RemoteFile, Source};
+use super::waiting::wait_for;
 use crate::fs::{self, FolderLock, FsError};
 
 /// The cache's folder.
@@ -168,24 +168,6 @@ impl Cache {
             (Ok(have), _) => State::Partial(super::human(have)),
             (Err(_), _) => State::Missing,
         }
-    }
-}
-
-/// A lock, once no other process holds it.
-pub(super) fn wait_for(
-    voice: &Voice,
-    take: impl Fn() -> Result<Option<FolderLock>, FsError>,
-) -> Result<FolderLock, FsError> {
-    let mut told = false;
-    loop {
-        if let Some(lock) = take()? {
-            return Ok(lock);
-        }
-        if !told {
-            voice.say("another process is at work on it; waiting until that is done");
-            told = true;
-        }
-        std::thread::sleep(Duration::from_millis(100));
     }
 }
 

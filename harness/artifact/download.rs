@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::check::{self, Digester, Digests};
 use super::http::{self, Refusal};
+use super::page;
 use super::registry::{RemoteFile, Transfer};
 use super::{Voice, human};
 use crate::fs::{self, FsError, Growing};
@@ -303,9 +304,9 @@ impl Download<'_> {
                 Err(error) => return Err(http::of_body(&error, at, total, self.transfer).into()),
             };
             let piece = &buffer[..count];
-            if start == 0 && begin.len() < http::TELLING_BYTES {
+            if start == 0 && begin.len() < page::TELLING_BYTES {
                 begin.extend_from_slice(piece);
-                if http::looks_like_page(&begin) {
+                if page::looks_like_page(&begin) {
                     return Err(Ending::Page(begin));
                 }
             }

@@ -3,7 +3,7 @@
 
 use reqwest::{StatusCode, Url};
 
-use super::http::title;
+use super::page::{attribute, elements, title};
 
 /// Why Drive does not hand the file out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -90,32 +90,4 @@ fn confirmation(page: &str, from: &Url) -> Option<Url> {
         }
     }
     url.query_pairs().any(|(name, _)| name == "confirm").then_some(url)
-}
-
-/// The start tags called `name` (without their brackets), each with what follows it.
-fn elements<'a>(page: &'a str, name: &str) -> impl Iterator<Item = (&'a str, &'a str)> {
-    let open = format!("<{name} ");
-    let starts: Vec<usize> = page.match_indices(&open).map(|(start, _)| start + open.len()).collect();
-    starts.into_iter().filter_map(|start| page[start..].split_once('>'))
-}
-
-/// The value of an attribute in a start tag.
-fn attribute(tag: &str, name: &str) -> Option<String> {
-    let quoted = |quote: char| {
-        let opening = format!("{name}={quote}");
-        let start = tag
-            .match_indices(&opening)
-            .find(|(at, _)| *at == 0 || tag[..*at].ends_with(char::is_whitespace))
-            .map(|(at, _)| at + opening.len())?;
-        tag[start..].split(quote).next()
-    };
-    let value = quoted('"').or_else(|| quoted('\''))?;
-    Some(
-        value
-            .replace("&quot;", "\"")
-            .replace("&#39;", "'")
-            .replace("&lt;", "<")
-            .replace("&gt;", ">")
-            .replace("&amp;", "&"),
-    )
 }

@@ -11,8 +11,8 @@ use reqwest::{StatusCode, Url, redirect};
 
 use super::ArtifactError;
 use super::drive::{self, Obstacle, Page};
+use super::page::title;
 use super::registry::Transfer;
-use crate::text::printable;
 
 /// Most of a web page that is read to see what it says.
 const PAGE_BYTES: u64 = 256 << 10;
@@ -144,24 +144,6 @@ pub fn read_page(response: Response, begun: &[u8]) -> Result<Option<Url>, Refusa
         None if !status.is_success() => Err(Refusal::Status { status, retry_after }),
         None => Err(Refusal::Page(title(&page).map(|title| format!(": '{title}'")).unwrap_or_default())),
     }
-}
-
-/// Bytes within which a web page shows that it is one.
-pub const TELLING_BYTES: usize = 512;
-
-/// Whether a body that begins so is a web page.
-pub fn looks_like_page(begin: &[u8]) -> bool {
-    let begin = String::from_utf8_lossy(&begin[..begin.len().min(TELLING_BYTES)]).trim_start().to_lowercase();
-    begin.starts_with("<!doctype html") || begin.starts_with("<html")
-}
-
-/// The title of a web page, on one line.
-pub fn title(page: &str) -> Option<String> {
-    let lower = page.to_ascii_lowercase();
-    let start = lower.find("<title>")? + "<title>".len();
-    let end = start + lower[start..].find("</title>")?;
-    let title = page[start..end].split_whitespace().collect::<Vec<_>>().join(" ");
-    (!title.is_empty()).then(|| printable(&title))
 }
 
 /// A header as text.

@@ -10,10 +10,12 @@ pub mod fetch;
 pub mod hash;
 mod http;
 mod identify;
+mod page;
 pub mod pins;
 pub mod registry;
 pub mod unpack;
 pub mod verify;
+mod waiting;
 
 use std::path::PathBuf;
 

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::cache::wait_for;
 use super::registry::RemoteFile;
+use super::waiting::wait_for;
 use super::{ArtifactError, Voice};
 use crate::fs::{self, FolderLock};
 use crate::text::printable;

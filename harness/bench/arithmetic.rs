@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use super::BenchError;
-use crate::native;
 use crate::network::{Network, NetworkError, NetworkSpec};
+use crate::random;
 use crate::recipe::{Recipe, Stem};
 
 /// Passes that training costs per view, in forwards: one forward, and a backward for inputs and for weights.
@@ -76,7 +76,7 @@ pub fn matrix_rate(device: Device) -> Result<MatrixRate, BenchError> {
         _ => ("fp32", Kind::Float, 1024, 1),
     };
     // Noise: on constants a device draws less power and clocks higher than it ever does at work.
-    let noise = native::uniform(side * side, 0).map_err(NetworkError::from)? - 0.5;
+    let noise = random::uniform(side * side, 0).map_err(NetworkError::from)? - 0.5;
     let a = noise.f_view([side, side])?.f_to_device(device)?.f_to_kind(kind)?;
     let b = a.f_tr()?;
     let mut out = a.f_matmul(&b)?;

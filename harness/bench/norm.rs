@@ -4,8 +4,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::BenchError;
-use super::workload::Body;
+use super::{BenchError, Body};
 use crate::native::graph::{Graph, Purpose, SideStream};
 use crate::native::norm::{self, After, BatchNorm};
 use crate::native::{self, NativeError};

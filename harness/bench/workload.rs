@@ -7,7 +7,7 @@ use tch::{Device, Tensor};
 
 use super::arithmetic::synchronize;
 use super::hash::HashedFile;
-use super::{BenchError, BenchOptions, Measured, Racer, memory, norm};
+use super::{BenchError, BenchOptions, Body, Measured, Racer, memory, norm};
 use crate::dataset::{ImageSet, Images};
 use crate::native;
 use crate::network::{Mask, Network, NetworkSpec};
@@ -15,6 +15,7 @@ use crate::pretrain::batches::{Views, ViewsAhead, ahead, batches_of};
 use crate::pretrain::optimizer::Optimizer;
 use crate::pretrain::{PretrainError, Trainer, read_losses};
 use crate::probe::{Classifier, train_epoch};
+use crate::random;
 use crate::recipe::{OptimizerName, Precision, Recipe};
 use crate::split::IndexList;
 
@@ -49,7 +50,7 @@ pub(super) struct Workload {
 
 /// Deterministic noise: uint8 images `[n, 3, side, side]`.
 fn noise(n: usize, side: i64, device: Device) -> Result<Tensor, BenchError> {
-    let mut pixels = native::uniform(n as i64 * 3 * side * side, 0).map_err(crate::network::NetworkError::from)?;
+    let mut pixels = random::uniform(n as i64 * 3 * side * side, 0).map_err(crate::network::NetworkError::from)?;
     // In place: at 4096 images of 224 pixels it is gigabytes.
     let pixels = pixels.f_mul_scalar_(256.0)?;
     Ok(pixels.to_kind(tch::Kind::Uint8).f_view([-1, 3, side, side])?.f_to_device(device)?)
@@ -60,8 +61,6 @@ fn noise_set(n: usize, side: i64, device: Device) -> Result<ImageSet, BenchError
     let images = Images::Resident(noise(n, side, device)?);
     Ok(ImageSet { images, labels: (0..n as i64).map(|i| i % 10).collect() })
 }
-
-pub(super) type Body = Box<dyn FnMut() -> Result<(), BenchError>>;
 
 impl Workload {
     pub fn new(options: &BenchOptions) -> Result<Self, BenchError> {

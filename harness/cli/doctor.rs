@@ -11,6 +11,7 @@ use crate::native::{self, CudaState};
 use crate::network::{Network, NetworkSpec};
 use crate::pretrain::Trainer;
 use crate::pretrain::batches::Views;
+use crate::random;
 use crate::recipe::{DatasetName, PretrainSplit, Recipe, name_of};
 use crate::split::{self, ListName};
 use crate::suite::environment;
@@ -111,7 +112,7 @@ fn one_step(device: Device) -> anyhow::Result<f64> {
     let mut trainer = Trainer::new(&recipe, network, 1, false)?;
     trainer.method.begin_epoch(&trainer.network, 1)?;
     let side = recipe.augment.size;
-    let images = (native::uniform(8 * 3 * side * side, 1)? * 256.0).to_kind(Kind::Uint8).view([8, 3, side, side]);
+    let images = (random::uniform(8 * 3 * side * side, 1)? * 256.0).to_kind(Kind::Uint8).view([8, 3, side, side]);
     let set = ImageSet { images: Images::Resident(images.to_device(device)), labels: vec![0; 8] };
     let views = Views::new(&set, &recipe.augment, recipe.seed)?;
     let views = views.apply(&views.plan(1, &[0, 1, 2, 3, 4, 5, 6, 7])?.0, &set)?;

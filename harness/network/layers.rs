@@ -5,8 +5,8 @@ use std::cell::Cell;
 use tch::{Device, Kind, Tensor};
 
 use super::{BnMode, Fused, NetworkError, Pass};
-use crate::native;
 use crate::native::norm::{self, After};
+use crate::random;
 
 /// A part of a state dict, as a layer shows it to a visitor.
 pub(super) enum Item<'a> {
@@ -38,13 +38,13 @@ impl Init {
 
     /// Normal with deviation `std`.
     fn normal(&self, name: &str, shape: &[i64], std: f64) -> Result<Tensor, NetworkError> {
-        Ok(self.place(native::normal(shape.iter().product(), native::addressed_seed(self.seed, name))? * std, shape))
+        Ok(self.place(random::normal(shape.iter().product(), random::addressed_seed(self.seed, name))? * std, shape))
     }
 
     /// Uniform in `[-bound, bound)`.
     fn uniform(&self, name: &str, shape: &[i64], bound: f64) -> Result<Tensor, NetworkError> {
         Ok(self.place(
-            (native::uniform(shape.iter().product(), native::addressed_seed(self.seed, name))? * 2.0 - 1.0) * bound,
+            (random::uniform(shape.iter().product(), random::addressed_seed(self.seed, name))? * 2.0 - 1.0) * bound,
             shape,
         ))
     }

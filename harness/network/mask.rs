@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::NetworkError;
-use crate::native;
+use crate::random;
 
 /// One mask over all prunable weights: per convolution, ones where the weight is kept.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl Mask {
             let left = total - count(magnitude_ratio, total);
             if random_ratio > 0.0 && left > 0 {
                 let dropped = count(random_ratio, total) as f64 / left as f64;
-                let draws = native::uniform(total, seed)?.f_ge(dropped)?.f_to_device(flat.device())?;
+                let draws = random::uniform(total, seed)?.f_ge(dropped)?.f_to_device(flat.device())?;
                 let mut start = 0;
                 for part in &mut parts {
                     let kept = draws.f_narrow(0, start, part.numel() as i64)?.f_view(part.size().as_slice())?;

@@ -1,6 +1,7 @@
 //! The order of images, as PyTorch's DistributedSampler gives it (REFERENCE.md "Optimiser and schedule", Batches).
 
-use crate::native::{NativeError, randperm};
+use crate::native::NativeError;
+use crate::random::randperm;
 
 /// Positions in the list that process `rank` of `world` visits in `epoch` (counted from 1): `randperm` of a CPU
 /// generator seeded with 0 + epoch, padded to a multiple of `world` by its own beginning, every `world`-th from `rank`.

@@ -7,8 +7,8 @@ use tch::Tensor;
 
 use super::loss::nt_xent;
 use super::{Method, PretrainError};
-use crate::native::addressed_seed;
 use crate::network::{BnMode, Branch, Mask, Network, Pass};
+use crate::random::addressed_seed;
 use crate::recipe::{Precision, Recipe};
 
 #[derive(Debug)]

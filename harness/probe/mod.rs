@@ -19,6 +19,7 @@ use crate::pretrain::optimizer::Optimizer;
 use crate::pretrain::order::epoch_order;
 use crate::pretrain::{PretrainError, read_losses};
 use crate::progress::Progress;
+use crate::random;
 use crate::recipe::{OptimizerName, OrderName, ProbeRecipe, Selection};
 use crate::record::{self, EpochRecord, Event, JobHeader, JobResult, ProbeOutcome, RecordError, RunLog};
 use crate::scores::{self, ScoresError};
@@ -331,8 +332,8 @@ pub fn train_epoch(
 ) -> Result<f64, ProbeError> {
     let order = match recipe.order {
         OrderName::Addressed => {
-            let seed = native::addressed_seed(recipe.seed, &format!("probe order/{epoch}"));
-            native::randperm(list.indices.len(), seed)?
+            let seed = random::addressed_seed(recipe.seed, &format!("probe order/{epoch}"));
+            random::randperm(list.indices.len(), seed)?
         }
         OrderName::DistributedSampler => epoch_order(list.indices.len(), epoch, 0, 1)?,
     };
