@@ -26,6 +26,8 @@ pub mod pretrain;
 
 pub mod scores;
 
+pub mod paper;
+
 pub mod authors;
 
 pub mod probe;
