@@ -32,6 +32,8 @@ pub mod authors;
 
 pub mod probe;
 
+pub mod verdict;
+
 pub mod report;
 pub mod suite;
 
