@@ -10,7 +10,11 @@ pub mod random;
 mod text;
 
 pub mod recipe;
+pub mod scores;
+
 pub mod record;
+
+pub mod paper;
 
 pub mod artifact;
 
@@ -23,10 +27,6 @@ pub mod network;
 pub mod checkpoint;
 
 pub mod pretrain;
-
-pub mod scores;
-
-pub mod paper;
 
 pub mod authors;
 

@@ -309,6 +309,7 @@ fn meta() -> TrainingMeta {
         step: u64::MAX,
         seed: u64::MAX - 1,
         epochs: vec![epoch],
+        sessions: Vec::new(),
         seconds: std::f64::consts::PI,
     }
 }

@@ -15,9 +15,10 @@ use sdclr::pretrain::order::epoch_order;
 use sdclr::probe::{self, ProbeData, ProbeJob, TrainingLists};
 use sdclr::progress::Progress;
 use sdclr::recipe::{
-    DatasetName, Depth, OrderName, ProbeRecipe, Protocol, Selection, Stem, TestTransform, TrainTransform, hash_bytes,
+    DatasetName, Depth, OrderName, ProbeRecipe, Protocol, Selection, Stem, Suite, TestTransform, TrainTransform,
+    hash_bytes,
 };
-use sdclr::record::{Environment, JobHeader};
+use sdclr::record::JobRecord;
 use sdclr::scores;
 use sdclr::split::{self, IndexList, ListName};
 use serde::{Deserialize, Serialize};
@@ -248,36 +249,6 @@ fn order_and_views_are_those_of_pytorch_and_torchvision() {
     }
 }
 
-fn header() -> JobHeader {
-    let environment = Environment {
-        device: String::new(),
-        threads: 1,
-        libtorch: String::new(),
-        deterministic: false,
-        eager: false,
-        git_commit: None,
-        sdclr: String::new(),
-    };
-    JobHeader {
-        suite: "golden".to_owned(),
-        job: "probe".to_owned(),
-        method: "random".to_owned(),
-        pretrain_split: None,
-        split: 1,
-        protocol: Some(Protocol::Full),
-        recipe: serde_json::Value::Null,
-        recipe_hash: String::new(),
-        data_sha256: String::new(),
-        splits_sha256: BTreeMap::new(),
-        seed: 1,
-        environment,
-        smoke: false,
-        stamp: None,
-        limit_images: None,
-        limit_epochs: None,
-    }
-}
-
 /// Six epochs whose rate falls after the second and the fourth; top-5 chooses another epoch than top-1 would.
 #[test]
 fn training_selection_and_test() {
@@ -294,9 +265,11 @@ fn training_selection_and_test() {
         test: &test,
         class_counts: &run.settings.class_counts,
     };
-    let (recipe, header) = (run.recipe(), header());
-    let job = ProbeJob { header: &header, recipe: &recipe, network: &network, data: &data };
-    let result = probe::run(&job, None, &Progress::default()).unwrap();
+    let (recipe, header) = (run.recipe(), golden::probe_header());
+    let environment = golden::environment();
+    let job = ProbeJob { header: &header, environment: &environment, recipe: &recipe, network: &network, data: &data };
+    let record = probe::run(&job, None, &Progress::default()).unwrap();
+    let JobRecord::Probe(result) = record else { panic!("no probe: {record:?}") };
 
     assert_eq!(result.epochs.len(), run.epochs.len());
     for (found, expected) in result.epochs.iter().zip(&run.epochs) {
@@ -305,18 +278,18 @@ fn training_selection_and_test() {
         assert_near(&format!("{what}: rate"), found.lr, expected.lr, 1e-12);
         assert_eq!(found.validation_accuracy, expected.validation_accuracy, "{what}");
     }
-    let outcome = result.probe.unwrap();
-    assert_eq!(outcome.best_epoch, Some(run.best_epoch));
-    assert_eq!(outcome.best_validation_accuracy, Some(run.best_validation_accuracy));
+    assert_eq!(result.best_epoch, run.best_epoch);
+    assert_eq!(result.best_validation_accuracy, run.best_validation_accuracy);
+    let outcome = result.outcome;
     for (class, (found, expected)) in outcome.per_class.iter().zip(&run.per_class).enumerate() {
         assert_near(&format!("class {class}"), *found, *expected, 1e-12);
     }
     for (what, found, expected) in [
-        ("all", outcome.all, run.scores.all),
-        ("many", outcome.many, run.scores.many),
-        ("medium", outcome.medium, run.scores.medium),
-        ("few", outcome.few, run.scores.few),
-        ("std", outcome.std, run.scores.std),
+        ("all", outcome.scores.all, run.scores.all),
+        ("many", outcome.scores.many, run.scores.many),
+        ("medium", outcome.scores.medium, run.scores.medium),
+        ("few", outcome.scores.few, run.scores.few),
+        ("std", outcome.scores.std, run.scores.std),
     ] {
         assert_near(what, found, expected, 1e-12);
     }

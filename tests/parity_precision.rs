@@ -12,7 +12,7 @@ use golden::{assert_near, assert_tensors_near};
 use sdclr::native::{self, Determinism};
 use sdclr::network::{BnMode, Fused, Network, NetworkSpec, Pass, StateDict};
 use sdclr::pretrain::Trainer;
-use sdclr::recipe::{Depth, MethodName, Precision, Recipe};
+use sdclr::recipe::{Depth, Precision, Recipe};
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 
@@ -49,17 +49,18 @@ fn alone() -> MutexGuard<'static, ()> {
 fn recipe(method: &str, precision: Precision) -> Recipe {
     let goldens: Goldens = golden::json("precision/cases.json");
     let Case { dual_bn, width } = goldens.cases[method];
-    let sdclr = method == "sdclr";
+    let pruning = match method {
+        "sdclr" => vec![format!("prune_ratio={}", goldens.prune_ratio)],
+        _ => Vec::new(),
+    };
     Recipe {
-        method: if sdclr { MethodName::Sdclr } else { MethodName::Simclr },
         network: goldens.network,
         width,
         output_dim: goldens.output_dim,
         dual_bn,
-        prune_ratio: if sdclr { goldens.prune_ratio } else { 0.0 },
         temperature: goldens.temperature,
         precision,
-        ..Recipe::resolve("cifar10-lt/sdclr", &[]).unwrap()
+        ..Recipe::resolve(&format!("cifar10-lt/{method}"), &pruning).unwrap()
     }
 }
 
@@ -275,10 +276,15 @@ fn switches_are_recorded() {
     };
     let [plain, deterministic, bf16] =
         [result("plain", &[]), result("deterministic", &["--deterministic"]), result("bf16", &["--precision", "bf16"])];
-    assert!(!plain.header.environment.deterministic && deterministic.header.environment.deterministic);
-    assert_eq!(plain.state_sha256, deterministic.state_sha256);
-    assert_eq!(plain.header.recipe_hash, deterministic.header.recipe_hash);
-    assert_eq!((&plain.header.recipe["precision"], &bf16.header.recipe["precision"]), (&"fp32".into(), &"bf16".into()));
-    assert_ne!(plain.header.recipe_hash, bf16.header.recipe_hash);
-    assert_ne!(plain.state_sha256, bf16.state_sha256);
+    assert!(
+        !plain.job().sessions[0].environment.deterministic && deterministic.job().sessions[0].environment.deterministic
+    );
+    assert_eq!(plain.job().state_sha256, deterministic.job().state_sha256);
+    assert_eq!(plain.header().recipe_hash, deterministic.header().recipe_hash);
+    assert_eq!(
+        (&plain.header().recipe["precision"], &bf16.header().recipe["precision"]),
+        (&"fp32".into(), &"bf16".into())
+    );
+    assert_ne!(plain.header().recipe_hash, bf16.header().recipe_hash);
+    assert_ne!(plain.job().state_sha256, bf16.job().state_sha256);
 }

@@ -13,7 +13,7 @@ use sdclr::pretrain::loss::nt_xent;
 use sdclr::pretrain::optimizer::Optimizer;
 use sdclr::pretrain::order::epoch_order;
 use sdclr::pretrain::schedule::Schedule;
-use sdclr::recipe::{Depth, MethodName, OptimizerName, Recipe, ScheduleName};
+use sdclr::recipe::{Depth, OptimizerName, Recipe, ScheduleName};
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 
@@ -173,7 +173,7 @@ struct StepSettings {
 
 #[derive(Deserialize)]
 struct StepCase {
-    method: MethodName,
+    method: String,
     dual_bn: bool,
     losses: Vec<f64>,
     density: Vec<f64>,
@@ -182,21 +182,22 @@ struct StepCase {
 
 impl StepSettings {
     fn recipe(&self, case: &StepCase) -> Recipe {
-        let sdclr = case.method == MethodName::Sdclr;
+        let pruning = match case.method.as_str() {
+            "sdclr" => vec![format!("prune_ratio={}", self.prune_ratio)],
+            _ => Vec::new(),
+        };
         Recipe {
-            method: case.method,
             network: self.network,
             width: self.width,
             output_dim: self.output_dim,
             dual_bn: case.dual_bn,
-            prune_ratio: if sdclr { self.prune_ratio } else { 0.0 },
             temperature: self.temperature,
             lr: self.lr,
             momentum: self.momentum,
             weight_decay: self.weight_decay,
             epochs: self.steps / self.steps_per_epoch,
             warmup_epochs: self.warmup / self.steps_per_epoch,
-            ..Recipe::resolve("cifar10-lt/sdclr", &[]).unwrap()
+            ..Recipe::resolve(&format!("cifar10-lt/{}", case.method), &pruning).unwrap()
         }
     }
 }

@@ -15,10 +15,9 @@ use sdclr::probe::{self, ProbeData, ProbeJob, TrainingLists};
 use sdclr::progress::Progress;
 use sdclr::random;
 use sdclr::recipe::{
-    DatasetName, Depth, EMBEDDED, OrderName, ProbeRecipe, Protocol, Recipe, Selection, Stem, TestTransform,
-    TrainTransform,
+    DatasetName, Depth, OrderName, ProbeRecipe, Protocol, Recipe, Selection, Stem, Suite, TestTransform, TrainTransform,
 };
-use sdclr::record::{Environment, JobHeader};
+use sdclr::record::JobRecord;
 use sdclr::scores;
 use sdclr::split::IndexList;
 use sdclr::suite::context::{Context, Scale};
@@ -156,36 +155,6 @@ fn list(name: &str, indices: Vec<i64>) -> IndexList {
     IndexList { name: name.to_owned(), indices, sha256: String::new(), own: None }
 }
 
-fn header() -> JobHeader {
-    let environment = Environment {
-        device: String::new(),
-        threads: 1,
-        libtorch: String::new(),
-        deterministic: false,
-        eager: false,
-        git_commit: None,
-        sdclr: String::new(),
-    };
-    JobHeader {
-        suite: "golden".to_owned(),
-        job: "probe".to_owned(),
-        method: "random".to_owned(),
-        pretrain_split: None,
-        split: 1,
-        protocol: Some(Protocol::Full),
-        recipe: serde_json::Value::Null,
-        recipe_hash: String::new(),
-        data_sha256: String::new(),
-        splits_sha256: BTreeMap::new(),
-        seed: 1,
-        environment,
-        smoke: false,
-        stamp: None,
-        limit_images: None,
-        limit_epochs: None,
-    }
-}
-
 /// The oracle was given these draws. Where they are meant to change, write the printed ones and run ci/oracle --write.
 #[test]
 fn draws_are_those_that_the_oracle_was_given() {
@@ -217,7 +186,7 @@ fn shifted_views_have_a_black_border() {
 fn training_selection_and_test() {
     let run: Run = golden::json("probe/run.json");
     let expected = golden::tensors("probe/run.safetensors");
-    let (dataset, network, recipe, header) = (run.dataset(), run.network(), run.recipe(), header());
+    let (dataset, network, recipe, header) = (run.dataset(), run.network(), run.recipe(), golden::probe_header());
     let train = list("train", run.train.clone());
     let validation = list("validation", run.validation.clone());
     let test = list("test", (0..run.settings.test).collect());
@@ -227,8 +196,10 @@ fn training_selection_and_test() {
         test: &test,
         class_counts: &run.settings.class_counts,
     };
-    let job = ProbeJob { header: &header, recipe: &recipe, network: &network, data: &data };
-    let result = probe::run(&job, None, &Progress::default()).unwrap();
+    let environment = golden::environment();
+    let job = ProbeJob { header: &header, environment: &environment, recipe: &recipe, network: &network, data: &data };
+    let record = probe::run(&job, None, &Progress::default()).unwrap();
+    let JobRecord::Probe(result) = record else { panic!("no probe: {record:?}") };
 
     assert_eq!(result.epochs.len(), run.epochs.len());
     for (found, expected) in result.epochs.iter().zip(&run.epochs) {
@@ -237,14 +208,14 @@ fn training_selection_and_test() {
         assert_near(&format!("{what}: rate"), found.lr, expected.lr, 1e-12);
         assert_eq!(found.validation_accuracy, expected.validation_accuracy, "{what}");
     }
-    let outcome = result.probe.unwrap();
-    assert_eq!(outcome.best_epoch, Some(run.best_epoch));
-    assert_eq!(outcome.best_validation_accuracy, Some(run.best_validation_accuracy));
+    assert_eq!(result.best_epoch, run.best_epoch);
+    assert_eq!(result.best_validation_accuracy, run.best_validation_accuracy);
+    let outcome = result.outcome;
     for (class, (found, expected)) in outcome.per_class.iter().zip(&run.per_class).enumerate() {
         assert_near(&format!("class {class}"), *found, *expected, 1e-12);
     }
-    assert_near("all", outcome.all, run.scores.all, 1e-12);
-    assert_near("std", outcome.std, run.scores.std, 1e-12);
+    assert_near("all", outcome.scores.all, run.scores.all, 1e-12);
+    assert_near("std", outcome.scores.std, run.scores.std, 1e-12);
     let state = network.state();
     for name in ["weight", "bias"] {
         assert_tensors_near(name, state.get(&format!("fc.{name}")).unwrap(), &expected[name], FLOAT32);
@@ -268,9 +239,12 @@ fn drawn(overrides: &[&str], protocol: Protocol, checkpoint: Option<&StateDict>)
 /// As the published script does, whose seed is 1 whatever the encoder was trained with (CIFAR: 10).
 #[test]
 fn the_classifier_is_drawn_by_the_probes_own_seed() {
-    for (name, text) in EMBEDDED {
-        let recipe = Recipe::parse(name, text, &[]).unwrap();
-        assert_eq!((recipe.probe.full.seed, recipe.probe.few.seed), (1, 1), "{name}");
+    for name in Suite::names() {
+        let suite = Suite::open(name).unwrap();
+        for encoder in &suite.encoders {
+            let recipe = suite.recipe(encoder, &[]).unwrap();
+            assert_eq!((recipe.probe.full.seed, recipe.probe.few.seed), (1, 1), "{name}/{}", encoder.name);
+        }
     }
     let published = drawn(&[], Protocol::Full, None);
     let [backbone, classifier] = drawn(&["seed=11"], Protocol::Full, None);

@@ -245,6 +245,7 @@ proptest! {
             step: first.steps,
             seed: recipe.seed,
             epochs: Vec::new(),
+            sessions: Vec::new(),
             seconds: 0.0,
         };
         let training = Training { state: first.network.state(), optimizer: first.optimizer.state(), meta };

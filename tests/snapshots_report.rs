@@ -3,8 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use sdclr::recipe::{PretrainSplit, Protocol, Recipe, hash_bytes};
-use sdclr::record::{Environment, EpochRecord, Failure, JobHeader, JobResult, ProbeOutcome, SMOKE_STAMP, SuiteRecord};
+use sdclr::recipe::{EncoderId, PretrainSplit, Protocol, Recipe, hash_bytes};
+use sdclr::record::{
+    Environment, EpochRecord, FORMAT, Failure, Invocation, Job, JobHeader, JobRecord, Outcome, PretrainRecord,
+    ProbeRecord, SMOKE_STAMP, Session, SuiteRecord,
+};
 use sdclr::report::{self, OutputFile};
 use sdclr::scores::{groups_by_thirds, scores};
 
@@ -14,7 +17,7 @@ const COUNTS: [u64; 10] = [65, 42, 4, 2, 2, 7, 12, 100, 28, 18];
 /// That of an embedded suite; of the imaginary one a few keys, so that tuning a suite changes no snapshot.
 fn recipe(suite: &str, method: &str) -> serde_json::Value {
     if suite != IMAGINARY {
-        return Recipe::resolve(&format!("{suite}/{method}"), &[]).unwrap().to_json();
+        return Recipe::resolve(&format!("{suite}/{method}"), &[]).unwrap().to_json().unwrap();
     }
     let sdclr = method == "sdclr";
     serde_json::json!({
@@ -32,18 +35,16 @@ fn header(
 ) -> JobHeader {
     let recipe = recipe(suite, if method == "random" { "simclr" } else { method });
     let list_name = list.map(|list| format!("split{split}_{list:?}"));
-    let pretraining = match &list_name {
-        Some(_) => format!("{method}-{:?}-split{split}", list.unwrap()),
-        None => format!("{method}-split{split}"),
-    };
-    let job = match protocol {
-        Some(protocol) => format!("{pretraining}/{}", sdclr::recipe::name_of(&protocol)),
-        None => pretraining,
-    };
+    let encoder = EncoderId { encoder: method.to_owned(), list, split, seed: 1 };
+    let job = protocol.map_or(encoder.pretrain(), |protocol| encoder.probe(protocol));
+    let label = sdclr::pretrain::method_info(method).unwrap().label;
     JobHeader {
+        format: FORMAT,
         suite: suite.to_owned(),
-        recipe_hash: hash_bytes(job.as_bytes()),
+        recipe_hash: hash_bytes(job.to_string().as_bytes()),
         job,
+        encoder: method.to_owned(),
+        label: label.to_owned(),
         method: method.to_owned(),
         pretrain_split: list,
         split,
@@ -52,15 +53,6 @@ fn header(
         data_sha256: hash_bytes(b"images"),
         splits_sha256: list_name.into_iter().map(|name| (name.clone(), hash_bytes(name.as_bytes()))).collect(),
         seed: 10,
-        environment: Environment {
-            device: "Imaginary CPU @ 2.00GHz".to_owned(),
-            threads: 2,
-            libtorch: "2.11.0".to_owned(),
-            deterministic: false,
-            eager: false,
-            git_commit: Some("0123456789abcdef".to_owned()),
-            sdclr: "0.1.0".to_owned(),
-        },
         smoke: false,
         stamp: None,
         limit_images: None,
@@ -68,7 +60,22 @@ fn header(
     }
 }
 
-fn pretraining(suite: &str, method: &str, list: PretrainSplit, split: usize, epochs: usize) -> JobResult {
+/// A finished job of one session on an imaginary machine.
+fn job(header: JobHeader, seconds: f64, state: &str) -> Job {
+    let environment = Environment {
+        device: "Imaginary CPU @ 2.00GHz".to_owned(),
+        threads: 2,
+        libtorch: "2.11.0".to_owned(),
+        deterministic: false,
+        eager: false,
+        git_commit: Some("0123456789abcdef".to_owned()),
+        sdclr: "0.1.0".to_owned(),
+    };
+    let state_sha256 = hash_bytes(format!("{state} {}", header.job).as_bytes());
+    Job { header, sessions: vec![Session { from_epoch: 0, environment }], seconds, state_sha256 }
+}
+
+fn pretraining(suite: &str, method: &str, list: PretrainSplit, split: usize, epochs: usize) -> JobRecord {
     let epoch = |epoch: usize| EpochRecord {
         epoch,
         loss: 2.5 + 2.0 / epoch as f64 + 0.05 * split as f64 + if method == "sdclr" { 0.25 } else { 0.0 },
@@ -79,12 +86,12 @@ fn pretraining(suite: &str, method: &str, list: PretrainSplit, split: usize, epo
         seconds: 0.25,
     };
     let header = header(suite, method, Some(list), split, None);
-    let state_sha256 = hash_bytes(format!("state {}", header.job).as_bytes());
-    JobResult { header, epochs: (1..=epochs).map(epoch).collect(), seconds: 12.5, state_sha256, probe: None }
+    let epochs = (1..=epochs).map(epoch).collect();
+    JobRecord::Pretrain(PretrainRecord { job: job(header, 12.5, "state"), epochs })
 }
 
 /// A probe whose accuracy falls from `frequent` to `rare` per cent along the classes, most frequent first.
-fn probe(header: JobHeader, epochs: usize, validate_every: usize, frequent: f64, rare: f64) -> JobResult {
+fn probe(header: JobHeader, epochs: usize, validate_every: usize, frequent: f64, rare: f64) -> JobRecord {
     let groups = groups_by_thirds(&COUNTS);
     let mut per_class = vec![0.0; COUNTS.len()];
     let order = groups.many.iter().chain(&groups.medium).chain(&groups.few);
@@ -102,20 +109,13 @@ fn probe(header: JobHeader, epochs: usize, validate_every: usize, frequent: f64,
         images_per_second: 4096.0,
         seconds: 0.125,
     };
-    let state_sha256 = hash_bytes(format!("classifier {}", header.job).as_bytes());
-    let outcome = ProbeOutcome {
-        best_epoch: Some(epochs),
-        best_validation_accuracy: Some(90.0),
-        per_class,
-        class_counts: COUNTS.to_vec(),
-        all: found.all,
-        many: found.many,
-        medium: found.medium,
-        few: found.few,
-        std: found.std,
-        class_std: found.class_std,
-    };
-    JobResult { header, epochs: (1..=epochs).map(epoch).collect(), seconds: 1.5, state_sha256, probe: Some(outcome) }
+    JobRecord::Probe(ProbeRecord {
+        job: job(header, 1.5, "classifier"),
+        epochs: (1..=epochs).map(epoch).collect(),
+        best_epoch: epochs,
+        best_validation_accuracy: 90.0,
+        outcome: Outcome { per_class, class_counts: COUNTS.to_vec(), scores: found },
+    })
 }
 
 /// Random encoder, SimCLR on both lists and SDCLR on the long tail, on `splits`, both probes.
@@ -138,16 +138,27 @@ fn suite(name: &str, splits: &[usize]) -> SuiteRecord {
             }
         }
     }
-    SuiteRecord { suite: name.to_owned(), smoke: false, results, failures: Vec::new(), seconds: 221.7 }
+    let invocation = Invocation {
+        suite: name.to_owned(),
+        splits: splits.to_vec(),
+        seeds: 1,
+        probe_seeds: 1,
+        ..Invocation::default()
+    };
+    SuiteRecord { suite: name.to_owned(), invocation, smoke: false, results, failures: Vec::new(), seconds: 221.7 }
 }
 
 /// One split scaled down to an epoch.
 fn smoke() -> SuiteRecord {
     let mut record = suite("cifar10-lt", &[1]);
-    record.results.retain(|job| job.header.method != "simclr" && job.header.protocol != Some(Protocol::Few));
+    record
+        .results
+        .retain(|record| record.header().method != "simclr" && record.header().protocol != Some(Protocol::Few));
     record.smoke = true;
-    for job in &mut record.results {
-        job.epochs.truncate(1);
+    (record.invocation.limit_images, record.invocation.limit_epochs) = (Some(512), Some(1));
+    for record in &mut record.results {
+        let (job, epochs) = parts(record);
+        epochs.truncate(1);
         job.header.smoke = true;
         job.header.stamp = Some(SMOKE_STAMP.to_owned());
         job.header.limit_images = Some(512);
@@ -156,10 +167,18 @@ fn smoke() -> SuiteRecord {
     record
 }
 
+fn parts(record: &mut JobRecord) -> (&mut Job, &mut Vec<EpochRecord>) {
+    match record {
+        JobRecord::Pretrain(record) => (&mut record.job, &mut record.epochs),
+        JobRecord::Probe(record) => (&mut record.job, &mut record.epochs),
+        JobRecord::Evaluation(_) => panic!("no suite evaluates"),
+    }
+}
+
 /// The second split's SDCLR failed; the error has what Markdown could trip over.
 fn failed() -> SuiteRecord {
     let mut record = suite(IMAGINARY, &[1, 2, 3]);
-    record.results.retain(|job| job.header.method != "sdclr" || job.header.split != 2);
+    record.results.retain(|record| record.header().method != "sdclr" || record.header().split != 2);
     record.failures = vec![Failure {
         job: "sdclr-D_i-split2".to_owned(),
         error: "the loss is NaN in epoch 7, step 3 (lr 0.35)\nlast good checkpoint: a|b".to_owned(),
@@ -228,16 +247,17 @@ fn published_numbers_stand_beside_ours_with_their_confidence() {
     assert!(section.contains("recalled, to be confirmed against the paper"));
 }
 
+/// A shorter selection than all that was run trains the same; a longer one would train more.
 #[test]
-fn the_command_says_what_was_overridden() {
+fn the_command_is_the_one_that_was_given() {
     let mut record = suite("digits-lt", &[1, 3]);
-    for job in &mut record.results {
-        job.header.recipe["lr"] = serde_json::json!(0.125);
-        job.header.recipe["probe"]["few"]["epochs"] = serde_json::json!(7);
-    }
+    record.invocation.methods = ["sdclr-D_i", "simclr-D_b"].map(str::to_owned).to_vec();
+    record.invocation.pretrain_splits = vec![PretrainSplit::D_i];
+    record.invocation.overrides = ["lr=0.125", "augment.scale=[0.2, 1.0]"].map(str::to_owned).to_vec();
+    record.invocation.seeds = 2;
     let markdown = files(&record).remove("report.md").unwrap();
-    let expected = "`ci/repro digits-lt --methods random,simclr,sdclr --splits 1,3 \
-                    --set lr=0.125 --set probe.few.epochs=7`";
+    let expected = "`ci/repro digits-lt --methods sdclr-D_i,simclr-D_b --splits 1,3 --pretrain-splits D_i --seeds 2 \
+                    --set lr=0.125 --set 'augment.scale=[0.2, 1.0]'`";
     assert!(markdown.contains(expected), "{}", markdown.lines().find(|line| line.contains("ci/repro")).unwrap());
 }
 
@@ -245,6 +265,7 @@ fn the_command_says_what_was_overridden() {
 fn an_empty_suite_still_has_a_report() {
     let record = SuiteRecord {
         suite: "digits-lt".to_owned(),
+        invocation: Invocation { suite: "digits-lt".to_owned(), ..Invocation::default() },
         smoke: false,
         results: Vec::new(),
         failures: vec![Failure { job: "simclr-D_i-split1".to_owned(), error: "no space left".to_owned() }],
@@ -277,7 +298,7 @@ fn numbers_are_the_records_own() {
     let expected = mean(sdclr) - mean(simclr);
     assert!((mean(difference.unwrap()) - expected).abs() < 1e-9, "paired mean is the difference of means");
     assert_eq!(json["results"].as_array().unwrap().len(), record.results.len());
-    let back: Vec<JobResult> = serde_json::from_value(json["results"].clone()).unwrap();
+    let back: Vec<JobRecord> = serde_json::from_value(json["results"].clone()).unwrap();
     assert_eq!(back, record.results);
 }
 

@@ -10,14 +10,14 @@ mod tree;
 
 pub use counts::{class_counts, counts_of_list};
 pub use log::{LogResult, read_log};
-pub use names::{LOG, Run, SUITES, dataset_of, method_called, methods_of};
+pub use names::{LOG, PublishedMethod, Run, SUITES, dataset_of, method_called, methods_of};
 pub use summary::{Analysis, Column, Question, Summary, analyse};
 pub use tree::{Found, Tree};
 
 use std::path::PathBuf;
 
 use crate::fs::FsError;
-use crate::recipe::{DatasetName, MethodName, name_of};
+use crate::recipe::{DatasetName, name_of};
 use crate::scores::ScoresError;
 use crate::split::SplitError;
 
@@ -27,7 +27,7 @@ pub enum AuthorsError {
     #[error("nothing was published for '{found}'; there are files for {known}")]
     Suite { found: String, known: String },
     #[error("no run of {} on {} was published; use simclr", name_of(.method), name_of(.dataset))]
-    Method { dataset: DatasetName, method: MethodName },
+    Method { dataset: DatasetName, method: PublishedMethod },
     #[error("no published run is of '{found}'; there are runs of simclr and sdclr")]
     UnknownMethod { found: String },
     #[error(transparent)]

@@ -1,6 +1,9 @@
 //! Names of the published runs and where their files lie (REFERENCE.md "Recipes published").
 
-use crate::recipe::{DatasetName, MethodName, PretrainSplit, Protocol, name_of};
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::recipe::{DatasetName, EncoderId, PretrainSplit, Protocol, name_of};
 use crate::split::{SplitError, published_splits};
 
 use super::AuthorsError;
@@ -32,28 +35,33 @@ pub(super) fn unpublished(dataset: DatasetName) -> AuthorsError {
     AuthorsError::Suite { found: name_of(&dataset), known }
 }
 
+/// The methods of which there are published runs, by the names of our encoders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[value(rename_all = "lowercase")]
+pub enum PublishedMethod {
+    Simclr,
+    Sdclr,
+}
+
 /// The methods with which runs on `dataset` were published.
-pub fn methods_of(dataset: DatasetName) -> &'static [MethodName] {
+pub fn methods_of(dataset: DatasetName) -> &'static [PublishedMethod] {
     match dataset {
-        DatasetName::Imagenet => &[MethodName::Simclr],
-        _ => &[MethodName::Simclr, MethodName::Sdclr],
+        DatasetName::Imagenet => &[PublishedMethod::Simclr],
+        _ => &[PublishedMethod::Simclr, PublishedMethod::Sdclr],
     }
 }
 
 /// The method of a name on the command line.
-pub fn method_called(name: &str) -> Result<MethodName, AuthorsError> {
-    match name {
-        "simclr" => Ok(MethodName::Simclr),
-        "sdclr" => Ok(MethodName::Sdclr),
-        other => Err(AuthorsError::UnknownMethod { found: other.to_owned() }),
-    }
+pub fn method_called(name: &str) -> Result<PublishedMethod, AuthorsError> {
+    PublishedMethod::from_str(name, false).map_err(|_| AuthorsError::UnknownMethod { found: name.to_owned() })
 }
 
 /// One published pre-training and the probes of its encoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
     pub dataset: DatasetName,
-    pub method: MethodName,
+    pub method: PublishedMethod,
     pub pretrain_split: PretrainSplit,
     /// Counted from 1; ImageNet's lists have but one.
     pub split: usize,
@@ -66,7 +74,7 @@ impl Run {
     /// No such run was published.
     pub fn new(
         dataset: DatasetName,
-        method: MethodName,
+        method: PublishedMethod,
         pretrain_split: PretrainSplit,
         split: usize,
     ) -> Result<Self, AuthorsError> {
@@ -83,15 +91,16 @@ impl Run {
         Ok(Self { dataset, method, pretrain_split, split })
     }
 
-    /// `sdclr-D_i-split1`, as our own runs are called.
-    pub fn job(&self) -> String {
-        format!("{}-{}-split{}", name_of(&self.method), name_of(&self.pretrain_split), self.split)
+    /// Our own run of the same encoder.
+    pub fn encoder(&self) -> EncoderId {
+        let Self { method, pretrain_split, split, .. } = self;
+        EncoderId { encoder: name_of(method), list: Some(*pretrain_split), split: *split, seed: 1 }
     }
 
     /// Folder of the pre-training.
     pub fn pretrain_folder(&self) -> String {
         let Self { method, pretrain_split, split, .. } = self;
-        let sdclr = *method == MethodName::Sdclr;
+        let sdclr = *method == PublishedMethod::Sdclr;
         let list = name_of(pretrain_split);
         let tail = match pretrain_split {
             PretrainSplit::D_i => "LT",

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{AuthorsError, LOG, Run, class_counts, read_log};
-use crate::recipe::{DatasetName, MethodName, PretrainSplit, Protocol};
+use super::{AuthorsError, LOG, PublishedMethod, Run, class_counts, read_log};
+use crate::recipe::{DatasetName, PretrainSplit, Protocol};
 use crate::scores::{Scores, groups_of, mean_std};
 use crate::split::published_splits;
 
@@ -14,7 +14,7 @@ use crate::split::published_splits;
 #[derive(Debug, Clone, Copy)]
 pub struct Question {
     pub dataset: DatasetName,
-    pub method: MethodName,
+    pub method: PublishedMethod,
     pub pretrain_split: PretrainSplit,
     pub protocol: Protocol,
     /// Read the logs as the published script does.

@@ -21,7 +21,7 @@ use crate::fs::FsError;
 use crate::network::NetworkError;
 use crate::pretrain::PretrainError;
 use crate::probe::ProbeError;
-use crate::recipe::{Depth, Precision, Recipe, RecipeError, Stem, name_of};
+use crate::recipe::{Depth, Precision, REFERENCE_SUITE, Recipe, RecipeError, Stem, name_of};
 use crate::record::Environment;
 use crate::suite::environment;
 use arithmetic::MatrixRate;
@@ -307,7 +307,7 @@ impl BenchOptions {
             format!("augment.size={}", self.size),
         ];
         set.extend(self.overrides.iter().cloned());
-        let recipe = Recipe::resolve("cifar10-lt/sdclr", &set)?;
+        let recipe = Recipe::resolve(&format!("{REFERENCE_SUITE}/sdclr"), &set)?;
         if self.kind == Kind::Train && self.images() < recipe.batch_size {
             return Err(BenchError::Images { images: self.images(), batch: recipe.batch_size });
         }

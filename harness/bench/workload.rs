@@ -13,7 +13,7 @@ use crate::native;
 use crate::network::{Mask, Network, NetworkSpec};
 use crate::pretrain::batches::{Views, ViewsAhead, ahead, batches_of};
 use crate::pretrain::optimizer::Optimizer;
-use crate::pretrain::{PretrainError, Trainer, read_losses};
+use crate::pretrain::{PretrainError, Trainer, read_losses, sdclr};
 use crate::probe::{Classifier, train_epoch};
 use crate::random;
 use crate::recipe::{OptimizerName, Precision, Recipe};
@@ -80,8 +80,9 @@ impl Workload {
             Kind::Augment => augment(recipe, images, device)?,
             Kind::Mask => {
                 let network = network(&recipe, NetworkSpec::of_recipe(&recipe), device)?;
+                let ratio = sdclr::Keys::of(&recipe)?.prune_ratio;
                 Box::new(move || {
-                    Mask::magnitude(&network.prunable(), recipe.prune_ratio, 0.0, 0).map(drop).map_err(BenchError::from)
+                    Mask::magnitude(&network.prunable(), ratio, 0.0, 0).map(drop).map_err(BenchError::from)
                 })
             }
             Kind::Probe => probe(recipe, images, device)?,

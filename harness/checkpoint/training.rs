@@ -12,7 +12,7 @@ use super::safetensors_file::{self, Contents};
 use super::{CheckpointError, StateDict};
 
 /// The format that this program writes, and the only one that it reads.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// The key of the JSON in `__metadata__`.
 const META: &str = "sdclr.training";
@@ -43,6 +43,8 @@ pub struct TrainingMeta {
     pub seed: u64,
     /// Records of the finished epochs.
     pub epochs: Vec<crate::record::EpochRecord>,
+    /// The processes that worked at it, in order.
+    pub sessions: Vec<crate::record::Session>,
     /// Seconds of training over all sittings.
     pub seconds: f64,
 }

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 
-use crate::authors::{self, Question};
+use crate::authors::{self, PublishedMethod, Question};
 use crate::fs;
-use crate::recipe::{DatasetName, MethodName, PretrainSplit, Protocol};
+use crate::recipe::{DatasetName, PretrainSplit, Protocol};
 use crate::report;
 
 /// Sum up published logs: All, Many, Medium, Few and the deviations, per split and over the splits
@@ -26,7 +26,7 @@ pub(super) struct AnalyseArgs {
     #[arg(long)]
     dataset: LogDataset,
     #[arg(long)]
-    method: LogMethod,
+    method: PublishedMethod,
     /// What the encoder was pre-trained on: D_i (long-tailed) or D_b (balanced)
     #[arg(long, value_name = "LIST")]
     pretrain_split: PretrainSplit,
@@ -52,12 +52,6 @@ enum LogDataset {
     Imagenet,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum LogMethod {
-    Simclr,
-    Sdclr,
-}
-
 impl AnalyseArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let dataset = match self.dataset {
@@ -66,11 +60,7 @@ impl AnalyseArgs {
             LogDataset::Imagenet100 => DatasetName::Imagenet100,
             LogDataset::Imagenet => DatasetName::Imagenet,
         };
-        let method = match self.method {
-            LogMethod::Simclr => MethodName::Simclr,
-            LogMethod::Sdclr => MethodName::Sdclr,
-        };
-        let Self { pretrain_split, protocol, strict_original, .. } = self;
+        let Self { method, pretrain_split, protocol, strict_original, .. } = self;
         let question = Question { dataset, method, pretrain_split, protocol, strict_original };
         let data = self.data.or_else(crate::artifact::data_folder);
         let analysis = authors::analyse(&self.folder, question, data.as_deref())?;

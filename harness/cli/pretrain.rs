@@ -8,8 +8,9 @@ use clap::Args;
 use super::{EngineArgs, OverrideArgs, ScaleArgs};
 use crate::pretrain::run::ENCODER;
 use crate::progress::Progress;
-use crate::recipe::{PretrainSplit, Recipe, name_of};
-use crate::suite::context::{Context, Identity, Scale};
+use crate::recipe::{PretrainSplit, name_of};
+use crate::suite::PlannedEncoder;
+use crate::suite::context::{Context, Scale};
 
 /// Pre-train one encoder
 ///
@@ -19,7 +20,7 @@ use crate::suite::context::{Context, Identity, Scale};
   sdclr pretrain --recipe digits-lt/sdclr --split 1 --pretrain-split D_i --out runs/mine
   sdclr pretrain --recipe cifar10-lt/sdclr --data DIR --split 1 --pretrain-split D_i --out runs/c10 --set seed=11")]
 pub(super) struct PretrainArgs {
-    /// SUITE/METHOD, or a .toml file
+    /// SUITE/ENCODER, or FILE.toml:ENCODER
     #[arg(long)]
     recipe: String,
     #[command(flatten)]
@@ -41,24 +42,24 @@ pub(super) struct PretrainArgs {
 
 impl PretrainArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let recipe = Recipe::resolve(&self.recipe, &self.overrides.overrides()?)?;
+        let (list, overrides) = (self.pretrain_split, self.overrides.overrides()?);
+        let encoder = PlannedEncoder::of_recipe(&self.recipe, &overrides, Some(list), self.split)?;
         let scale = Scale { eager: self.engine.eager, ..self.scale.into() };
-        let context = Context::open(&recipe, scale)?;
-        let identity = Identity::of_command(&self.recipe, &recipe, Some(self.pretrain_split), self.split);
-        let result = context.pretrain(&identity, &recipe, self.pretrain_split, &self.out, &Progress::default())?;
-        if let Some(stamp) = &result.header.stamp {
+        let context = Context::open(&encoder.recipe, scale)?;
+        let record = context.pretrain(&encoder, list, &self.out, &Progress::default())?;
+        if let Some(stamp) = &record.job.header.stamp {
             println!("{stamp}");
         }
-        if let (Some(first), Some(last)) = (result.epochs.first(), result.epochs.last()) {
+        if let (Some(first), Some(last)) = (record.epochs.first(), record.epochs.last()) {
             println!(
                 "{} on {}, split {}: loss {:.4} -> {:.4} in {} epochs, {:.0} s",
-                result.header.method,
-                name_of(&self.pretrain_split),
+                record.job.header.label,
+                name_of(&list),
                 self.split,
                 first.loss,
                 last.loss,
                 last.epoch,
-                result.seconds
+                record.job.seconds
             );
         }
         println!("encoder: {}", self.out.join(ENCODER).display());

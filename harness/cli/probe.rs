@@ -9,10 +9,10 @@ use super::ScaleArgs;
 use crate::checkpoint;
 use crate::fs;
 use crate::progress::Progress;
-use crate::recipe::{Protocol, Recipe};
-use crate::record::SuiteRecord;
+use crate::recipe::Protocol;
 use crate::report;
-use crate::suite::context::{Context, Identity};
+use crate::suite::PlannedEncoder;
+use crate::suite::context::Context;
 
 /// Probe a checkpoint: full-shot or few-shot linear evaluation
 #[derive(Debug, Args)]
@@ -23,7 +23,7 @@ use crate::suite::context::{Context, Identity};
 pub(super) struct ProbeArgs {
     /// A pre-training checkpoint (.pt or .safetensors); with --test-only a probed one (best_model.pt)
     checkpoint: PathBuf,
-    /// SUITE/METHOD, or a .toml file
+    /// SUITE/ENCODER, or FILE.toml:ENCODER
     #[arg(long)]
     recipe: String,
     #[command(flatten)]
@@ -47,19 +47,17 @@ pub(super) struct ProbeArgs {
 
 impl ProbeArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let recipe = Recipe::resolve(&self.recipe, &self.set)?;
-        let context = Context::open(&recipe, self.scale.into())?;
-        let identity = Identity::of_command(&self.recipe, &recipe, None, self.split);
+        let (protocol, test_only) = (self.protocol, self.test_only);
+        let encoder = PlannedEncoder::of_recipe(&self.recipe, &self.set, None, self.split)?;
+        let context = Context::open(&encoder.recipe, self.scale.into())?;
         let weights = checkpoint::read_weights(&self.checkpoint)?;
-        let network = context.encoder(&recipe, self.protocol, &weights.state, self.test_only)?;
-        let progress = Progress::default();
-        let result = context.probe(&identity, &recipe, self.protocol, &network, self.test_only, None, &progress)?;
+        let network = context.encoder(&encoder.recipe, protocol, &weights.state, test_only)?;
+        let (job, progress) = (encoder.id.probe(protocol), Progress::default());
+        let record = context.probe(&encoder, &job, protocol, &network, test_only, None, &progress)?;
         if let Some(path) = &self.json {
-            fs::write(path, (serde_json::to_string_pretty(&result)? + "\n").as_bytes())?;
+            fs::write(path, (serde_json::to_string_pretty(&record)? + "\n").as_bytes())?;
         }
-        let (suite, smoke, seconds) = (identity.suite, result.header.smoke, result.seconds);
-        let record = SuiteRecord { suite, smoke, results: vec![result], failures: Vec::new(), seconds };
-        println!("{}", report::summary_table(&record));
+        println!("{}", report::job_table(&record));
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -10,10 +10,11 @@ use clap::Args;
 use super::{EngineArgs, Numbers, OverrideArgs, ScaleArgs};
 use crate::artifact;
 use crate::progress::Progress;
-use crate::recipe::{PretrainSplit, name_of};
+use crate::recipe::{PretrainSplit, Suite};
+use crate::record::PublishedRecord;
 use crate::report;
 use crate::suite::context::Scale;
-use crate::suite::{self, PROTOCOLS, Selection};
+use crate::suite::{self, Selection};
 
 /// `EX_TEMPFAIL` of sysexits: nothing is wrong, come again.
 const BUDGET_USED_UP: u8 = 75;
@@ -53,7 +54,8 @@ impl std::str::FromStr for Budget {
   sdclr repro cifar10-lt --data DIR --set epochs=500 --dry-run
   sdclr repro cifar10-lt --from-published DIR --data DIR")]
 pub(super) struct ReproArgs {
-    /// digits-lt (embedded), cifar10-lt, cifar100-lt, imagenet100-lt or imagenet-lt-exp
+    /// digits-lt (its images are embedded), cifar10-lt, cifar100-lt, imagenet100-lt, imagenet-lt-exp, or the path of a .toml
+    /// file of your own
     suite: String,
     /// Train nothing but probes: read the authors' logs, evaluate their fine-tuned models and probe their encoders, all
     /// found by their published names under DIR [default: what sdclr fetch brought]
@@ -63,18 +65,24 @@ pub(super) struct ReproArgs {
     scale: ScaleArgs,
     #[command(flatten)]
     engine: EngineArgs,
-    /// Of simclr, sdclr and random (the untrained encoder), in this order within a split; sdclr-D_i: on that list only
-    /// [default: the suite's]
+    /// Encoders of the suite, such as simclr, sdclr and random (untrained), in this order within a split; sdclr-D_i: on that
+    /// list only [default: the suite's]
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     methods: Vec<String>,
     /// Splits, e.g. 1-5 or 1,3 [default: all]
     #[arg(long, value_name = "RANGE")]
     splits: Option<Numbers>,
-    /// Of D_i (long-tailed) and D_b (balanced) [default: both]
+    /// Of D_i (long-tailed) and D_b (balanced) [default: the suite's]
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pretrain_splits: Vec<PretrainSplit>,
     #[command(flatten)]
     overrides: OverrideArgs,
+    /// Pre-training seeds an encoder; the first is the recipe's
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]
+    seeds: u16,
+    /// Classifiers a probe, each by its own seed; the paper trained one
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]
+    probe_seeds: u16,
     /// Folder of the runs and the report [default: runs/SUITE, or runs/SUITE-published]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -94,24 +102,41 @@ impl ReproArgs {
             splits: self.splits.map(|splits| splits.0.iter().map(|n| *n as usize).collect()).unwrap_or_default(),
             pretrain_splits: self.pretrain_splits,
             overrides: self.overrides.overrides()?,
+            seeds: self.seeds.into(),
+            probe_seeds: self.probe_seeds.into(),
         };
+        let suite = Suite::open(&self.suite)?;
+        let scale = Scale { eager: self.engine.eager, ..self.scale.into() };
+        let invocation = suite::invocation(&self.suite, &selection, &scale);
         if let Some(folder) = self.from_published {
-            let out = self.out.unwrap_or_else(|| PathBuf::from("runs").join(format!("{}-published", self.suite)));
-            return published(&self.suite, &selection, folder, self.scale.into(), &out, self.dry_run);
+            let out = self.out.unwrap_or_else(|| PathBuf::from("runs").join(format!("{}-published", suite.name)));
+            let folder = folder.or_else(artifact::published_folder).context(
+                "no published checkpoint has been fetched; run sdclr fetch, or name the folder that the authors' archives \
+                 were unpacked to: --from-published DIR",
+            )?;
+            let plan = suite::published::plan(&suite, &selection, &folder)?;
+            if self.dry_run {
+                print!("{}", plan.describe());
+                return Ok(ExitCode::SUCCESS);
+            }
+            return published(&suite::published::run(&plan, invocation, scale, &out, &Progress::default())?, &out);
         }
-        let plan = suite::plan(&self.suite, &selection)?;
+        let plan = suite::plan(&suite, &selection)?;
         if self.dry_run {
             print!("{}", describe(&plan)?);
             return Ok(ExitCode::SUCCESS);
         }
-        let out = self.out.unwrap_or_else(|| PathBuf::from("runs").join(&self.suite));
+        let out = self.out.unwrap_or_else(|| PathBuf::from("runs").join(&suite.name));
         let budget = self.budget.map(|budget| budget.0);
-        let scale = Scale { eager: self.engine.eager, ..self.scale.into() };
-        let run = suite::run(&self.suite, &plan, scale, &out, budget, &Progress::default())?;
+        let run = suite::run(&suite, invocation, &plan, scale, &out, budget, &Progress::default())?;
         let record = run.record;
         let path = report::write(&out, &record)?;
         println!("{}", report::summary_table(&record));
-        let failures: Vec<_> = record.failures.iter().filter(|failure| !run.left.contains(&failure.job)).collect();
+        let failures: Vec<_> = record
+            .failures
+            .iter()
+            .filter(|failure| run.left.iter().all(|left| left.to_string() != failure.job))
+            .collect();
         for failure in &failures {
             eprintln!("failed: {}: {}", failure.job, failure.error);
         }
@@ -128,27 +153,10 @@ impl ReproArgs {
     }
 }
 
-/// What became of the published files of a suite.
-fn published(
-    suite: &str,
-    selection: &Selection,
-    folder: Option<PathBuf>,
-    scale: Scale,
-    out: &Path,
-    dry_run: bool,
-) -> anyhow::Result<ExitCode> {
-    let folder = folder.or_else(artifact::published_folder).context(
-        "no published checkpoint has been fetched; run sdclr fetch, or name the folder that the authors' archives were \
-         unpacked to: --from-published DIR",
-    )?;
-    let plan = suite::published::plan(suite, selection, &folder)?;
-    if dry_run {
-        print!("{}", plan.describe());
-        return Ok(ExitCode::SUCCESS);
-    }
-    let record = suite::published::run(&plan, scale, out, &Progress::default())?;
-    let path = report::write_published(out, &record)?;
-    println!("{}", report::published_table(&record)?);
+/// Says what became of the published files of a suite, and writes the report.
+fn published(record: &PublishedRecord, out: &Path) -> anyhow::Result<ExitCode> {
+    let path = report::write_published(out, record)?;
+    println!("{}", report::published_table(record)?);
     record.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     record.missing.iter().for_each(|name| eprintln!("missing: {name}"));
     record.failures.iter().for_each(|failure| eprintln!("failed: {}: {}", failure.job, failure.error));
@@ -161,20 +169,19 @@ fn describe(plan: &[suite::PlannedEncoder]) -> anyhow::Result<String> {
     let mut text = String::new();
     let mut recipes: Vec<(&str, String)> = Vec::new();
     for encoder in plan {
-        let method = encoder.identity.method.as_str();
-        if encoder.identity.pretrain_split.is_some() {
-            text += &format!("pretrain {} ({} epochs)\n", encoder.identity.job, encoder.recipe.epochs);
+        for job in encoder.jobs() {
+            let (what, epochs) = match job.protocol() {
+                Some(protocol) => ("probe   ", encoder.recipe.probe(protocol).epochs),
+                None => ("pretrain", encoder.recipe.epochs),
+            };
+            text += &format!("{what} {job} ({epochs} epochs)\n");
         }
-        for protocol in PROTOCOLS {
-            let epochs = encoder.recipe.probe(protocol).epochs;
-            text += &format!("probe    {}/{} ({epochs} epochs)\n", encoder.identity.job, name_of(&protocol));
-        }
-        if !recipes.iter().any(|(known, _)| *known == method) {
-            recipes.push((method, toml::to_string(&encoder.recipe)?));
+        if !recipes.iter().any(|(known, _)| *known == encoder.id.encoder) {
+            recipes.push((&encoder.id.encoder, toml::to_string(&encoder.recipe.to_json()?)?));
         }
     }
-    for (method, recipe) in recipes {
-        text += &format!("\n# recipe of {method}\n{recipe}");
+    for (encoder, recipe) in recipes {
+        text += &format!("\n# recipe of {encoder}\n{recipe}");
     }
     Ok(text)
 }

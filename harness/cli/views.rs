@@ -23,7 +23,7 @@ use crate::suite::context::{Context, Scale};
 #[command(after_help = "Example:
   sdclr views --recipe cifar10-lt/sdclr --data DIR --split 1 --indices 100-163 --epoch 1 --out views")]
 pub(super) struct ViewsArgs {
-    /// SUITE/METHOD, or a .toml file
+    /// SUITE/ENCODER, or FILE.toml:ENCODER
     #[arg(long)]
     recipe: String,
     /// Folder of the data

@@ -1,10 +1,11 @@
-//! Compiles the C++ side and makes every executable of the package find libtorch without `LD_LIBRARY_PATH`.
+//! Compiles the C++ side, lists the embedded suites, and makes every executable of the package find libtorch without `LD_LIBRARY_PATH`.
 
 use std::path::PathBuf;
 
 const FILES: [&str; 5] = ["shim.cpp", "graph.cpp", "weights.cpp", "norm.cpp", "nvrtc.cpp"];
 
 fn main() {
+    embed_suites();
     for file in FILES.iter().chain(&["norm.cu", "augment.cpp", "augment.cu", "nvrtc.h", "shared.h", "build.rs"]) {
         println!("cargo:rerun-if-changed=harness/native/{file}");
     }
@@ -39,4 +40,26 @@ fn main() {
     println!("cargo:rustc-link-lib=c10");
     println!("cargo:rustc-link-lib=gomp");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
+}
+
+/// Writes `EMBEDDED`, the name and the text of every file in fixtures/suites, in the order of the names.
+fn embed_suites() {
+    let folder = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default()).join("fixtures/suites");
+    println!("cargo:rerun-if-changed={}", folder.display());
+    let Ok(entries) = std::fs::read_dir(&folder) else { panic!("there is no folder {}", folder.display()) };
+    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    files.sort();
+    let entry = |path: &PathBuf| {
+        let name = path.file_stem().unwrap_or_default();
+        format!("({name:?}, include_str!({path:?})), ")
+    };
+    let entries: String = files.iter().map(entry).collect();
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default()).join("suites.rs");
+    let text = format!("const EMBEDDED: &[(&str, &str)] = &[{entries}];\n");
+    #[expect(clippy::disallowed_methods, reason = "cargo gives the folder to this script alone")]
+    let written = std::fs::write(&out, text);
+    if let Err(error) = written {
+        panic!("cannot write {}: {error}", out.display());
+    }
 }

@@ -10,8 +10,6 @@ pub mod replay;
 pub mod run;
 mod saver;
 pub mod schedule;
-pub mod sdclr;
-pub mod simclr;
 mod trainer;
 
 use tch::{Device, Kind, Tensor};
@@ -22,7 +20,7 @@ use crate::dataset::DatasetError;
 use crate::fs::FsError;
 use crate::native::NativeError;
 use crate::network::{Network, NetworkError};
-use crate::recipe::{MethodName, Recipe};
+use crate::recipe::{Recipe, RecipeError};
 use crate::record::RecordError;
 pub use trainer::Trainer;
 
@@ -40,6 +38,12 @@ pub enum PretrainError {
          for batch norm; choose another batch_size (--set) or number of images"
     )]
     LastBatch { images: usize, batch_size: usize, rest: usize, method: String, smallest: usize },
+    #[error("no method is called '{found}'; known are {known}")]
+    UnknownMethod { found: String, known: String },
+    #[error("the encoder {encoder} of method {method} is not trained; leave its lists out")]
+    Untrained { encoder: String, method: String },
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
     #[error("the training state lacks the optimiser's '{name}'; it is of another optimiser: use a new folder")]
     OptimizerState { name: String },
     #[error(
@@ -92,12 +96,62 @@ pub trait Method {
     fn loss(&self, network: &Network, views: &Tensor) -> Result<Tensor, PretrainError>;
 }
 
+/// What the rest of the program knows of a method.
+#[derive(Debug, Clone, Copy)]
+pub struct MethodInfo {
+    /// In suites, records and folders.
+    pub name: &'static str,
+    /// In tables and figures.
+    pub label: &'static str,
+    /// Where tables list it: ascending.
+    pub order: usize,
+    /// Its mark in figures.
+    pub marker: Marker,
+    /// Makes the method of a recipe, checking the keys that it alone has; `None`: an encoder that stays as it was drawn.
+    pub build: Option<Build>,
+}
+
+/// How a method is made of a recipe.
+pub type Build = fn(&Recipe) -> Result<Box<dyn Method>, RecipeError>;
+
+/// The shape of a mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Marker {
+    Circle,
+    Square,
+    Triangle,
+    Diamond,
+}
+
+/// Declares each method's file, named as the method, and lists its `INFO`.
+macro_rules! methods {
+    ($($method:ident),* $(,)?) => {
+        $(pub mod $method;)*
+        /// Every method.
+        pub const METHODS: &[&MethodInfo] = &[$(&$method::INFO),*];
+    };
+}
+methods!(random, simclr, sdclr);
+
+/// The method called `name`.
+///
+/// # Errors
+/// There is none.
+pub fn method_info(name: &str) -> Result<&'static MethodInfo, PretrainError> {
+    METHODS.iter().copied().find(|info| info.name == name).ok_or_else(|| PretrainError::UnknownMethod {
+        found: name.to_owned(),
+        known: METHODS.iter().map(|info| info.name).collect::<Vec<_>>().join(", "),
+    })
+}
+
 /// The method that a recipe names.
-pub fn method_of(recipe: &Recipe) -> Box<dyn Method> {
-    match recipe.method {
-        MethodName::Simclr => Box::new(simclr::SimClr { temperature: recipe.temperature, precision: recipe.precision }),
-        MethodName::Sdclr => Box::new(sdclr::SdClr::new(recipe)),
-    }
+///
+/// # Errors
+/// There is none, it trains nothing, or it does not take the recipe's keys.
+pub fn method_of(recipe: &Recipe) -> Result<Box<dyn Method>, PretrainError> {
+    let info = method_info(&recipe.method)?;
+    let untrained = || PretrainError::Untrained { encoder: info.label.to_owned(), method: info.name.to_owned() };
+    Ok(info.build.ok_or_else(untrained)?(recipe)?)
 }
 
 /// The values of losses that [`Trainer::step`] gave, fetched from their device as one vector.

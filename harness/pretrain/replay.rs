@@ -13,15 +13,15 @@ use crate::checkpoint;
 use crate::fs;
 use crate::network::{Head, Network, NetworkSpec, Pass, StateDict};
 use crate::npy::{self, NpyError};
-use crate::recipe::{Depth, MethodName, Recipe, RecipeError};
+use crate::recipe::{Depth, REFERENCE_SUITE, Recipe, RecipeError, Suite};
 
 /// A replay could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
     #[error("{} does not parse: {reason}", path.display())]
     Syntax { path: PathBuf, reason: String },
-    #[error("replay.toml is of method sdclr but has no prune_ratio; add it, 0.9 as published")]
-    NoPruneRatio,
+    #[error("replay.toml is of method {method} but has no prune_ratio; add it, 0.9 as published")]
+    NoPruneRatio { method: String },
     #[error("init.pt holds {found}, but replay.toml asks for {expected}")]
     OtherNetwork { found: String, expected: String },
     #[error("views.npy has {found} steps, but replay.toml says steps_per_epoch = {expected}")]
@@ -51,11 +51,11 @@ via_pretrain!(crate::checkpoint::CheckpointError, crate::network::NetworkError, 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ReplayConfig {
-    method: MethodName,
+    method: String,
     network: Depth,
     output_dim: i64,
     temperature: f64,
-    /// SDCLR only.
+    /// Of a method that prunes.
     prune_ratio: Option<f64>,
     lr: f64,
     momentum: f64,
@@ -68,30 +68,16 @@ struct ReplayConfig {
 impl ReplayConfig {
     /// The recipe of a replay: the given keys over a published recipe, whose other keys a replay does not use.
     fn recipe(&self) -> Result<Recipe, ReplayError> {
-        let base = match self.method {
-            MethodName::Simclr => "cifar10-lt/simclr",
-            MethodName::Sdclr => "cifar10-lt/sdclr",
-        };
+        let suite = Suite::open(REFERENCE_SUITE)?;
+        let encoder = suite.encoder(&self.method)?;
+        let base = suite.recipe(encoder, &[])?;
         let Self { network, output_dim, temperature, lr, momentum, weight_decay, epochs, warmup_epochs, .. } = *self;
-        // A prune ratio in the file of a SimCLR run says nothing.
-        let prune_ratio = match (self.method, self.prune_ratio) {
-            (MethodName::Simclr, _) => 0.0,
-            (MethodName::Sdclr, Some(ratio)) => ratio,
-            (MethodName::Sdclr, None) => return Err(ReplayError::NoPruneRatio),
-        };
-        let base = Recipe::resolve(base, &[])?;
-        let recipe = Recipe {
-            network,
-            output_dim,
-            temperature,
-            prune_ratio,
-            lr,
-            momentum,
-            weight_decay,
-            epochs,
-            warmup_epochs,
-            ..base
-        };
+        let mut recipe =
+            Recipe { network, output_dim, temperature, lr, momentum, weight_decay, epochs, warmup_epochs, ..base };
+        // In the file of a method that prunes nothing the ratio says nothing.
+        if let Some(own) = recipe.own.get_mut("prune_ratio") {
+            *own = self.prune_ratio.ok_or_else(|| ReplayError::NoPruneRatio { method: self.method.clone() })?.into();
+        }
         recipe.validate()?;
         Ok(recipe)
     }

@@ -15,7 +15,9 @@ use crate::fs::{self, FolderLock};
 use crate::network::{Network, NetworkSpec};
 use crate::progress::Progress;
 use crate::recipe::Recipe;
-use crate::record::{self, EpochRecord, Event, JobHeader, JobResult, RunLog};
+use crate::record::{
+    self, Environment, EpochRecord, Event, Job, JobHeader, JobRecord, PretrainRecord, RunLog, Session,
+};
 use crate::split::IndexList;
 
 /// The final state, in every finished folder.
@@ -27,6 +29,7 @@ pub const CHECKPOINT: &str = "checkpoint.safetensors";
 #[derive(Debug)]
 pub struct PretrainJob<'a> {
     pub header: &'a JobHeader,
+    pub environment: &'a Environment,
     pub recipe: &'a Recipe,
     pub dataset: &'a Dataset,
     pub list: &'a IndexList,
@@ -42,12 +45,12 @@ pub struct PretrainJob<'a> {
 /// # Errors
 /// The folder holds another run or is in use; the loss is not finite; a file cannot be written. What was finished
 /// before stays in the checkpoint. [`PretrainError::TimeUp`]: the deadline has come, and the checkpoint holds it all.
-pub fn run(job: &PretrainJob, folder: &Path, progress: &Progress) -> Result<JobResult, PretrainError> {
+pub fn run(job: &PretrainJob, folder: &Path, progress: &Progress) -> Result<PretrainRecord, PretrainError> {
     let _lock =
         FolderLock::take(folder)?.ok_or_else(|| PretrainError::InUse { folder: folder.display().to_string() })?;
     if let Some(done) = record::read_result(&folder.join("result.json"))? {
-        refuse_other(folder, &done.header.recipe_hash, &job.header.recipe_hash)?;
-        if folder.join(ENCODER).exists() {
+        refuse_other(folder, &done.header().recipe_hash, &job.header.recipe_hash)?;
+        if let (JobRecord::Pretrain(done), true) = (done, folder.join(ENCODER).exists()) {
             return Ok(done);
         }
     }
@@ -73,10 +76,13 @@ pub fn run(job: &PretrainJob, folder: &Path, progress: &Progress) -> Result<JobR
     checkpoint::write_weights(&folder.join(ENCODER), &state)?;
     let (state_sha256, seconds) = (checkpoint::state_sha256(&state)?, sitting.seconds());
     sitting.log.event(&Event::Result { state_sha256: state_sha256.clone(), seconds })?;
-    let result = JobResult { header: job.header.clone(), epochs: sitting.epochs, seconds, state_sha256, probe: None };
-    record::write_result(&folder.join("result.json"), &result)?;
+    let record = PretrainRecord {
+        job: Job { header: job.header.clone(), sessions: sitting.sessions, seconds, state_sha256 },
+        epochs: sitting.epochs,
+    };
+    record::write_result(&folder.join("result.json"), &JobRecord::Pretrain(record.clone()))?;
     fs::remove(&folder.join(CHECKPOINT))?;
-    Ok(result)
+    Ok(record)
 }
 
 fn refuse_other(folder: &Path, found: &str, expected: &str) -> Result<(), PretrainError> {
@@ -94,12 +100,14 @@ fn check_last_batch(job: &PretrainJob, trainer: &Trainer) -> Result<(), Pretrain
     if rest >= smallest {
         return Ok(());
     }
-    Err(PretrainError::LastBatch { images, batch_size, rest, method: job.header.method.clone(), smallest })
+    Err(PretrainError::LastBatch { images, batch_size, rest, method: job.header.label.clone(), smallest })
 }
 
 /// One process's share of a run, which may take several.
 struct Sitting {
     log: RunLog,
+    /// Those before and this one.
+    sessions: Vec<Session>,
     epochs: Vec<EpochRecord>,
     earlier_seconds: f64,
     start: Instant,
@@ -110,18 +118,27 @@ impl Sitting {
     /// Takes up the folder's checkpoint, if there is one, into `trainer`.
     fn open(job: &PretrainJob, folder: &Path, trainer: &mut Trainer) -> Result<Self, PretrainError> {
         let checkpoint = folder.join(CHECKPOINT);
-        let (mut epochs, mut earlier_seconds) = (Vec::new(), 0.0);
+        let (mut epochs, mut sessions, mut earlier_seconds) = (Vec::new(), Vec::new(), 0.0);
         if checkpoint.exists() {
             let Training { state, optimizer, meta } = checkpoint::read_training(&checkpoint)?;
             refuse_other(folder, &meta.recipe_hash, &job.header.recipe_hash)?;
             trainer.network.load(&state)?;
             trainer.optimizer.load(&optimizer)?;
             trainer.steps = meta.step;
-            (epochs, earlier_seconds) = (meta.epochs, meta.seconds);
+            (epochs, sessions, earlier_seconds) = (meta.epochs, meta.sessions, meta.seconds);
         }
         let saved_epoch = epochs.len();
-        let log = RunLog::open(&folder.join("run.jsonl"), job.header, saved_epoch)?;
-        Ok(Self { log, epochs, earlier_seconds, start: Instant::now(), saver: Saver::new(checkpoint, saved_epoch) })
+        let session = Session { from_epoch: saved_epoch, environment: job.environment.clone() };
+        let log = RunLog::open(&folder.join("run.jsonl"), job.header, &session)?;
+        sessions.push(session);
+        Ok(Self {
+            log,
+            sessions,
+            epochs,
+            earlier_seconds,
+            start: Instant::now(),
+            saver: Saver::new(checkpoint, saved_epoch),
+        })
     }
 
     fn seconds(&self) -> f64 {
@@ -137,6 +154,7 @@ impl Sitting {
             step: trainer.steps,
             seed: job.recipe.seed,
             epochs: self.epochs.clone(),
+            sessions: self.sessions.clone(),
             seconds: self.seconds(),
         };
         self.saver.save(last, || Training {
@@ -164,7 +182,7 @@ fn train(
 ) -> Result<(), PretrainError> {
     let epochs = job.header.limit_epochs.unwrap_or(usize::MAX).min(job.recipe.epochs);
     let done = sitting.epochs.len();
-    let bar = progress.bar(&job.header.job, "steps", epochs * steps_per_epoch, done * steps_per_epoch);
+    let bar = progress.bar(&job.header.job.to_string(), "steps", epochs * steps_per_epoch, done * steps_per_epoch);
     let views = Views::new(&job.dataset.train, &job.recipe.augment, job.recipe.seed)?;
     let (list, batch_size) = (&job.list.indices, job.recipe.batch_size);
     std::thread::scope(|scope| {

@@ -3,34 +3,67 @@
 //! The published step runs the pruned branch twice, once without gradient. Its gradients are those of one joint loss,
 //! which is what runs here; what its second pass leaves behind is that running statistics moved twice by 0.1.
 
+use serde::Deserialize;
 use tch::Tensor;
 
 use super::loss::nt_xent;
-use super::{Method, PretrainError};
+use super::{Marker, Method, MethodInfo, PretrainError};
 use crate::network::{BnMode, Branch, Mask, Network, Pass};
 use crate::random::addressed_seed;
-use crate::recipe::{Precision, Recipe};
+use crate::recipe::{Precision, Recipe, RecipeError, check, share};
+
+pub(super) const INFO: MethodInfo =
+    MethodInfo { name: "sdclr", label: "SDCLR", order: 2, marker: Marker::Square, build: Some(build) };
+
+fn build(recipe: &Recipe) -> Result<Box<dyn Method>, RecipeError> {
+    Ok(Box::new(SdClr::new(recipe)?))
+}
+
+/// `[method.sdclr]` of a suite.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Keys {
+    /// Share of the backbone's convolution weights dropped in the pruned branch.
+    pub prune_ratio: f64,
+    /// The part of `prune_ratio` that is drawn at random instead of by magnitude.
+    pub random_prune_ratio: f64,
+}
+
+impl Keys {
+    /// Those of `recipe`.
+    ///
+    /// # Errors
+    /// A key is missing or unknown, or its value is not allowed.
+    pub fn of(recipe: &Recipe) -> Result<Self, RecipeError> {
+        let keys: Self = recipe.method_keys()?;
+        share("prune_ratio", keys.prune_ratio)?;
+        share("random_prune_ratio", keys.random_prune_ratio)?;
+        let (found, part) = (keys.random_prune_ratio.to_string(), keys.random_prune_ratio <= keys.prune_ratio);
+        check("random_prune_ratio", found, part, "it is a part of prune_ratio and cannot exceed it")?;
+        Ok(keys)
+    }
+}
 
 #[derive(Debug)]
 pub struct SdClr {
     temperature: f64,
     precision: Precision,
-    prune_ratio: f64,
-    random_prune_ratio: f64,
+    keys: Keys,
     seed: u64,
     mask: Option<Mask>,
 }
 
 impl SdClr {
-    pub fn new(recipe: &Recipe) -> Self {
-        Self {
+    /// # Errors
+    /// As [`Keys::of`].
+    pub fn new(recipe: &Recipe) -> Result<Self, RecipeError> {
+        Ok(Self {
             temperature: recipe.temperature,
             precision: recipe.precision,
-            prune_ratio: recipe.prune_ratio,
-            random_prune_ratio: recipe.random_prune_ratio,
+            keys: Keys::of(recipe)?,
             seed: recipe.seed,
             mask: None,
-        }
+        })
     }
 
     /// The mask of the current epoch, once one has begun.
@@ -48,7 +81,7 @@ impl Method for SdClr {
     /// One global mask per epoch, always from the dense weights.
     fn begin_epoch(&mut self, network: &Network, epoch: usize) -> Result<Option<f64>, PretrainError> {
         let seed = addressed_seed(self.seed, &format!("prune/{epoch}"));
-        let mask = Mask::magnitude(&network.prunable(), self.prune_ratio, self.random_prune_ratio, seed)?;
+        let mask = Mask::magnitude(&network.prunable(), self.keys.prune_ratio, self.keys.random_prune_ratio, seed)?;
         let density = mask.density();
         match &mut self.mask {
             Some(earlier) => earlier.take(&mask),

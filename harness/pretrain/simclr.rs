@@ -1,11 +1,26 @@
 //! SimCLR: both views through one dense network as one batch (REFERENCE.md "Steps").
 
+use serde::Deserialize;
 use tch::Tensor;
 
 use super::loss::nt_xent;
-use super::{Method, PretrainError};
+use super::{Marker, Method, MethodInfo, PretrainError};
 use crate::network::{BnMode, Branch, Network, Pass};
-use crate::recipe::Precision;
+use crate::recipe::{Precision, Recipe, RecipeError, check};
+
+pub(super) const INFO: MethodInfo =
+    MethodInfo { name: "simclr", label: "SimCLR", order: 1, marker: Marker::Circle, build: Some(build) };
+
+fn build(recipe: &Recipe) -> Result<Box<dyn Method>, RecipeError> {
+    recipe.method_keys::<Keys>()?;
+    check("dual_bn", recipe.dual_bn.to_string(), !recipe.dual_bn, "simclr has one dense branch: use dual_bn=false")?;
+    Ok(Box::new(SimClr { temperature: recipe.temperature, precision: recipe.precision }))
+}
+
+/// It has none of its own.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Keys {}
 
 #[derive(Debug)]
 pub struct SimClr {

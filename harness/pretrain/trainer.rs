@@ -46,7 +46,7 @@ impl Trainer {
             true => Recorder::new(network.device())?,
             false => None,
         };
-        Ok(Self { network, method: method_of(recipe), optimizer, schedule, steps: 0, recorder })
+        Ok(Self { network, method: method_of(recipe)?, optimizer, schedule, steps: 0, recorder })
     }
 
     /// One step on `views` (`[N, 2, 3, H, W]` in `[0, 1]`): forward, one joint backward, update. Gives the loss, which

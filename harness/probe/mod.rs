@@ -21,7 +21,10 @@ use crate::pretrain::{PretrainError, read_losses};
 use crate::progress::Progress;
 use crate::random;
 use crate::recipe::{OptimizerName, OrderName, ProbeRecipe, Selection};
-use crate::record::{self, EpochRecord, Event, JobHeader, JobResult, ProbeOutcome, RecordError, RunLog};
+use crate::record::{
+    self, Environment, EpochRecord, EvaluationRecord, Event, Job, JobHeader, JobRecord, Outcome, ProbeRecord,
+    RecordError, RunLog, Session,
+};
 use crate::scores::{self, ScoresError};
 use crate::split::IndexList;
 pub use views::images_at_once;
@@ -37,6 +40,8 @@ pub enum ProbeError {
         "the network's outputs for the {list} list are not all finite; its weights are damaged, or it has diverged"
     )]
     Outputs { list: String },
+    #[error("the probe has no epoch; at least 1 is needed")]
+    NoEpoch,
     #[error("{folder} is in use by another process; wait for it")]
     InUse { folder: String },
     #[error(transparent)]
@@ -83,6 +88,7 @@ pub struct TrainingLists<'a> {
 #[derive(Debug)]
 pub struct ProbeJob<'a> {
     pub header: &'a JobHeader,
+    pub environment: &'a Environment,
     pub recipe: &'a ProbeRecipe,
     pub network: &'a Network,
     pub data: &'a ProbeData<'a>,
@@ -151,7 +157,8 @@ fn accuracy(network: &Network, features: &Tensor, labels: &Tensor, selection: Se
 ///
 /// # Errors
 /// The loss or the outputs are not finite, a class has no test image, or a file cannot be written.
-pub fn run(job: &ProbeJob, folder: Option<&Path>, progress: &Progress) -> Result<JobResult, ProbeError> {
+pub fn run(job: &ProbeJob, folder: Option<&Path>, progress: &Progress) -> Result<JobRecord, ProbeError> {
+    let session = Session { from_epoch: 0, environment: job.environment.clone() };
     let mut log = None;
     let mut _lock = None;
     if let Some(folder) = folder {
@@ -159,8 +166,8 @@ pub fn run(job: &ProbeJob, folder: Option<&Path>, progress: &Progress) -> Result
             Some(FolderLock::take(folder)?.ok_or_else(|| ProbeError::InUse { folder: folder.display().to_string() })?);
         match record::read_result(&folder.join("result.json"))? {
             // A probe is cheap beside its encoder: one of another recipe is simply run anew.
-            Some(done) if done.header.recipe_hash == job.header.recipe_hash => return Ok(done),
-            _ => log = Some(RunLog::open(&folder.join("run.jsonl"), job.header, 0)?),
+            Some(done) if done.header().recipe_hash == job.header.recipe_hash => return Ok(done),
+            _ => log = Some(RunLog::open(&folder.join("run.jsonl"), job.header, &session)?),
         }
     }
     // Whatever the precision of the encoder's training: features and classifier are true float32.
@@ -171,18 +178,24 @@ pub fn run(job: &ProbeJob, folder: Option<&Path>, progress: &Progress) -> Result
         // The error itself must come through, also where the disk is full.
         let _ = log.event(&Event::Failure { error: error.to_string() });
     }
-    let (epochs, probe) = outcome?;
+    let (trained, outcome) = outcome?;
     let state_sha256 = checkpoint::state_sha256(&job.network.state())?;
     let (header, seconds) = (job.header.clone(), start.elapsed().as_secs_f64());
     if let Some(log) = &mut log {
-        log.event(&Event::Probe(probe.clone()))?;
+        log.event(&Event::Outcome(outcome.clone()))?;
         log.event(&Event::Result { state_sha256: state_sha256.clone(), seconds })?;
     }
-    let result = JobResult { header, epochs, seconds, state_sha256, probe: Some(probe) };
+    let job = Job { header, sessions: vec![session], seconds, state_sha256 };
+    let record = match trained {
+        Some(Trained { epochs, best_epoch, best_validation_accuracy }) => {
+            JobRecord::Probe(ProbeRecord { job, epochs, best_epoch, best_validation_accuracy, outcome })
+        }
+        None => JobRecord::Evaluation(EvaluationRecord { job, outcome }),
+    };
     if let Some(folder) = folder {
-        record::write_result(&folder.join("result.json"), &result)?;
+        record::write_result(&folder.join("result.json"), &record)?;
     }
-    Ok(result)
+    Ok(record)
 }
 
 /// Trains (where there are lists for it), restores the best classifier and tests it, once.
@@ -190,19 +203,19 @@ fn evaluate(
     job: &ProbeJob,
     log: &mut Option<RunLog>,
     progress: &Progress,
-) -> Result<(Vec<EpochRecord>, ProbeOutcome), ProbeError> {
+) -> Result<(Option<Trained>, Outcome), ProbeError> {
     let ProbeData { dataset, test, class_counts, .. } = job.data;
     let classes = dataset.classes.len();
     let limited = job.header.limit_epochs.unwrap_or(usize::MAX).min(job.recipe.epochs);
     let epochs = if job.data.training.is_some() { limited } else { 0 };
-    let bar = progress.bar(&job.header.job, "epochs", epochs, 0);
+    let bar = progress.bar(&job.header.job.to_string(), "epochs", epochs, 0);
     bar.set_message("features of test images");
     // Before the epochs, so that a file that cannot be read does not cost them.
     let set = test.images(&dataset.test);
     let features = encode(job.network, set, &test.indices, job.recipe, None)?;
-    let (epochs, best) = match &job.data.training {
-        None => (Vec::new(), None),
-        Some(lists) => train(job, lists, epochs, log, &bar)?,
+    let trained = match &job.data.training {
+        None => None,
+        Some(lists) => Some(train(job, lists, epochs, log, &bar)?),
     };
     let counts = count_correct(job.network, &features, test, set, classes)?;
     if let (Some(class), false) = (counts.iter().position(|[images, _]| *images == 0), job.header.smoke) {
@@ -212,19 +225,7 @@ fn evaluate(
     let accuracy = |[images, right]: &[u64; 2]| 100.0 * *right as f64 / (*images).max(1) as f64;
     let per_class: Vec<f64> = counts.iter().map(accuracy).collect();
     let scores = scores::scores(&per_class, &scores::groups_of(dataset.name, class_counts))?;
-    let outcome = ProbeOutcome {
-        best_epoch: best.map(|(epoch, _)| epoch),
-        best_validation_accuracy: best.map(|(_, accuracy)| accuracy),
-        per_class,
-        class_counts: class_counts.to_vec(),
-        all: scores.all,
-        many: scores.many,
-        medium: scores.medium,
-        few: scores.few,
-        std: scores.std,
-        class_std: scores.class_std,
-    };
-    Ok((epochs, outcome))
+    Ok((trained, Outcome { per_class, class_counts: class_counts.to_vec(), scores }))
 }
 
 /// The trained part of a probe network: its last layer.
@@ -256,8 +257,12 @@ impl Classifier {
     }
 }
 
-/// The records of the epochs, and the best one with its validation accuracy.
-type Trained = (Vec<EpochRecord>, Option<(usize, f64)>);
+/// The records of the epochs, and the best one with its validation accuracy in per cent.
+struct Trained {
+    epochs: Vec<EpochRecord>,
+    best_epoch: usize,
+    best_validation_accuracy: f64,
+}
 
 /// Trains the classifier and leaves the network with the best one on the validation list.
 fn train(
@@ -309,11 +314,9 @@ fn train(
         }
         records.push(record);
     }
-    let best = best.map(|(epoch, accuracy, snapshot)| {
-        classifier.restore(&snapshot);
-        (epoch, accuracy)
-    });
-    Ok((records, best))
+    let (best_epoch, best_validation_accuracy, snapshot) = best.ok_or(ProbeError::NoEpoch)?;
+    classifier.restore(&snapshot);
+    Ok(Trained { epochs: records, best_epoch, best_validation_accuracy })
 }
 
 /// Steps whose features are computed at once: those of all of ImageNet would take 10 GB.

@@ -3,7 +3,7 @@
 
 use super::RecipeError;
 
-pub(super) fn check(key: &str, found: String, allowed: bool, expected: &str) -> Result<(), RecipeError> {
+pub(crate) fn check(key: &str, found: String, allowed: bool, expected: &str) -> Result<(), RecipeError> {
     if allowed {
         return Ok(());
     }
@@ -14,7 +14,7 @@ pub(super) fn count(key: &str, value: usize) -> Result<(), RecipeError> {
     check(key, value.to_string(), value >= 1, "at least 1 is needed")
 }
 
-pub(super) fn share(key: &str, value: f64) -> Result<(), RecipeError> {
+pub(crate) fn share(key: &str, value: f64) -> Result<(), RecipeError> {
     check(key, value.to_string(), (0.0..=1.0).contains(&value), "a share between 0 and 1 is needed")
 }
 

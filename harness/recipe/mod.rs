@@ -1,25 +1,31 @@
-//! What to do, as data. In: a TOML recipe (embedded under the name SUITE/METHOD, or a file) and `key=value`
-//! overrides. Out: one resolved [`Recipe`], validated, whose hash keys run folders and resume.
-//! The published values are those of REFERENCE.md "Recipes published".
+//! What to do, as data. In: a suite's TOML file and `key=value` overrides. Out: one resolved [`Recipe`] an encoder,
+//! validated, whose hash keys run folders and resume. The published values are those of REFERENCE.md "Recipes published".
 
 mod checks;
+mod job;
 mod overrides;
 mod probe;
-
-use std::path::Path;
+mod suite;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use checks::{check, count, not_negative, positive, range, share};
+pub(crate) use checks::{check, share};
+use checks::{count, not_negative, positive, range};
+pub use job::{EncoderId, JobId, JobIdError, Part, PublishedKind};
 pub(crate) use overrides::nearest;
 pub use probe::{OrderName, ProbeRecipe, ProbeRecipes, Selection, TestTransform, TrainTransform};
+pub use suite::{EncoderSpec, Suite};
 
 /// A recipe could not be found, read or accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum RecipeError {
-    #[error("no recipe is called '{name}'{}; known are {known}, or give the path of a .toml file", suggestion(.near))]
-    Unknown { name: String, near: Option<String>, known: String },
+    #[error("no suite is called '{name}'{}; known are {known}, or give the path of a .toml file", suggestion(.near))]
+    UnknownSuite { name: String, near: Option<String>, known: String },
+    #[error("the suite {suite} has no encoder '{name}'{}; it has {known}", suggestion(.near))]
+    UnknownEncoder { suite: String, name: String, near: Option<String>, known: String },
+    #[error("'{name}' names no recipe; write SUITE/ENCODER with one of the suites {known}, or FILE.toml:ENCODER")]
+    NotARecipe { name: String, known: String },
     #[error(transparent)]
     File(#[from] crate::fs::FsError),
     #[error("recipe {name} does not parse: {reason}")]
@@ -30,6 +36,10 @@ pub enum RecipeError {
     NotAnOverride { text: String },
     #[error("recipe key '{key}' holds {found}, but {expected}")]
     Value { key: String, found: String, expected: String },
+    #[error("the method {method} does not take its keys: {reason}; see [method.{method}] of an embedded suite")]
+    MethodKeys { method: String, reason: String },
+    #[error("a recipe cannot be written as JSON: {0}")]
+    Json(#[from] serde_json::Error),
 }
 
 fn suggestion(near: &Option<String>) -> String {
@@ -40,7 +50,11 @@ fn suggestion(near: &Option<String>) -> String {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
-    pub method: MethodName,
+    /// Name of the pre-training method.
+    pub method: String,
+    /// The keys that this method alone has; [`Recipe::method_keys`] types them.
+    #[serde(skip)]
+    pub own: serde_json::Map<String, serde_json::Value>,
     pub dataset: DatasetName,
     pub network: Depth,
     pub stem: Stem,
@@ -50,10 +64,6 @@ pub struct Recipe {
     pub output_dim: i64,
     /// Two sets of batch norm, dense and pruned, and the three-layer head that goes with them.
     pub dual_bn: bool,
-    /// Share of the backbone's convolution weights dropped in the pruned branch.
-    pub prune_ratio: f64,
-    /// The part of `prune_ratio` that is drawn at random instead of by magnitude.
-    pub random_prune_ratio: f64,
     pub temperature: f64,
     pub optimizer: OptimizerName,
     pub lr: f64,
@@ -72,19 +82,19 @@ pub struct Recipe {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum MethodName {
-    Simclr,
-    Sdclr,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
 pub enum DatasetName {
     Digits,
     Cifar10,
     Cifar100,
     Imagenet100,
     Imagenet,
+}
+
+impl DatasetName {
+    /// Whether its images are part of this program.
+    pub fn is_embedded(self) -> bool {
+        self == Self::Digits
+    }
 }
 
 /// Depth of the ResNet: BasicBlock up to 34, Bottleneck from 50.
@@ -161,7 +171,7 @@ pub struct AugmentRecipe {
 }
 
 /// Which probe: all labelled training images, or the balanced few-shot list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     Full,
@@ -169,7 +179,7 @@ pub enum Protocol {
 }
 
 /// Which list the pre-training reads: long-tailed `D_i` or balanced `D_b`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum)]
 #[allow(non_camel_case_types)]
 pub enum PretrainSplit {
     #[value(name = "D_i")]
@@ -177,6 +187,9 @@ pub enum PretrainSplit {
     #[value(name = "D_b")]
     D_b,
 }
+
+/// The embedded suite of the published runs that most of the paper is about.
+pub const REFERENCE_SUITE: &str = "cifar10-lt";
 
 /// The name that serde gives to a unit variant: `sdclr`, `resnet18`, `D_i`.
 pub fn name_of(value: &impl Serialize) -> String {
@@ -186,54 +199,20 @@ pub fn name_of(value: &impl Serialize) -> String {
     }
 }
 
-macro_rules! embedded {
-    ($($name:literal),* $(,)?) => {
-        /// Every embedded recipe: its name and its TOML text.
-        pub const EMBEDDED: &[(&str, &str)] =
-            &[$(($name, include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/recipes/", $name, ".toml")))),*];
-    };
-}
-embedded!(
-    "digits-lt/simclr",
-    "digits-lt/sdclr",
-    "cifar10-lt/simclr",
-    "cifar10-lt/sdclr",
-    "cifar100-lt/simclr",
-    "cifar100-lt/sdclr",
-    "imagenet100-lt/simclr",
-    "imagenet100-lt/sdclr",
-    "imagenet-lt-exp/simclr",
-);
-
 impl Recipe {
-    /// The recipe called `name` (SUITE/METHOD, or the path of a `.toml` file) with `overrides` (`key=value`) applied.
+    /// The recipe called `name` (SUITE/ENCODER or FILE.toml:ENCODER) with `overrides` (`key=value`) applied.
     pub fn resolve(name: &str, overrides: &[String]) -> Result<Self, RecipeError> {
-        let text = match EMBEDDED.iter().find(|(known, _)| *known == name) {
-            Some((_, text)) => (*text).to_owned(),
-            None if name.ends_with(".toml") => crate::fs::read_to_string(Path::new(name))?,
-            None => {
-                let known = EMBEDDED.iter().map(|(known, _)| *known);
-                return Err(RecipeError::Unknown {
-                    name: name.to_owned(),
-                    near: overrides::nearest(name, known.clone()),
-                    known: known.collect::<Vec<_>>().join(", "),
-                });
-            }
-        };
-        Self::parse(name, &text, overrides)
+        let (suite, encoder) = Suite::of_recipe(name)?;
+        suite.recipe(&encoder, overrides)
     }
 
-    /// The recipe in `text`, with `overrides` applied.
-    pub fn parse(name: &str, text: &str, overrides: &[String]) -> Result<Self, RecipeError> {
-        let syntax = |error: toml::de::Error| RecipeError::Syntax { name: name.to_owned(), reason: error.to_string() };
-        let mut table: toml::Table = text.parse().map_err(syntax)?;
-        overrides::check_keys(&table)?;
-        for text in overrides {
-            overrides::apply(&mut table, text)?;
-        }
-        let recipe: Self = table.try_into().map_err(syntax)?;
-        recipe.validate()?;
-        Ok(recipe)
+    /// The method's own keys as the type that the method gives them.
+    ///
+    /// # Errors
+    /// A key is missing, unknown or of another type.
+    pub fn method_keys<T: serde::de::DeserializeOwned>(&self) -> Result<T, RecipeError> {
+        serde_json::from_value(serde_json::Value::Object(self.own.clone()))
+            .map_err(|error| RecipeError::MethodKeys { method: self.method.clone(), reason: error.to_string() })
     }
 
     /// Rejects values that no run can have, naming the key, what it holds and what is allowed.
@@ -245,16 +224,6 @@ impl Recipe {
             [("width", self.width), ("output_dim", self.output_dim), ("augment.size", self.augment.size)]
         {
             check(key, value.to_string(), (1..=8192).contains(&value), "a number between 1 and 8192 is needed")?;
-        }
-        share("prune_ratio", self.prune_ratio)?;
-        share("random_prune_ratio", self.random_prune_ratio)?;
-        let found = self.random_prune_ratio.to_string();
-        let allowed = self.random_prune_ratio <= self.prune_ratio;
-        check("random_prune_ratio", found, allowed, "it is a part of prune_ratio and cannot exceed it")?;
-        if self.method == MethodName::Simclr {
-            let expected = "simclr has one dense branch: use dual_bn=false and prune_ratio=0";
-            check("dual_bn", self.dual_bn.to_string(), !self.dual_bn, expected)?;
-            check("prune_ratio", self.prune_ratio.to_string(), self.prune_ratio == 0.0, expected)?;
         }
         positive("temperature", self.temperature)?;
         positive("lr", self.lr)?;
@@ -296,10 +265,17 @@ impl Recipe {
         }
     }
 
-    /// The recipe as JSON with its keys in order: what records hold and hashes cover.
-    pub fn to_json(&self) -> serde_json::Value {
-        // serde_json's map is ordered by key, which makes the text canonical; a recipe holds nothing JSON lacks.
-        serde_json::to_value(self).unwrap_or_default()
+    /// The recipe as JSON with its keys in order, the method's own among them: what records hold and hashes cover.
+    ///
+    /// # Errors
+    /// It holds a number that JSON lacks.
+    pub fn to_json(&self) -> Result<serde_json::Value, RecipeError> {
+        // serde_json's map is ordered by key, which makes the text canonical.
+        let mut value = serde_json::to_value(self)?;
+        if let serde_json::Value::Object(keys) = &mut value {
+            keys.extend(self.own.clone());
+        }
+        Ok(value)
     }
 }
 

@@ -2,32 +2,32 @@
 
 use toml::{Table, Value};
 
-use super::{EMBEDDED, RecipeError};
+use super::RecipeError;
 
-/// Every key a recipe has, dotted: those of the embedded recipes, which leave none out.
-fn known_keys() -> Vec<String> {
-    let table: Table = EMBEDDED.first().and_then(|(_, text)| text.parse().ok()).unwrap_or_default();
-    let mut keys = Vec::new();
-    collect(&table, "", &mut keys);
-    keys
+/// Every key of `table`, dotted.
+pub(super) fn keys(table: &Table) -> Vec<String> {
+    leaves(table).into_iter().map(|(key, _)| key).collect()
 }
 
-fn collect(table: &Table, prefix: &str, keys: &mut Vec<String>) {
-    for (key, value) in table {
-        match value {
-            Value::Table(inner) => collect(inner, &format!("{prefix}{key}."), keys),
-            _ => keys.push(format!("{prefix}{key}")),
+/// Every key of `table`, dotted, and what it holds.
+pub(super) fn leaves(table: &Table) -> Vec<(String, Value)> {
+    fn collect(table: &Table, prefix: &str, leaves: &mut Vec<(String, Value)>) {
+        for (key, value) in table {
+            match value {
+                Value::Table(inner) => collect(inner, &format!("{prefix}{key}."), leaves),
+                value => leaves.push((format!("{prefix}{key}"), value.clone())),
+            }
         }
     }
-}
-
-/// Refuses a table with a key that recipes do not have, naming the nearest that they do.
-pub(super) fn check_keys(table: &Table) -> Result<(), RecipeError> {
     let mut found = Vec::new();
     collect(table, "", &mut found);
-    let known = known_keys();
-    match found.into_iter().find(|key| !known.contains(key)) {
-        Some(key) => Err(unknown(&key, &known)),
+    found
+}
+
+/// Refuses a table with a key that is not `known`, naming the nearest that is.
+pub(super) fn check_keys(table: &Table, known: &[String]) -> Result<(), RecipeError> {
+    match keys(table).into_iter().find(|key| !known.contains(key)) {
+        Some(key) => Err(unknown(&key, known)),
         None => Ok(()),
     }
 }
@@ -51,35 +51,32 @@ pub(super) fn apply(table: &mut Table, text: &str) -> Result<(), RecipeError> {
     let Some((key, value)) = text.split_once('=').map(|(key, value)| (key.trim(), value.trim())) else {
         return Err(RecipeError::NotAnOverride { text: text.to_owned() });
     };
-    let known = known_keys();
-    if !known.iter().any(|known| known == key) {
-        return Err(unknown(key, &known));
-    }
-    let (sections, last) = key.rsplit_once('.').map_or((None, key), |(sections, last)| (Some(sections), last));
-    let mut place = table;
-    for section in sections.into_iter().flat_map(|sections| sections.split('.')) {
-        place = match place.entry(section).or_insert_with(|| Value::Table(Table::new())) {
-            Value::Table(inner) => inner,
-            other => {
-                let (found, expected) = (other.to_string(), "a section is needed".to_owned());
-                return Err(RecipeError::Value { key: section.to_owned(), found, expected });
-            }
-        };
-    }
-    let new = format!("v = {value}")
+    let value = format!("v = {value}")
         .parse::<Table>()
         .ok()
         .and_then(|mut table| table.remove("v"))
         .unwrap_or_else(|| Value::String(value.to_owned()));
-    let new = match (place.get(last), new) {
+    set(table, key, value)
+}
+
+/// Sets the dotted `key`, which the table has, to a value of its type.
+pub(super) fn set(table: &mut Table, key: &str, new: Value) -> Result<(), RecipeError> {
+    let (sections, last) = key.rsplit_once('.').map_or((None, key), |(sections, last)| (Some(sections), last));
+    let mut sections = sections.into_iter().flat_map(|sections| sections.split('.'));
+    let known = keys(table);
+    let place = sections.try_fold(table, |place, section| place.get_mut(section)?.as_table_mut());
+    let Some(old) = place.and_then(|place| place.get_mut(last)).filter(|old| !old.is_table()) else {
+        return Err(unknown(key, &known));
+    };
+    *old = match (&*old, new) {
         // `lr=1` means 1.0.
-        (Some(Value::Float(_)), Value::Integer(whole)) => Value::Float(whole as f64),
-        (Some(old), new) if old.type_str() != new.type_str() => {
+        (Value::Float(_), Value::Integer(whole)) => Value::Float(whole as f64),
+        (old, new) if old.type_str() != new.type_str() => {
             let expected = format!("its type is {}", old.type_str());
-            return Err(RecipeError::Value { key: key.to_owned(), found: value.to_owned(), expected });
+            let found = new.as_str().map_or_else(|| new.to_string(), str::to_owned);
+            return Err(RecipeError::Value { key: key.to_owned(), found, expected });
         }
         (_, new) => new,
     };
-    place.insert(last.to_owned(), new);
     Ok(())
 }

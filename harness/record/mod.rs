@@ -7,10 +7,14 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::fs::{self, FsError, Journal};
-use crate::recipe::{PretrainSplit, Protocol};
+use crate::recipe::{JobId, PretrainSplit, Protocol, PublishedKind};
+use crate::scores::Scores;
 
 /// Stamped on every table, JSON and report of a scaled-down run.
 pub const SMOKE_STAMP: &str = "smoke run, not a result";
+
+/// The version of `result.json`, `run.jsonl` and `suite.json`.
+pub const FORMAT: u32 = 2;
 
 /// A record could not be read back.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +22,16 @@ pub enum RecordError {
     #[error(transparent)]
     File(#[from] FsError),
     #[error("{path} is not a record of this program ({reason}); delete it to have the job run again")]
-    Malformed { path: String, reason: String },
+    NotARecord { path: String, reason: String },
+    #[error(
+        "{path} has format {found}, but this version of sdclr reads format {FORMAT}; read it with the version that wrote it, \
+         or choose another --out"
+    )]
+    Format { path: String, found: String },
+    #[error("line {line} of {path} is damaged ({reason}); delete the job's folder to run it anew")]
+    JournalLine { path: String, line: usize, reason: String },
+    #[error("a record cannot be written as JSON: {0}")]
+    Json(#[from] serde_json::Error),
 }
 
 /// The machine and the program that ran a job.
@@ -39,15 +52,29 @@ pub struct Environment {
     pub sdclr: String,
 }
 
+/// One process's share of a job, which may take several.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Session {
+    /// Epochs that were finished before it began.
+    pub from_epoch: usize,
+    pub environment: Environment,
+}
+
 /// What a job was asked to do and with what: the head of `run.jsonl` and of `result.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobHeader {
+    /// [`FORMAT`].
+    pub format: u32,
     pub suite: String,
     /// Folder of the job inside the suite's, e.g. `sdclr-D_i-split1` or `sdclr-D_i-split1/few`.
-    pub job: String,
-    /// `simclr`, `sdclr`; `random` for the probe of an untrained encoder.
+    pub job: JobId,
+    /// Name of the encoder in its suite, e.g. `simclr-ts`.
+    pub encoder: String,
+    /// How tables call the encoder, e.g. `SimCLR`.
+    pub label: String,
+    /// Name of the method that trains the encoder, e.g. `simclr`; `random` of one that is not trained.
     pub method: String,
-    /// Absent for the untrained encoder.
+    /// Absent for an encoder that is not trained.
     pub pretrain_split: Option<PretrainSplit>,
     pub split: usize,
     /// Absent for pre-training.
@@ -60,8 +87,8 @@ pub struct JobHeader {
     pub data_sha256: String,
     /// sha256 of each list read, by its published name.
     pub splits_sha256: BTreeMap<String, String>,
+    /// Of pre-training or of the probe.
     pub seed: u64,
-    pub environment: Environment,
     /// Scaled down by `--limit-images` or `--limit-epochs`: no result.
     pub smoke: bool,
     /// [`SMOKE_STAMP`] where `smoke`.
@@ -92,39 +119,90 @@ pub struct EpochRecord {
     pub seconds: f64,
 }
 
-/// What a probe found on the test set. Accuracies in per cent.
+/// What was found on the test set. Accuracies in per cent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ProbeOutcome {
-    /// The epoch whose weights were tested: best on the validation list, strictly better only. Absent with `--test-only`.
-    pub best_epoch: Option<usize>,
-    pub best_validation_accuracy: Option<f64>,
+pub struct Outcome {
     /// Test accuracy of each class, in class order.
     pub per_class: Vec<f64>,
     /// Images of each class in the `D_i` list of the same split: what makes a class Many, Medium or Few.
     pub class_counts: Vec<u64>,
-    /// Mean over the classes.
-    pub all: f64,
-    pub many: f64,
-    pub medium: f64,
-    pub few: f64,
-    /// Population standard deviation of (many, medium, few), in points.
-    pub std: f64,
-    /// Population standard deviation over the classes, in points.
-    pub class_std: f64,
+    #[serde(flatten)]
+    pub scores: Scores,
 }
 
-/// `result.json`: one finished job, pre-training (no `probe`) or probe.
+/// What every finished job says of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct JobResult {
+pub struct Job {
     #[serde(flatten)]
     pub header: JobHeader,
-    pub epochs: Vec<EpochRecord>,
-    /// Seconds of training and evaluation, over all sittings.
+    /// The processes that worked at it, in order.
+    pub sessions: Vec<Session>,
+    /// Seconds of training and evaluation, over all sessions.
     pub seconds: f64,
-    /// sha256 of the tensors of the final state (pre-training) or of the tested classifier (probe), names, shapes and bytes.
+    /// sha256 of the tensors of the final state (pre-training) or of the tested network, names, shapes and bytes.
     pub state_sha256: String,
+}
+
+/// A finished pre-training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PretrainRecord {
     #[serde(flatten)]
-    pub probe: Option<ProbeOutcome>,
+    pub job: Job,
+    pub epochs: Vec<EpochRecord>,
+}
+
+/// A finished probe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProbeRecord {
+    #[serde(flatten)]
+    pub job: Job,
+    pub epochs: Vec<EpochRecord>,
+    /// The epoch whose weights were tested: best on the validation list, strictly better only.
+    pub best_epoch: usize,
+    pub best_validation_accuracy: f64,
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+/// A network tested as it is, without training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EvaluationRecord {
+    #[serde(flatten)]
+    pub job: Job,
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+/// `result.json`: one finished job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum JobRecord {
+    Pretrain(PretrainRecord),
+    Probe(ProbeRecord),
+    Evaluation(EvaluationRecord),
+}
+
+impl JobRecord {
+    pub fn job(&self) -> &Job {
+        match self {
+            Self::Pretrain(record) => &record.job,
+            Self::Probe(record) => &record.job,
+            Self::Evaluation(record) => &record.job,
+        }
+    }
+
+    pub fn header(&self) -> &JobHeader {
+        &self.job().header
+    }
+
+    /// What was found on the test set; `None` of a pre-training.
+    pub fn outcome(&self) -> Option<&Outcome> {
+        match self {
+            Self::Pretrain(_) => None,
+            Self::Probe(record) => Some(&record.outcome),
+            Self::Evaluation(record) => Some(&record.outcome),
+        }
+    }
 }
 
 /// A job that did not finish, and why.
@@ -134,28 +212,53 @@ pub struct Failure {
     pub error: String,
 }
 
+/// What a command asked of a suite, as it was typed: what makes the report's command the one that was given.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invocation {
+    /// The suite's name, or the path of its file.
+    pub suite: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub methods: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub splits: Vec<usize>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pretrain_splits: Vec<PretrainSplit>,
+    /// `key=value`, for every recipe.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub overrides: Vec<String>,
+    /// Pre-training seeds an encoder.
+    pub seeds: usize,
+    /// Classifiers a probe.
+    pub probe_seeds: usize,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub limit_images: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub limit_epochs: Option<usize>,
+}
+
 /// Everything a report is made of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SuiteRecord {
     pub suite: String,
+    pub invocation: Invocation,
     /// True where any result is a scaled-down run.
     pub smoke: bool,
-    pub results: Vec<JobResult>,
+    pub results: Vec<JobRecord>,
     pub failures: Vec<Failure>,
-    /// Wall-clock seconds of this sitting, set-up and build aside.
+    /// Wall-clock seconds of this session, set-up and build aside.
     pub seconds: f64,
 }
 
-/// Where numbers about a published run come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PublishedKind {
-    /// The authors' log.
-    Log,
-    /// The authors' fine-tuned model, evaluated by this program.
-    Model,
-    /// The authors' pre-trained encoder, probed by this program.
-    Probe,
+impl SuiteRecord {
+    pub fn pretrainings(&self) -> impl Iterator<Item = &PretrainRecord> {
+        self.results
+            .iter()
+            .filter_map(|record| if let JobRecord::Pretrain(record) = record { Some(record) } else { None })
+    }
+
+    pub fn probes(&self) -> impl Iterator<Item = &ProbeRecord> {
+        self.results.iter().filter_map(|record| if let JobRecord::Probe(record) = record { Some(record) } else { None })
+    }
 }
 
 /// What one published file gave.
@@ -168,19 +271,20 @@ pub struct PublishedOutcome {
     pub protocol: Protocol,
     /// Where the file is published, e.g. `checkpoints_tune/RUN/log.txt`.
     pub file: String,
-    pub outcome: ProbeOutcome,
+    pub outcome: Outcome,
     /// sha256 of the file's bytes.
     pub file_sha256: String,
     /// The same of a log; else sha256 of the tensors of the network that was tested.
     pub sha256: String,
     /// What was run, under which hash; absent for a log, which is only read.
-    pub job: Option<JobHeader>,
+    pub job: Option<Job>,
 }
 
 /// Everything a report on published runs is made of.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PublishedRecord {
     pub suite: String,
+    pub invocation: Invocation,
     /// True where models were evaluated or probed on a part of the images or epochs. Logs are whole in any case.
     pub smoke: bool,
     pub outcomes: Vec<PublishedOutcome>,
@@ -188,7 +292,7 @@ pub struct PublishedRecord {
     pub missing: Vec<String>,
     pub failures: Vec<Failure>,
     pub warnings: Vec<String>,
-    /// Wall-clock seconds of this sitting.
+    /// Wall-clock seconds of this session.
     pub seconds: f64,
 }
 
@@ -196,14 +300,15 @@ pub struct PublishedRecord {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum Event {
-    /// A sitting begins; `from_epoch` epochs were done before (0: from the start).
+    /// A session begins.
     Start {
         #[serde(flatten)]
         header: Box<JobHeader>,
-        from_epoch: usize,
+        #[serde(flatten)]
+        session: Session,
     },
     Epoch(EpochRecord),
-    Probe(ProbeOutcome),
+    Outcome(Outcome),
     Result {
         state_sha256: String,
         seconds: f64,
@@ -220,46 +325,87 @@ pub struct RunLog {
 }
 
 impl RunLog {
-    /// Opens `path` so that it goes on after epoch `from_epoch`: epochs past it, which a killed sitting logged but
-    /// did not save, are dropped, as is a line cut short. From epoch 0 the file starts anew.
-    pub fn open(path: &Path, header: &JobHeader, from_epoch: usize) -> Result<Self, FsError> {
+    /// Opens `path` so that it goes on after epoch `session.from_epoch`: epochs past it, which a killed session logged but
+    /// did not save, are dropped, as is a last line that was cut short. From epoch 0 the file starts anew.
+    ///
+    /// # Errors
+    /// A line before the last is damaged, or the file cannot be written.
+    pub fn open(path: &Path, header: &JobHeader, session: &Session) -> Result<Self, RecordError> {
         let mut kept = String::new();
-        if from_epoch > 0 && path.exists() {
-            for line in fs::read_to_string(path)?.lines() {
-                match serde_json::from_str::<Event>(line) {
-                    Ok(Event::Epoch(record)) if record.epoch > from_epoch => {}
-                    Ok(Event::Result { .. }) | Err(_) => {}
-                    Ok(_) => kept += &format!("{line}\n"),
+        if session.from_epoch > 0 && fs::exists(path)? {
+            for (event, line) in read_events(path)? {
+                match event {
+                    Event::Epoch(record) if record.epoch > session.from_epoch => {}
+                    Event::Result { .. } => {}
+                    _ => kept += &format!("{line}\n"),
                 }
             }
         }
         fs::write(path, kept.as_bytes())?;
         let mut log = Self { journal: Journal::open(path)? };
-        log.event(&Event::Start { header: Box::new(header.clone()), from_epoch })?;
+        log.event(&Event::Start { header: Box::new(header.clone()), session: session.clone() })?;
         Ok(log)
     }
 
     /// Appends one event.
-    pub fn event(&mut self, event: &Event) -> Result<(), FsError> {
-        self.journal.line(&serde_json::to_string(event).unwrap_or_default())
+    pub fn event(&mut self, event: &Event) -> Result<(), RecordError> {
+        Ok(self.journal.line(&serde_json::to_string(event)?)?)
     }
+}
+
+/// Every event of a `run.jsonl` beside its line; a last line that was cut short is left out.
+///
+/// # Errors
+/// The file cannot be read, or a line before the last is damaged.
+pub fn read_events(path: &Path) -> Result<Vec<(Event, String)>, RecordError> {
+    let bytes = fs::read(path)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    (1..)
+        .zip(whole.lines())
+        .map(|(line, text)| match serde_json::from_str(text) {
+            Ok(event) => Ok((event, text.to_owned())),
+            Err(error) => {
+                let (path, reason) = (path.display().to_string(), error.to_string());
+                Err(RecordError::JournalLine { path, line, reason })
+            }
+        })
+        .collect()
+}
+
+/// Writes a record as indented JSON.
+pub fn write_json(path: &Path, record: &impl Serialize) -> Result<(), RecordError> {
+    let text = serde_json::to_string_pretty(record)? + "\n";
+    Ok(fs::write(path, text.as_bytes())?)
 }
 
 /// Writes `result.json`.
-pub fn write_result(path: &Path, result: &JobResult) -> Result<(), FsError> {
-    fs::write_with(path, |file| {
-        serde_json::to_writer_pretty(&mut *file, result)?;
-        std::io::Write::write_all(file, b"\n")
-    })
+pub fn write_result(path: &Path, result: &JobRecord) -> Result<(), RecordError> {
+    write_json(path, result)
 }
 
 /// Reads `result.json`; `None` where there is none.
-pub fn read_result(path: &Path) -> Result<Option<JobResult>, RecordError> {
-    if !path.exists() {
+///
+/// # Errors
+/// It is not a record, of another format, or any part of it does not parse.
+pub fn read_result(path: &Path) -> Result<Option<JobRecord>, RecordError> {
+    read_json(path)
+}
+
+/// Reads a record with a `format`; `None` where there is no file.
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, RecordError> {
+    if !fs::exists(path)? {
         return Ok(None);
     }
-    let text = fs::read_to_string(path)?;
-    serde_json::from_str(&text)
-        .map(Some)
-        .map_err(|error| RecordError::Malformed { path: path.display().to_string(), reason: error.to_string() })
+    let damaged = |reason: String| RecordError::NotARecord { path: path.display().to_string(), reason };
+    let value: serde_json::Value =
+        serde_json::from_slice(&fs::read(path)?).map_err(|error| damaged(error.to_string()))?;
+    match value.get("format") {
+        Some(format) if *format == serde_json::json!(FORMAT) => {}
+        found => {
+            let found = found.map_or_else(|| "1 or none".to_owned(), ToString::to_string);
+            return Err(RecordError::Format { path: path.display().to_string(), found });
+        }
+    }
+    serde_json::from_value(value).map(Some).map_err(|error| damaged(error.to_string()))
 }

@@ -1,6 +1,6 @@
 //! What `sdclr analyse` shows: the numbers of the original summary, over the splits and split by split.
 
-use super::summary::{method_on, probe_label};
+use super::summary::{Setting, probe_label};
 use super::table::Table;
 use crate::authors::{Analysis, Summary};
 use crate::recipe::name_of;
@@ -12,7 +12,7 @@ pub fn analysis_table(analysis: &Analysis) -> String {
     let mut text = format!(
         "{}, {}, {}: {} of {} logs summed up\n",
         name_of(&question.dataset),
-        method_on(&name_of(&question.method), Some(question.pretrain_split)),
+        Setting::published(&name_of(&question.method), question.pretrain_split, question.protocol).legend(),
         probe_label(question.protocol),
         analysis.splits.len(),
         analysis.expected

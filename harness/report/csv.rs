@@ -1,10 +1,10 @@
 //! The tables for other programs: report.csv (a row per probe), per_class.csv (a row per probe and class) and curves.csv
 //! (a row per epoch; the data behind the curves). Numbers are unrounded; the column `stamp` marks rows that are no result.
 
-use super::summary::{Summary, scores_of};
+use super::summary::{Summary, run_key, scores_of};
 use super::{Exporter, OutputFile, ReportError, run};
 use crate::recipe::name_of;
-use crate::record::{JobResult, SMOKE_STAMP};
+use crate::record::{EpochRecord, Job, SMOKE_STAMP};
 
 pub(super) struct Csv;
 
@@ -18,11 +18,13 @@ impl Exporter for Csv {
     }
 }
 
-const KEY: [&str; 7] = ["suite", "method", "pretrain_split", "protocol", "split", "stamp", "source"];
+const KEY: [&str; 10] =
+    ["suite", "method", "pretrain_split", "protocol", "split", "stamp", "source", "encoder", "seed", "probe_seed"];
 
 /// The cells under [`KEY`]: which job a row belongs to and where its record lies.
-fn key(job: &JobResult) -> Vec<String> {
+fn key(job: &Job) -> Vec<String> {
     let header = &job.header;
+    let (_, seed, probe_seed) = run_key(header);
     vec![
         header.suite.clone(),
         header.method.clone(),
@@ -31,6 +33,9 @@ fn key(job: &JobResult) -> Vec<String> {
         header.split.to_string(),
         if header.smoke { SMOKE_STAMP } else { "" }.to_owned(),
         run::source(job),
+        header.encoder.clone(),
+        seed.to_string(),
+        probe_seed.to_string(),
     ]
 }
 
@@ -38,11 +43,11 @@ fn probes(summary: &Summary) -> Result<String, ReportError> {
     let header = ["all", "many", "medium", "few", "std", "class_std", "best_epoch", "best_validation_accuracy"];
     let runs = summary.cells.iter().flat_map(|cell| cell.runs.values());
     let rows = runs.map(|run| {
-        let mut row = key(run.job);
-        row.extend(scores_of(run.outcome).map(|(_, score)| score.to_string()));
-        row.push(run.outcome.class_std.to_string());
-        row.push(optional(run.outcome.best_epoch));
-        row.push(optional(run.outcome.best_validation_accuracy));
+        let mut row = key(&run.job);
+        row.extend(scores_of(&run.outcome).map(|(_, score)| score.to_string()));
+        row.push(run.outcome.scores.class_std.to_string());
+        row.push(run.best_epoch.to_string());
+        row.push(run.best_validation_accuracy.to_string());
         row
     });
     keyed(&header, rows)
@@ -53,7 +58,7 @@ fn classes(summary: &Summary) -> Result<String, ReportError> {
     let rows = runs.flat_map(|run| {
         let counts = run.outcome.class_counts.iter().zip(&run.outcome.per_class).enumerate();
         counts.map(|(class, (count, accuracy))| {
-            let mut row = key(run.job);
+            let mut row = key(&run.job);
             row.extend([class.to_string(), count.to_string(), accuracy.to_string()]);
             row
         })
@@ -63,9 +68,10 @@ fn classes(summary: &Summary) -> Result<String, ReportError> {
 
 fn curves(summary: &Summary) -> Result<String, ReportError> {
     let header = ["epoch", "loss", "lr", "density", "validation_accuracy", "images_per_second", "seconds"];
-    let probes = summary.cells.iter().flat_map(|cell| cell.runs.values().map(|run| run.job));
-    let rows = summary.pretrainings.iter().copied().chain(probes).flat_map(|job| {
-        job.epochs.iter().map(|epoch| {
+    let probes = summary.cells.iter().flat_map(|cell| cell.runs.values().map(|run| (&run.job, &run.epochs)));
+    let pretrainings = summary.pretrainings.iter().map(|record| (&record.job, &record.epochs));
+    let rows = pretrainings.chain(probes).flat_map(|(job, epochs): (&Job, &Vec<EpochRecord>)| {
+        epochs.iter().map(move |epoch| {
             let mut row = key(job);
             row.extend([epoch.epoch.to_string(), epoch.loss.to_string(), epoch.lr.to_string()]);
             row.extend([optional(epoch.density), optional(epoch.validation_accuracy)]);

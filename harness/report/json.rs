@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::summary::{Cell, Comparison, Summary, scores_of};
 use super::{Exporter, OutputFile, ReportError};
 use crate::recipe::{PretrainSplit, Protocol};
-use crate::record::{Failure, JobResult, SMOKE_STAMP};
+use crate::record::{Failure, Invocation, JobRecord, SMOKE_STAMP};
 use crate::scores::MeanStd;
 
 pub(super) struct Json;
@@ -13,6 +13,7 @@ pub(super) struct Json;
 #[derive(Serialize)]
 struct Document<'a> {
     suite: &'a str,
+    invocation: &'a Invocation,
     smoke: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     stamp: Option<&'static str>,
@@ -21,7 +22,7 @@ struct Document<'a> {
     differences: Vec<DifferenceRow<'a>>,
     failures: &'a [Failure],
     /// Pre-training and probe jobs, as their result.json files hold them.
-    results: &'a [JobResult],
+    results: &'a [JobRecord],
 }
 
 /// Scores in per cent, deviations in points.
@@ -42,6 +43,7 @@ impl<T> From<[T; 5]> for FiveScores<T> {
 
 #[derive(Serialize)]
 struct SettingRow<'a> {
+    encoder: &'a str,
     method: &'a str,
     pretrain_split: Option<PretrainSplit>,
     protocol: Protocol,
@@ -53,6 +55,8 @@ struct SettingRow<'a> {
 #[derive(Serialize)]
 struct SplitRow<'a> {
     split: usize,
+    seed: usize,
+    probe_seed: usize,
     /// Path of the record, relative to the report.
     source: String,
     #[serde(flatten)]
@@ -71,6 +75,8 @@ struct DifferenceRow<'a> {
 #[derive(Serialize)]
 struct DifferenceOfSplit {
     split: usize,
+    seed: usize,
+    probe_seed: usize,
     #[serde(flatten)]
     scores: FiveScores<f64>,
 }
@@ -80,6 +86,7 @@ impl Exporter for Json {
         let suite = summary.suite;
         let document = Document {
             suite: &suite.suite,
+            invocation: &suite.invocation,
             smoke: suite.smoke,
             stamp: suite.smoke.then_some(SMOKE_STAMP),
             seconds: suite.seconds,
@@ -93,13 +100,16 @@ impl Exporter for Json {
 }
 
 fn setting_row<'a>(cell: &'a Cell) -> SettingRow<'a> {
-    let splits = cell.runs.iter().map(|(&split, run)| SplitRow {
+    let splits = cell.runs.iter().map(|(&(split, seed, probe_seed), run)| SplitRow {
         split,
-        source: super::run::source(run.job),
-        scores: scores_of(run.outcome).map(|(_, score)| score).into(),
+        seed,
+        probe_seed,
+        source: super::run::source(&run.job),
+        scores: scores_of(&run.outcome).map(|(_, score)| score).into(),
         per_class: &run.outcome.per_class,
     });
     SettingRow {
+        encoder: &cell.setting.encoder,
         method: &cell.setting.method,
         pretrain_split: cell.setting.pretrain_split,
         protocol: cell.setting.protocol,
@@ -110,10 +120,12 @@ fn setting_row<'a>(cell: &'a Cell) -> SettingRow<'a> {
 }
 
 fn difference_row(comparison: &Comparison) -> DifferenceRow<'_> {
-    let splits = comparison
-        .splits
-        .iter()
-        .map(|(&split, scores)| DifferenceOfSplit { split, scores: scores.map(|(_, score)| score).into() });
+    let splits = comparison.splits.iter().map(|(&(split, seed, probe_seed), scores)| DifferenceOfSplit {
+        split,
+        seed,
+        probe_seed,
+        scores: scores.map(|(_, score)| score).into(),
+    });
     DifferenceRow {
         name: &comparison.name,
         protocol: comparison.protocol,

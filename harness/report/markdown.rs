@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::summary::{Comparison, Summary, method_label, method_on, probe_label, scores_of};
+use serde::Deserialize;
+
+use super::summary::{Comparison, RunKey, Summary, label_on, probe_label, run_key, scores_of};
 use super::table::{Table, duration, escape, plus_minus, signed, signed_plus_minus};
 use super::{CAPTION, Exporter, OutputFile, ReportError, main_table, plots, published, run, stamp};
-use crate::record::SMOKE_STAMP;
+use crate::recipe::DatasetName;
+use crate::record::{JobHeader, SMOKE_STAMP, SuiteRecord};
 
 pub(super) const FILE: &str = "report.md";
 
@@ -50,9 +53,9 @@ fn title(summary: &Summary) -> String {
             &SMOKE_STAMP[1..]
         );
     }
-    let methods: Vec<String> = run::recipes(suite).iter().map(|(method, _)| method_label(method)).collect();
+    let methods: Vec<String> = run::recipes(suite).into_iter().map(|(label, _)| label).collect();
     text += &format!(
-        "{} pre-trained without labels and judged by a linear probe: {} of {} jobs finished, on {} ({} in this sitting).\n",
+        "{} pre-trained without labels and judged by a linear probe: {} of {} jobs finished, on {} ({} in this session).\n",
         if methods.is_empty() { "No method".to_owned() } else { methods.join(" and ") },
         suite.results.len(),
         suite.results.len() + suite.failures.len(),
@@ -115,9 +118,9 @@ fn differences(summary: &Summary) -> String {
         row.push(comparison.splits.len().to_string());
         row.extend(comparison.scores().iter().map(signed_plus_minus));
         means.row(row);
-        for (split, scores) in &comparison.splits {
+        for (key, scores) in &comparison.splits {
             let mut row = words();
-            row.push(split.to_string());
+            row.push(run_words(*key));
             row.extend(scores.iter().map(|(_, score)| signed(*score)));
             single.row(row);
         }
@@ -132,6 +135,13 @@ fn differences(summary: &Summary) -> String {
     text += "\nSo few splits carry no claim of significance, and none is made. The splits share images, and one seed was run on \
 each: the deviation mixes the choice of images with the luck of training. Every difference stands here:\n\n";
     text + &captioned(summary, "Differences in points, split by split", &single)
+}
+
+/// The split, and the seeds where they are not the first.
+fn run_words((split, seed, probe_seed): RunKey) -> String {
+    let seed = if seed > 1 { format!(", seed {seed}") } else { String::new() };
+    let probe_seed = if probe_seed > 1 { format!(", probe seed {probe_seed}") } else { String::new() };
+    format!("{split}{seed}{probe_seed}")
 }
 
 /// In how many splits the difference has the sign of the mean.
@@ -156,12 +166,12 @@ fn per_split(summary: &Summary) -> String {
         ["method", "pre-trained on", "probe", "split", "All", "Many", "Medium", "Few", "Std", "best epoch", "from"];
     let mut table = Table::new(&header);
     for cell in &summary.cells {
-        for (split, run) in &cell.runs {
+        for (key, run) in &cell.runs {
             let mut row = cell.setting.words().to_vec();
-            row.push(split.to_string());
-            row.extend(scores_of(run.outcome).iter().map(|(_, score)| format!("{score:.2}")));
-            row.push(run.outcome.best_epoch.map(|epoch| epoch.to_string()).unwrap_or_else(|| "–".to_owned()));
-            row.push(format!("[result.json]({})", run::source(run.job)));
+            row.push(run_words(*key));
+            row.extend(scores_of(&run.outcome).iter().map(|(_, score)| format!("{score:.2}")));
+            row.push(run.best_epoch.to_string());
+            row.push(format!("[result.json]({})", run::source(&run.job)));
             table.row(row);
         }
     }
@@ -240,7 +250,7 @@ fn what_was_run(summary: &Summary) -> String {
         "## What was run\n\n- Suite: `{}`, {}.\n- Command, from the root of a checkout: `{}`\n",
         suite.suite,
         splits_phrase(summary),
-        run::command(suite)
+        run::command(&suite.invocation, if needs_data(suite) { &["--data DIR"] } else { &[] })
     );
     for environment in run::environments(suite) {
         text += &format!(
@@ -259,15 +269,21 @@ fn what_was_run(summary: &Summary) -> String {
                 .unwrap_or_else(|| "unknown".to_owned())
         );
     }
-    let total: f64 = suite.results.iter().map(|job| job.seconds).sum();
+    let total: f64 = suite.results.iter().map(|record| record.job().seconds).sum();
     text += &format!(
-        "- Time: {} in this sitting; {} of training and evaluation over all jobs and sittings.\n\n",
+        "- Time: {} in this session; {} of training and evaluation over all jobs and sessions.\n\n",
         duration(suite.seconds),
         duration(total)
     );
     let mut hashes = Table::new(&["input", "sha256"]);
     run::inputs(suite).into_iter().for_each(|(name, hash)| hashes.row(vec![name.to_owned(), format!("`{hash}`")]));
     text + &captioned(summary, "What the jobs read: decoded images, and the bytes of each list", &hashes)
+}
+
+/// Whether any job read images that are not part of this program.
+fn needs_data(suite: &SuiteRecord) -> bool {
+    let dataset = |recipe: &serde_json::Value| DatasetName::deserialize(&recipe["dataset"]).ok();
+    suite.results.iter().any(|record| dataset(&record.header().recipe).is_none_or(|dataset| !dataset.is_embedded()))
 }
 
 fn recipes(summary: &Summary) -> String {
@@ -277,7 +293,7 @@ fn recipes(summary: &Summary) -> String {
     }
     let keys: BTreeSet<&String> = recipes.iter().flat_map(|(_, recipe)| recipe.keys()).collect();
     let mut header = vec!["key"];
-    header.extend(recipes.iter().map(|(method, _)| method));
+    header.extend(recipes.iter().map(|(label, _)| label.as_str()));
     let (mut differing, mut shared) = (Table::new(&header), Table::new(&["key", "value"]));
     for key in keys {
         let value = |recipe: &run::FlatRecipe| recipe.get(key).cloned().unwrap_or_else(|| "–".to_owned());
@@ -292,7 +308,7 @@ fn recipes(summary: &Summary) -> String {
         text += &captioned(summary, "Where the methods differ", &differing);
         text.push('\n');
     }
-    let dual_bn = |(_, recipe): &(&str, run::FlatRecipe)| recipe.get("dual_bn").is_some_and(|value| value == "true");
+    let dual_bn = |(_, recipe): &(String, run::FlatRecipe)| recipe.get("dual_bn").is_some_and(|value| value == "true");
     if recipes.iter().any(dual_bn) && !recipes.iter().all(dual_bn) {
         text += CONFOUNDS;
     }
@@ -313,30 +329,36 @@ both views together, over 2N images.
 ";
 
 fn not_measured(summary: &Summary) -> String {
-    let mut points = vec![
-        "Variation over seeds: one seed a split.".to_owned(),
-        "The pruned branch: probes read the dense one.".to_owned(),
+    let seeds = summary.suite.invocation.seeds;
+    let one = "Variation over seeds: one seed a split.".to_owned();
+    let mut points: Vec<String> = (seeds == 1).then_some(one).into_iter().collect();
+    points.extend([
+                "The pruned branch: probes read the dense one.".to_owned(),
         "Other hardware and other numbers of threads: results there differ in the last bits, and after many steps in accuracy.".to_owned(),
-    ];
+    ]);
     let splits = run::splits(summary.suite);
     for cell in &summary.cells {
-        let missing: Vec<String> =
-            splits.iter().filter(|split| !cell.runs.contains_key(split)).map(ToString::to_string).collect();
+        let missing: Vec<String> = splits
+            .iter()
+            .filter(|split| !cell.runs.keys().any(|(found, ..)| found == *split))
+            .map(ToString::to_string)
+            .collect();
         if !missing.is_empty() {
             let [_, _, probe] = cell.setting.words();
             points.push(format!("{}, {probe}: no result on split {}.", cell.setting.legend(), missing.join(", ")));
         }
     }
-    let probed = |job: &crate::record::JobResult| {
+    let probed = |header: &JobHeader| {
+        let (split, seed, _) = run_key(header);
         summary.cells.iter().any(|cell| {
-            cell.setting.method == job.header.method
-                && cell.setting.pretrain_split == job.header.pretrain_split
-                && cell.runs.contains_key(&job.header.split)
+            cell.setting.encoder == header.encoder
+                && cell.setting.pretrain_split == header.pretrain_split
+                && cell.runs.keys().any(|key| (key.0, key.1) == (split, seed))
         })
     };
-    for job in summary.pretrainings.iter().filter(|job| !probed(job)) {
-        let name = method_on(&job.header.method, job.header.pretrain_split);
-        points.push(format!("{name}, split {}: pre-trained, but not probed.", job.header.split));
+    for header in summary.pretrainings.iter().map(|record| &record.job.header).filter(|header| !probed(header)) {
+        let name = label_on(&header.label, header.pretrain_split);
+        points.push(format!("{name}, split {}: pre-trained, but not probed.", run_words(run_key(header))));
     }
     if summary.suite.smoke {
         points.insert(0, format!("Anything at full scale: {SMOKE_STAMP}."));
@@ -347,8 +369,8 @@ fn not_measured(summary: &Summary) -> String {
 
 fn sources(summary: &Summary) -> String {
     let mut table = Table::new(&["job", "seconds", "state_sha256", "record"]);
-    let probes = summary.cells.iter().flat_map(|cell| cell.runs.values().map(|run| run.job));
-    for job in summary.pretrainings.iter().copied().chain(probes) {
+    let probes = summary.cells.iter().flat_map(|cell| cell.runs.values().map(|run| &run.job));
+    for job in summary.pretrainings.iter().map(|record| &record.job).chain(probes) {
         let hash: String = job.state_sha256.chars().take(16).collect();
         let link = format!("[result.json]({})", run::source(job));
         table.row(vec![format!("`{}`", job.header.job), format!("{:.1}", job.seconds), format!("`{hash}…`"), link]);

@@ -19,7 +19,7 @@ pub use side_by_side::{published_table, render_published};
 use std::path::{Path, PathBuf};
 
 use crate::fs::{self, FsError};
-use crate::record::{PublishedRecord, SMOKE_STAMP, SuiteRecord};
+use crate::record::{JobRecord, PublishedRecord, SMOKE_STAMP, SuiteRecord};
 use summary::Summary;
 use table::Table;
 
@@ -94,6 +94,19 @@ pub fn summary_table(suite: &SuiteRecord) -> String {
         false => text += &main_table(&summary).to_text(),
     }
     text
+}
+
+/// What the terminal shows of one probe or evaluation.
+pub fn job_table(record: &JobRecord) -> String {
+    let header = record.header();
+    let stamp = if header.smoke { format!(" ({SMOKE_STAMP})") } else { String::new() };
+    let mut table = Table::new(&["method", "probe", "split", "All", "Many", "Medium", "Few", "Std"]);
+    if let (Some(outcome), Some(protocol)) = (record.outcome(), header.protocol) {
+        let mut row = vec![header.label.clone(), summary::probe_label(protocol).to_owned(), header.split.to_string()];
+        row.extend(outcome.scores.shown().map(|score| format!("{score:.2}")));
+        table.row(row);
+    }
+    format!("{}: test accuracy in per cent{stamp}\n\n{}", header.suite, table.to_text())
 }
 
 /// What the numbers of the main table are.

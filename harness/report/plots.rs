@@ -9,10 +9,11 @@ use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
 use serde::Deserialize;
 
-use super::summary::{ProbeRun, RANDOM, Setting, Summary, method_on, probe_label};
+use super::summary::{Setting, Summary, probe_label};
 use super::{Exporter, OutputFile, ReportError, stamp};
-use crate::recipe::{DatasetName, PretrainSplit, Protocol};
-use crate::record::EpochRecord;
+use crate::pretrain::Marker;
+use crate::recipe::{DatasetName, Protocol};
+use crate::record::{EpochRecord, ProbeRecord};
 use crate::scores::{Groups, groups_of, mean_std};
 
 pub(super) struct Plots;
@@ -57,20 +58,35 @@ struct Style {
     mark: &'static [(i32, i32)],
 }
 
-const SQUARE: &[(i32, i32)] = &[(-4, -4), (4, -4), (4, 4), (-4, 4)];
-const DIAMOND: &[(i32, i32)] = &[(0, -6), (6, 0), (0, 6), (-6, 0)];
-const UP: &[(i32, i32)] = &[(0, -6), (6, 5), (-6, 5)];
-const DOWN: &[(i32, i32)] = &[(0, 6), (6, -5), (-6, -5)];
-const OCTAGON: &[(i32, i32)] = &[(-2, -5), (2, -5), (5, -2), (5, 2), (2, 5), (-2, 5), (-5, 2), (-5, -2)];
+fn corners(marker: Marker) -> &'static [(i32, i32)] {
+    match marker {
+        Marker::Circle => &[(-2, -5), (2, -5), (5, -2), (5, 2), (2, 5), (-2, 5), (-5, 2), (-5, -2)],
+        Marker::Square => &[(-4, -4), (4, -4), (4, 4), (-4, 4)],
+        Marker::Triangle => &[(0, -6), (6, 5), (-6, 5)],
+        Marker::Diamond => &[(0, -6), (6, 0), (0, 6), (-6, 0)],
+    }
+}
 
-fn style(method: &str, list: Option<PretrainSplit>) -> Style {
-    let (colour, mark) = match (method, list) {
-        (RANDOM, _) => (RGBColor(110, 110, 110), DOWN),
-        ("simclr", Some(PretrainSplit::D_i)) => (RGBColor(0, 114, 178), OCTAGON),
-        ("simclr", _) => (RGBColor(0, 158, 115), UP),
-        ("sdclr", Some(PretrainSplit::D_i)) => (RGBColor(213, 94, 0), SQUARE),
-        ("sdclr", _) => (RGBColor(204, 121, 167), DIAMOND),
-        _ => (BLACK, DIAMOND),
+const UNTRAINED: RGBColor = RGBColor(110, 110, 110);
+/// Those of Okabe and Ito that stand out on white.
+const COLOURS: [RGBColor; 6] = [
+    RGBColor(0, 158, 115),
+    RGBColor(0, 114, 178),
+    RGBColor(204, 121, 167),
+    RGBColor(213, 94, 0),
+    RGBColor(86, 180, 233),
+    RGBColor(230, 159, 0),
+];
+
+/// The colour is the setting's own in all figures of a report, the mark its method's.
+fn style(summary: &Summary, setting: &Setting) -> Style {
+    let mark = corners(setting.info().map_or(Marker::Diamond, |info| info.marker));
+    let own = |other: &Setting| (other.encoder.clone(), other.pretrain_split);
+    let trained = summary.settings().filter(|other| !other.is_untrained()).map(|other| own(&other));
+    let place = trained.collect::<Vec<_>>().into_iter().position(|other| other == own(setting));
+    let colour = match place {
+        Some(place) if !setting.is_untrained() => COLOURS[place % COLOURS.len()],
+        _ => UNTRAINED,
     };
     Style { colour, mark }
 }
@@ -103,11 +119,11 @@ fn figure(name: &str, title: String, caption: &str, axes: Axes, series: Vec<Seri
 fn loss(summary: &Summary) -> Figure {
     // Full or few makes no difference before the probe; the setting only brings the methods into the tables' order.
     let mut jobs: BTreeMap<Setting, Vec<Vec<(f64, f64)>>> = BTreeMap::new();
-    for job in &summary.pretrainings {
-        let setting = Setting::new(&job.header.method, job.header.pretrain_split, Protocol::Full);
-        jobs.entry(setting).or_default().push(curve(&job.epochs, |epoch| Some(epoch.loss)));
+    for record in &summary.pretrainings {
+        let setting = Setting::of(&record.job.header, Protocol::Full);
+        jobs.entry(setting).or_default().push(curve(&record.epochs, |epoch| Some(epoch.loss)));
     }
-    let series = jobs.into_iter().map(|(setting, splits)| Series::over_splits(&setting, splits)).collect();
+    let series = jobs.into_iter().map(|(setting, splits)| Series::over_splits(summary, &setting, splits)).collect();
     let caption = "Mean loss of each pre-training epoch; thin: single splits, thick: their mean. \
                    SDCLR's loss contrasts a dense with a pruned branch and cannot be compared with SimCLR's";
     figure("pretrain_loss", "pre-training loss".into(), caption, Axes::Epochs { y: "NT-Xent loss" }, series)
@@ -115,8 +131,8 @@ fn loss(summary: &Summary) -> Figure {
 
 fn validation(summary: &Summary, protocol: Protocol) -> Figure {
     let series = summary.of_protocol(protocol).map(|cell| {
-        let curves = cell.runs.values().map(|run| curve(&run.job.epochs, |epoch| epoch.validation_accuracy)).collect();
-        Series::over_splits(&cell.setting, curves)
+        let curves = cell.runs.values().map(|run| curve(&run.epochs, |epoch| epoch.validation_accuracy)).collect();
+        Series::over_splits(summary, &cell.setting, curves)
     });
     let name = format!("validation_{}", crate::recipe::name_of(&protocol));
     let title = format!("{} probe, validation accuracy", probe_label(protocol));
@@ -129,9 +145,9 @@ fn per_class(summary: &Summary, protocol: Protocol) -> Option<Figure> {
     let bounds = group_bounds(first)?;
     let series = summary.of_protocol(protocol).map(|cell| Series {
         label: cell.setting.legend(),
-        style: style(&cell.setting.method, cell.setting.pretrain_split),
-        splits: cell.runs.values().map(class_points).collect(),
-        mean: by_count(cell.runs.values()),
+        style: style(summary, &cell.setting),
+        splits: cell.runs.values().map(|run| class_points(run)).collect(),
+        mean: by_count(cell.runs.values().copied()),
     });
     let name = format!("per_class_{}", crate::recipe::name_of(&protocol));
     let title = format!("{} probe, test accuracy per class", probe_label(protocol));
@@ -141,13 +157,13 @@ fn per_class(summary: &Summary, protocol: Protocol) -> Option<Figure> {
 }
 
 /// `(images of the class, accuracy)` of one probe. A class without images stands at 1: the axis is logarithmic.
-fn class_points(run: &ProbeRun) -> Vec<(f64, f64)> {
+fn class_points(run: &ProbeRecord) -> Vec<(f64, f64)> {
     let counts = run.outcome.class_counts.iter().map(|&count| count.max(1) as f64);
     counts.zip(run.outcome.per_class.iter().copied()).collect()
 }
 
 /// Mean accuracy over all classes and splits of equal count, by ascending count.
-fn by_count<'a>(runs: impl Iterator<Item = &'a ProbeRun<'a>>) -> Vec<(f64, f64)> {
+fn by_count<'a>(runs: impl Iterator<Item = &'a ProbeRecord>) -> Vec<(f64, f64)> {
     let mut accuracies: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
     for (count, accuracy) in runs.flat_map(class_points) {
         accuracies.entry(count as u64).or_default().push(accuracy);
@@ -156,7 +172,7 @@ fn by_count<'a>(runs: impl Iterator<Item = &'a ProbeRun<'a>>) -> Vec<(f64, f64)>
 }
 
 /// The class counts between Few and Medium, and between Medium and Many: half-way on a logarithmic axis.
-fn group_bounds(run: &ProbeRun) -> Option<[f64; 2]> {
+fn group_bounds(run: &ProbeRecord) -> Option<[f64; 2]> {
     let class_counts = &run.outcome.class_counts;
     let dataset = DatasetName::deserialize(&run.job.header.recipe["dataset"]).ok()?;
     let Groups { many, medium, few } = groups_of(dataset, class_counts);
@@ -181,15 +197,15 @@ fn curve(epochs: &[EpochRecord], value: impl Fn(&EpochRecord) -> Option<f64>) ->
 
 impl Series {
     /// The curves of one setting, and their mean at the epochs that all of them have.
-    fn over_splits(setting: &Setting, splits: Vec<Vec<(f64, f64)>>) -> Self {
+    fn over_splits(summary: &Summary, setting: &Setting, splits: Vec<Vec<(f64, f64)>>) -> Self {
         let mut values: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
         for (epoch, value) in splits.iter().flatten() {
             values.entry(*epoch as u64).or_default().push(*value);
         }
         let shared = values.into_iter().filter(|(_, values)| values.len() == splits.len());
         Self {
-            label: method_on(&setting.method, setting.pretrain_split),
-            style: style(&setting.method, setting.pretrain_split),
+            label: setting.legend(),
+            style: style(summary, setting),
             mean: shared.map(|(epoch, values)| (epoch as f64, mean_std(&values).mean)).collect(),
             splits,
         }

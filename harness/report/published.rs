@@ -77,7 +77,7 @@ pub(super) fn rows(suite: &str, setting: &Setting) -> Result<Vec<Row>, ReportErr
     rows.retain(|row| {
         row.suite == suite
             && row.protocol == setting.protocol
-            && row.method == setting.method
+            && row.method == setting.encoder
             && Some(row.pretrain_split) == setting.pretrain_split
     });
     Ok(rows)

@@ -4,32 +4,32 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::summary::{RANDOM, Setting};
-use crate::recipe::{PretrainSplit, Protocol, Recipe, name_of};
-use crate::record::{Environment, JobResult, SuiteRecord};
+use super::summary::Setting;
+use crate::recipe::{Protocol, name_of};
+use crate::record::{Environment, Invocation, Job, SuiteRecord};
 
 /// Path of the job's record, relative to the report.
-pub(super) fn source(job: &JobResult) -> String {
+pub(super) fn source(job: &Job) -> String {
     format!("{}/result.json", job.header.job)
 }
 
 /// Dotted key to value, of one recipe.
 pub(super) type FlatRecipe = BTreeMap<String, String>;
 
-/// The recipe of each method, in the tables' order. Within one suite a method has one recipe; the random encoder has that
-/// of the encoder left untrained.
-pub(super) fn recipes(suite: &SuiteRecord) -> Vec<(&str, FlatRecipe)> {
-    // Probes come later than the pre-training that they may share with earlier probe settings: their recipe counts.
-    let (probes, others): (Vec<_>, Vec<_>) = suite.results.iter().partition(|job| job.header.protocol.is_some());
-    let trained = probes.into_iter().chain(others).filter(|job| job.header.method != RANDOM);
-    let mut recipes: Vec<(&str, FlatRecipe)> = Vec::new();
-    for job in trained {
-        if recipes.iter().all(|(method, _)| *method != job.header.method) {
-            recipes.push((&job.header.method, flatten(&job.header.recipe)));
+/// The recipe of each trained encoder, in the tables' order, under its label.
+pub(super) fn recipes(suite: &SuiteRecord) -> Vec<(String, FlatRecipe)> {
+    // Probes may have been run later, with other probe keys, than the pre-training: their recipe counts.
+    let headers = suite.probes().map(|probe| &probe.job.header).chain(suite.pretrainings().map(|r| &r.job.header));
+    let mut recipes: Vec<(Setting, String, FlatRecipe)> = Vec::new();
+    for header in headers.filter(|header| header.pretrain_split.is_some()) {
+        let mut setting = Setting::of(header, Protocol::Full);
+        setting.pretrain_split = None;
+        if recipes.iter().all(|(known, ..)| *known != setting) {
+            recipes.push((setting, header.label.clone(), flatten(&header.recipe)));
         }
     }
-    recipes.sort_by_key(|(method, _)| Setting::new(method, None, Protocol::Full));
-    recipes
+    recipes.sort_by(|a, b| a.0.cmp(&b.0));
+    recipes.into_iter().map(|(_, label, recipe)| (label, recipe)).collect()
 }
 
 /// The recipe in `recipe` with dotted keys.
@@ -54,9 +54,9 @@ pub(super) fn flatten(recipe: &Value) -> FlatRecipe {
 /// Every machine and build that took part; more than one where a suite was continued elsewhere.
 pub(super) fn environments(suite: &SuiteRecord) -> Vec<&Environment> {
     let mut environments: Vec<&Environment> = Vec::new();
-    for job in &suite.results {
-        if !environments.contains(&&job.header.environment) {
-            environments.push(&job.header.environment);
+    for session in suite.results.iter().flat_map(|record| &record.job().sessions) {
+        if !environments.contains(&&session.environment) {
+            environments.push(&session.environment);
         }
     }
     environments
@@ -64,47 +64,53 @@ pub(super) fn environments(suite: &SuiteRecord) -> Vec<&Environment> {
 
 /// sha256 of the decoded images and labels, and of each list, by name; a name twice where jobs read different bytes.
 pub(super) fn inputs(suite: &SuiteRecord) -> BTreeSet<(&str, &str)> {
-    let headers = || suite.results.iter().map(|job| &job.header);
+    let headers = || suite.results.iter().map(|record| record.header());
     let lists = headers().flat_map(|header| &header.splits_sha256).map(|(name, hash)| (name.as_str(), hash.as_str()));
     headers().map(|header| ("images and labels", header.data_sha256.as_str())).chain(lists).collect()
 }
 
 /// The splits that have any result.
 pub(super) fn splits(suite: &SuiteRecord) -> BTreeSet<usize> {
-    suite.results.iter().map(|job| job.header.split).collect()
+    suite.results.iter().map(|record| record.header().split).collect()
 }
 
-/// The command that makes this report again, from the root of a checkout.
-pub(super) fn command(suite: &SuiteRecord) -> String {
-    let mut words = vec![format!("ci/repro {}", suite.suite)];
-    if suite.suite != "digits-lt" {
-        words.push("--data DIR".to_owned());
+/// The command that was given, from the root of a checkout; `more` follows the suite's name.
+pub(super) fn command(invocation: &Invocation, more: &[&str]) -> String {
+    let Invocation {
+        suite,
+        methods,
+        splits,
+        pretrain_splits,
+        overrides,
+        seeds,
+        probe_seeds,
+        limit_images,
+        limit_epochs,
+    } = invocation;
+    let mut words = vec![format!("ci/repro {suite}")];
+    words.extend(more.iter().map(|word| (*word).to_owned()));
+    let mut option = |name: &str, value: Option<String>| words.extend(value.map(|value| format!("--{name} {value}")));
+    let list = |names: &[String]| (!names.is_empty()).then(|| names.join(","));
+    option("methods", list(methods));
+    option("splits", (!splits.is_empty()).then(|| ranges(&splits.iter().copied().collect())));
+    option("pretrain-splits", list(&pretrain_splits.iter().map(name_of).collect::<Vec<_>>()));
+    option("seeds", (*seeds > 1).then(|| seeds.to_string()));
+    option("probe-seeds", (*probe_seeds > 1).then(|| probe_seeds.to_string()));
+    option("limit-images", limit_images.map(|limit| limit.to_string()));
+    option("limit-epochs", limit_epochs.map(|limit| limit.to_string()));
+    for text in overrides {
+        option("set", Some(quoted(text)));
     }
-    let recipes = recipes(suite);
-    let mut methods: Vec<&str> = recipes.iter().map(|(method, _)| *method).collect();
-    if suite.results.iter().any(|job| job.header.method == RANDOM) {
-        methods.insert(0, RANDOM);
-    }
-    words.push(format!("--methods {}", methods.join(",")));
-    words.push(format!("--splits {}", ranges(&splits(suite))));
-    words.extend(pretrain_splits(suite));
-    let limit = |name: &str, of: fn(&JobResult) -> Option<usize>| {
-        suite.results.iter().find_map(of).map(|limit| format!("--limit-{name} {limit}"))
-    };
-    words.extend(limit("images", |job| job.header.limit_images));
-    words.extend(limit("epochs", |job| job.header.limit_epochs));
-    words.extend(overrides(&suite.suite, &recipes));
     words.join(" ")
 }
 
-/// `--pretrain-splits ...` where it is not the suite's own choice: both lists, of which digits-lt leaves SDCLR on `D_b` out.
-fn pretrain_splits(suite: &SuiteRecord) -> Option<String> {
-    let headers = || suite.results.iter().map(|job| &job.header);
-    let lists: BTreeSet<PretrainSplit> = headers().filter_map(|header| header.pretrain_split).collect();
-    let beyond = headers().any(|header| header.method == "sdclr" && header.pretrain_split == Some(PretrainSplit::D_b));
-    let chosen = lists.len() == 1 || (suite.suite == "digits-lt" && beyond);
-    let names: Vec<String> = lists.iter().map(name_of).collect();
-    chosen.then(|| format!("--pretrain-splits {}", names.join(",")))
+/// As a shell takes it for one word.
+fn quoted(text: &str) -> String {
+    let plain = |character: char| character.is_ascii_alphanumeric() || "=._-+/,:".contains(character);
+    match text.chars().all(plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
 }
 
 /// `1-3`, `2`, or `1,4-5`.
@@ -119,16 +125,4 @@ pub(super) fn ranges(splits: &BTreeSet<usize>) -> String {
     let words: Vec<String> =
         ranges.iter().map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") }).collect();
     words.join(",")
-}
-
-/// `--set key=value` for every key in which a recipe differs from the embedded one of its name.
-pub(super) fn overrides(suite: &str, recipes: &[(&str, FlatRecipe)]) -> BTreeSet<String> {
-    let mut overrides = BTreeSet::new();
-    for (method, recipe) in recipes {
-        let Ok(embedded) = Recipe::resolve(&format!("{suite}/{method}"), &[]) else { continue };
-        let embedded = flatten(&embedded.to_json());
-        let changed = recipe.iter().filter(|(key, value)| embedded.get(*key) != Some(value));
-        overrides.extend(changed.map(|(key, value)| format!("--set {key}={value}")));
-    }
-    overrides
 }

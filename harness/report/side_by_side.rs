@@ -12,8 +12,8 @@ use super::summary::{Setting, scores_of};
 use super::table::{Table, duration, escape, plus_minus};
 use super::{CAPTION, OutputFile, ReportError, csv, markdown, run};
 use crate::authors::dataset_of;
-use crate::recipe::{PretrainSplit, Protocol, name_of};
-use crate::record::{Environment, Failure, JobHeader, PublishedKind, PublishedOutcome, PublishedRecord, SMOKE_STAMP};
+use crate::recipe::{PretrainSplit, Protocol, PublishedKind, name_of};
+use crate::record::{Environment, Failure, Job, PublishedOutcome, PublishedRecord, SMOKE_STAMP};
 use crate::scores::{MeanStd, mean_std};
 use crate::split::published_splits;
 
@@ -51,7 +51,7 @@ fn cells(record: &PublishedRecord) -> Cells<'_> {
 }
 
 fn setting_of(outcome: &PublishedOutcome) -> Setting {
-    Setting::new(&outcome.method, Some(outcome.pretrain_split), outcome.protocol)
+    Setting::published(&outcome.method, outcome.pretrain_split, outcome.protocol)
 }
 
 /// Mean and deviation over splits of All, Many, Medium, Few, Std.
@@ -71,7 +71,7 @@ fn source_words(kind: PublishedKind) -> &'static str {
 }
 
 fn smoke(outcome: &PublishedOutcome) -> bool {
-    outcome.job.as_ref().is_some_and(|job| job.smoke)
+    outcome.job.as_ref().is_some_and(|job| job.header.smoke)
 }
 
 fn how_sure(outcomes: &[&PublishedOutcome]) -> String {
@@ -152,7 +152,7 @@ The logs are whole.\n\n";
     let count = |kind| record.outcomes.iter().filter(|outcome| outcome.kind == kind).count();
     text + &format!(
         "The files that SDCLR's authors published: {} logs read, {} fine-tuned models evaluated, {} probes of pre-trained encoders; \
-{} failures, {} files missing ({} in this sitting).\n",
+{} failures, {} files missing ({} in this session).\n",
         count(PublishedKind::Log),
         count(PublishedKind::Model),
         count(PublishedKind::Probe),
@@ -211,7 +211,7 @@ fn logs_and_models(record: &PublishedRecord, cells: &Cells) -> String {
             let apart = classes.map(|(log, model)| (log - model).abs()).fold(0.0, f64::max);
             let mut row = setting.words().to_vec();
             row.push(log.split.to_string());
-            row.extend([log.outcome.all, model.outcome.all, apart].map(|value| format!("{value:.2}")));
+            row.extend([log.outcome.scores.all, model.outcome.scores.all, apart].map(|value| format!("{value:.2}")));
             row.push(if apart > LOG_ROUNDING { "**differs**" } else { "" }.to_owned());
             table.row(row);
         }
@@ -236,7 +236,7 @@ fn per_split(record: &PublishedRecord, cells: &Cells) -> String {
             row.extend([outcome.split.to_string(), source_words(outcome.kind).to_owned()]);
             row.extend(scores_of(&outcome.outcome).iter().map(|(_, score)| format!("{score:.2}")));
             row.push(match &outcome.job {
-                Some(job) => format!("[result.json]({}/result.json)", job.job),
+                Some(job) => format!("[result.json]({})", run::source(job)),
                 None => format!("`{}`", outcome.file),
             });
             table.row(row);
@@ -248,32 +248,18 @@ fn per_split(record: &PublishedRecord, cells: &Cells) -> String {
     }
 }
 
-/// The command that makes this report again.
-fn command(record: &PublishedRecord, jobs: &[&JobHeader]) -> String {
-    let splits = record.outcomes.iter().map(|outcome| outcome.split).collect();
-    let mut words = vec![format!("ci/repro {} --from-published DIR --data DIR", record.suite)];
-    let method_and_list =
-        |outcome: &PublishedOutcome| format!("{}-{}", outcome.method, name_of(&outcome.pretrain_split));
-    let methods: BTreeSet<String> = record.outcomes.iter().map(method_and_list).collect();
-    words.push(format!("--methods {}", methods.into_iter().collect::<Vec<_>>().join(",")));
-    words.push(format!("--splits {}", run::ranges(&splits)));
-    words.extend(jobs.iter().find_map(|job| job.limit_images).map(|limit| format!("--limit-images {limit}")));
-    words.extend(jobs.iter().find_map(|job| job.limit_epochs).map(|limit| format!("--limit-epochs {limit}")));
-    let recipes: BTreeMap<&str, _> = jobs.iter().map(|job| (job.method.as_str(), run::flatten(&job.recipe))).collect();
-    let recipes: Vec<(&str, _)> = recipes.into_iter().collect();
-    words.extend(run::overrides(&record.suite, &recipes));
-    words.join(" ")
-}
-
 fn what_was_run(record: &PublishedRecord) -> String {
-    let jobs: Vec<&JobHeader> = record.outcomes.iter().filter_map(|outcome| outcome.job.as_ref()).collect();
+    let jobs: Vec<&Job> = record.outcomes.iter().filter_map(|outcome| outcome.job.as_ref()).collect();
     let mut environments: Vec<&Environment> = Vec::new();
-    for job in &jobs {
-        if !environments.contains(&&job.environment) {
-            environments.push(&job.environment);
+    for session in jobs.iter().flat_map(|job| &job.sessions) {
+        if !environments.contains(&&session.environment) {
+            environments.push(&session.environment);
         }
     }
-    let mut text = format!("## What was run\n\n- Command, from the root of a checkout: `{}`\n", command(record, &jobs));
+    let mut text = format!(
+        "## What was run\n\n- Command, from the root of a checkout: `{}`\n",
+        run::command(&record.invocation, &["--from-published DIR --data DIR"])
+    );
     for environment in environments {
         text += &format!(
             "- Machine: {}, threads {}; libtorch {}, sdclr {}, commit {}.\n",
@@ -284,8 +270,9 @@ fn what_was_run(record: &PublishedRecord) -> String {
             environment.git_commit.as_deref().unwrap_or("unknown")
         );
     }
-    let lists = jobs.iter().flat_map(|job| job.splits_sha256.iter().map(|(name, hash)| (name.as_str(), hash.as_str())));
-    let images = jobs.iter().map(|job| ("images and labels", job.data_sha256.as_str()));
+    let lists =
+        jobs.iter().flat_map(|job| job.header.splits_sha256.iter().map(|(name, hash)| (name.as_str(), hash.as_str())));
+    let images = jobs.iter().map(|job| ("images and labels", job.header.data_sha256.as_str()));
     let inputs: BTreeMap<&str, &str> = images.chain(lists).collect();
     let mut hashes = Table::new(&["input", "sha256"]);
     inputs.into_iter().for_each(|(name, hash)| hashes.row(vec![name.to_owned(), format!("`{hash}`")]));
@@ -384,7 +371,7 @@ fn report_csv(record: &PublishedRecord) -> Result<String, ReportError> {
             outcome.file.clone(),
         ];
         row.extend(scores_of(&outcome.outcome).map(|(_, score)| score.to_string()));
-        row.extend([outcome.outcome.class_std.to_string(), outcome.sha256.clone()]);
+        row.extend([outcome.outcome.scores.class_std.to_string(), outcome.sha256.clone()]);
         row
     });
     csv::text(&header, rows)

@@ -68,6 +68,13 @@ pub struct Scores {
     pub class_std: f64,
 }
 
+impl Scores {
+    /// All, Many, Medium, Few and Std: what the paper's tables show, in their order.
+    pub fn shown(&self) -> [f64; 5] {
+        [self.all, self.many, self.medium, self.few, self.std]
+    }
+}
+
 /// Scores of the accuracies `per_class` (per cent, in class order).
 ///
 /// # Errors

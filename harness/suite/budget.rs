@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use tch::{Device, Kind};
 
 use super::context::Context;
-use super::{PROTOCOLS, PlannedEncoder, SuiteError};
+use super::{PlannedEncoder, SuiteError};
 use crate::network::{Network, NetworkSpec};
 use crate::pretrain::batches::{Views, ViewsAhead, ahead, batches_of};
 use crate::pretrain::run::CHECKPOINT;
 use crate::pretrain::{PretrainError, Trainer, read_losses};
-use crate::recipe::{Protocol, name_of};
-use crate::record::Event;
+use crate::recipe::{JobId, Protocol};
+use crate::record::{self, Event};
 use crate::report::table::{Table, duration};
 use crate::split::ListName;
 
@@ -36,7 +36,7 @@ pub enum Fate {
 /// A job and what it is thought to take.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobCost {
-    pub job: String,
+    pub job: JobId,
     pub finished: bool,
     /// Whether it can stop half-way and go on later: pre-training.
     pub divisible: bool,
@@ -84,7 +84,7 @@ impl fmt::Display for BudgetPlan {
                 Fate::Left => "left",
             };
             let seconds = if cost.finished { "–".to_owned() } else { duration(cost.seconds) };
-            table.row(vec![fate.to_owned(), cost.job.clone(), seconds]);
+            table.row(vec![fate.to_owned(), cost.job.to_string(), seconds]);
         }
         f.write_str(&table.to_text())
     }
@@ -121,8 +121,8 @@ impl Clock {
     }
 
     /// Whether `job` may begin now: by the time that really is left.
-    pub fn may_start(&mut self, job: &str) -> bool {
-        let cost = self.costs.iter().find(|cost| cost.job == job).cloned();
+    pub fn may_start(&mut self, job: &JobId) -> bool {
+        let cost = self.costs.iter().find(|cost| cost.job == *job).cloned();
         let Some((deadline, cost)) = self.deadline.zip(cost) else {
             return true;
         };
@@ -150,18 +150,15 @@ fn speed_key(mut recipe: serde_json::Value) -> serde_json::Value {
 
 fn events(path: &Path) -> Vec<Event> {
     // What cannot be read is not known; the job itself will say why.
-    let text = crate::fs::read_to_string(path).unwrap_or_default();
-    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    record::read_events(path).unwrap_or_default().into_iter().map(|(event, _)| event).collect()
 }
 
 impl Known {
     fn read(plan: &[PlannedEncoder], folder: &Path, device: &str) -> Self {
         let mut known = Self::default();
         for encoder in plan {
-            let folder = folder.join(&encoder.identity.job);
-            let logs = [folder.clone()].into_iter().chain(PROTOCOLS.map(|protocol| folder.join(name_of(&protocol))));
-            for log in logs {
-                known.learn(&events(&log.join("run.jsonl")), device);
+            for job in encoder.jobs() {
+                known.learn(&events(&folder.join(job.to_string()).join("run.jsonl")), device);
             }
         }
         known
@@ -170,12 +167,13 @@ impl Known {
     /// From the last sitting of one job, if it was on `device`.
     fn learn(&mut self, events: &[Event], device: &str) {
         let start = events.iter().rposition(|event| matches!(event, Event::Start { .. }));
-        let Some((Event::Start { header, .. }, rest)) = start.and_then(|start| events[start..].split_first()) else {
+        let Some((Event::Start { header, session }, rest)) = start.and_then(|start| events[start..].split_first())
+        else {
             return;
         };
         let epochs: Vec<_> =
             rest.iter().filter_map(|event| if let Event::Epoch(e) = event { Some(e) } else { None }).collect();
-        if header.environment.device != device || epochs.is_empty() {
+        if session.environment.device != device || epochs.is_empty() {
             return;
         }
         let seconds = epochs.iter().map(|epoch| epoch.seconds).sum::<f64>() / epochs.len() as f64;
@@ -206,7 +204,7 @@ pub(super) fn plan(
     let mut first = None;
     let mut costs = Vec::new();
     for encoder in encoders {
-        let key = speed_key(encoder.recipe.to_json());
+        let key = encoder.recipe.to_json().map(speed_key).unwrap_or_default();
         let recorded = known.training.iter().find(|(found, _)| *found == key).map(|(_, speed)| *speed);
         let unfinished = costs_of(context, encoder, folder, f64::INFINITY, &known).iter().any(|cost| !cost.finished);
         let window = (budget / 20).min(Duration::from_secs(5));
@@ -223,8 +221,8 @@ pub(super) fn plan(
             if unfinished {
                 first = first.or(Some(speed));
             }
-            if !speeds.iter().any(|(method, ..)| *method == encoder.identity.method) {
-                speeds.push((encoder.identity.method.clone(), speed, source));
+            if !speeds.iter().any(|(method, ..)| *method == encoder.id.encoder) {
+                speeds.push((encoder.id.encoder.clone(), speed, source));
             }
         }
         // A job whose speed nobody knows is let to begin: it fails at once, or runs until the time is up.
@@ -237,43 +235,46 @@ pub(super) fn plan(
 
 /// The pre-training of `encoder`, where it has one, and its probes.
 fn costs_of(context: &Context, encoder: &PlannedEncoder, folder: &Path, speed: f64, known: &Known) -> Vec<JobCost> {
-    let PlannedEncoder { identity, recipe } = encoder;
-    let finished = |job: &str| folder.join(job).join("result.json").exists();
+    let PlannedEncoder { id, recipe, .. } = encoder;
+    let path = |job: &JobId| folder.join(job.to_string());
     // A list that is not there fails its own job, at once.
     let length = |name| context.list(name).map_or(0, |list| list.indices.len()) as f64;
-    let mut costs = Vec::new();
-    if let Some(list) = identity.pretrain_split {
-        let job = identity.job.clone();
-        let mut epochs = context.epochs(recipe.epochs);
-        if folder.join(&job).join(CHECKPOINT).exists() {
-            let done = events(&folder.join(&job).join("run.jsonl"));
-            epochs = epochs.saturating_sub(done.iter().filter(|event| matches!(event, Event::Epoch(_))).count());
-        }
-        let seconds = epochs as f64 * length(ListName::Pretrain(list, identity.split)) / speed;
-        costs.push(JobCost { finished: finished(&job), job, divisible: true, seconds });
-    }
-    for protocol in PROTOCOLS {
-        let job = format!("{}/{}", identity.job, name_of(&protocol));
-        let epochs = context.epochs(recipe.probe(protocol).epochs) as f64;
-        let list = match protocol {
-            Protocol::Full => ListName::Train,
-            Protocol::Few => ListName::FewShot(identity.split),
+    let evaluated = length(ListName::Validation) + length(ListName::Test);
+    let of_images = |images: f64| images / (TRAINING_PASSES * speed);
+    let cost = |job: JobId| {
+        let seconds = match (job.protocol(), id.list) {
+            (Some(protocol), _) => {
+                let epochs = context.epochs(recipe.probe(protocol).epochs) as f64;
+                let list = match protocol {
+                    Protocol::Full => ListName::Train,
+                    Protocol::Few => ListName::FewShot(id.split),
+                };
+                let recorded = known.probing.iter().find(|(found, _)| *found == protocol).map(|(_, seconds)| *seconds);
+                epochs * recorded.unwrap_or_else(|| of_images(length(list))) + of_images(evaluated)
+            }
+            (None, Some(list)) => {
+                let mut epochs = context.epochs(recipe.epochs);
+                if path(&job).join(CHECKPOINT).exists() {
+                    let done = events(&path(&job).join("run.jsonl"));
+                    epochs =
+                        epochs.saturating_sub(done.iter().filter(|event| matches!(event, Event::Epoch(_))).count());
+                }
+                epochs as f64 * length(ListName::Pretrain(list, id.split)) / speed
+            }
+            (None, None) => 0.0,
         };
-        let evaluated = length(ListName::Validation) + length(ListName::Test);
-        let of_images = |images: f64| images / (TRAINING_PASSES * speed);
-        let recorded = known.probing.iter().find(|(found, _)| *found == protocol).map(|(_, seconds)| *seconds);
-        let seconds = epochs * recorded.unwrap_or_else(|| of_images(length(list))) + of_images(evaluated);
-        costs.push(JobCost { finished: finished(&job), job, divisible: false, seconds });
-    }
-    costs
+        let finished = path(&job).join("result.json").exists();
+        JobCost { finished, divisible: job.protocol().is_none(), job, seconds }
+    };
+    encoder.jobs().map(cost).collect()
 }
 
 /// Images per second of `encoder`'s training, from whole batches taken for about `window` as training takes them, on a
 /// network that is then dropped.
 fn calibrate(context: &Context, encoder: &PlannedEncoder, window: Duration) -> Result<f64, SuiteError> {
-    let PlannedEncoder { identity, recipe } = encoder;
-    let list = match identity.pretrain_split {
-        Some(list) => context.list(ListName::Pretrain(list, identity.split))?,
+    let PlannedEncoder { id, recipe, .. } = encoder;
+    let list = match id.list {
+        Some(list) => context.list(ListName::Pretrain(list, id.split))?,
         None => context.list(ListName::Train)?,
     };
     let network = Network::new(NetworkSpec::of_recipe(recipe), recipe.seed, Kind::Float, context.device)?;
@@ -306,8 +307,12 @@ fn calibrate(context: &Context, encoder: &PlannedEncoder, window: Duration) -> R
 mod tests {
     use super::*;
 
+    fn id(encoder: &str) -> JobId {
+        format!("{encoder}-split1").parse().unwrap()
+    }
+
     fn cost(finished: bool, divisible: bool, seconds: f64) -> JobCost {
-        JobCost { job: String::new(), finished, divisible, seconds }
+        JobCost { job: id("x"), finished, divisible, seconds }
     }
 
     #[test]
@@ -334,13 +339,18 @@ mod tests {
     #[test]
     fn the_clock_lets_one_job_run_and_then_stops_for_good() {
         let costs = vec![
-            JobCost { job: "a".into(), ..cost(false, true, 5.0) },
-            JobCost { job: "b".into(), ..cost(true, true, 0.0) },
-            JobCost { job: "c".into(), ..cost(false, true, 5.0) },
+            JobCost { job: id("a"), ..cost(false, true, 5.0) },
+            JobCost { job: id("b"), ..cost(true, true, 0.0) },
+            JobCost { job: id("c"), ..cost(false, true, 5.0) },
         ];
         let mut clock = Clock::new(Instant::now(), costs);
-        assert!(clock.may_start("a") && clock.may_start("b") && !clock.may_start("c") && !clock.may_start("a"));
-        assert!(clock.stopped && clock.may_start("b"));
-        assert!(Clock::default().may_start("a"));
+        assert!(
+            clock.may_start(&id("a"))
+                && clock.may_start(&id("b"))
+                && !clock.may_start(&id("c"))
+                && !clock.may_start(&id("a"))
+        );
+        assert!(clock.stopped && clock.may_start(&id("b")));
+        assert!(Clock::default().may_start(&id("a")));
     }
 }

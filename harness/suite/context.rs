@@ -9,6 +9,7 @@ use tch::{Device, Kind};
 
 use super::SuiteError;
 use super::environment;
+use super::plan::PlannedEncoder;
 use crate::checkpoint;
 use crate::dataset::Dataset;
 use crate::native;
@@ -16,8 +17,8 @@ use crate::network::{Network, NetworkSpec, StateDict};
 use crate::pretrain::run::{self, PretrainJob};
 use crate::probe::{self, ProbeData, ProbeJob, TrainingLists};
 use crate::progress::Progress;
-use crate::recipe::{DatasetName, PretrainSplit, Protocol, Recipe, hash_json, name_of};
-use crate::record::{Environment, JobHeader, JobResult, SMOKE_STAMP};
+use crate::recipe::{DatasetName, JobId, Part, PretrainSplit, Protocol, Recipe, hash_json, name_of};
+use crate::record::{self, Environment, JobHeader, JobRecord, PretrainRecord, SMOKE_STAMP};
 use crate::split::{self, IndexList, ListName};
 
 /// What a command line says about where and how much to run.
@@ -37,6 +38,13 @@ pub struct Scale {
     pub limit_epochs: Option<usize>,
 }
 
+impl Scale {
+    /// Whether the limits make it a smoke run.
+    pub fn is_smoke(&self) -> bool {
+        self.limit_images.is_some() || self.limit_epochs.is_some()
+    }
+}
+
 /// Loaded data and the device to work on.
 #[derive(Debug)]
 pub struct Context {
@@ -48,50 +56,32 @@ pub struct Context {
     environment: Environment,
 }
 
-/// Which job this is.
-#[derive(Debug, Clone)]
-pub struct Identity {
-    pub suite: String,
-    /// Folder of the job inside the suite's.
-    pub job: String,
-    /// `simclr`, `sdclr`, `random`.
-    pub method: String,
-    pub pretrain_split: Option<PretrainSplit>,
-    pub split: usize,
-}
-
-impl Identity {
-    /// The identity of a job that a command names by its recipe alone.
-    pub fn of_command(name: &str, recipe: &Recipe, pretrain_split: Option<PretrainSplit>, split: usize) -> Self {
-        let suite = name.rsplit_once('/').map_or(name, |(suite, _)| suite).to_owned();
-        let method = name_of(&recipe.method);
-        let job = match &pretrain_split {
-            Some(list) => format!("{method}-{}-split{split}", name_of(list)),
-            None => format!("{method}-split{split}"),
-        };
-        Self { suite, job, method, pretrain_split, split }
-    }
-}
-
 /// Refuses to pre-train on files: a later part of the program.
-pub(super) fn refuse_imagenet_pretraining(
-    suite: &str,
-    recipe: &Recipe,
-    pretrain_split: Option<PretrainSplit>,
-) -> Result<(), SuiteError> {
-    match (recipe.dataset, pretrain_split) {
+pub(super) fn refuse_imagenet_pretraining(encoder: &PlannedEncoder) -> Result<(), SuiteError> {
+    match (encoder.recipe.dataset, encoder.id.list) {
         (DatasetName::Imagenet100 | DatasetName::Imagenet, Some(_)) => {
-            Err(SuiteError::ImagenetPretraining { suite: suite.to_owned() })
+            Err(SuiteError::ImagenetPretraining { suite: encoder.suite.clone() })
         }
         _ => Ok(()),
     }
 }
 
 /// Of a recipe's keys those that pre-training reads: all but how it is probed.
-fn pretraining_keys(recipe: &Recipe) -> Value {
-    let mut keys = recipe.to_json();
+fn pretraining_keys(recipe: &Recipe) -> Result<Value, SuiteError> {
+    let mut keys = recipe.to_json()?;
     keys.as_object_mut().map(|keys| keys.remove("probe"));
-    keys
+    Ok(keys)
+}
+
+/// The recipe of a probe by its `seed`th seed, counted from 1: the first is the recipe's own.
+fn by_seed(recipe: &Recipe, protocol: Protocol, seed: usize) -> Recipe {
+    let mut recipe = recipe.clone();
+    let probe = match protocol {
+        Protocol::Full => &mut recipe.probe.full,
+        Protocol::Few => &mut recipe.probe.few,
+    };
+    probe.seed += seed as u64 - 1;
+    recipe
 }
 
 /// Those that a probe reads, beside what its network's tensors say; an evaluation reads how the test's images are cut.
@@ -141,62 +131,86 @@ impl Context {
     /// that are never read whole are identified by the lists that the job reads.
     fn header(
         &self,
-        identity: &Identity,
+        encoder: &PlannedEncoder,
+        job: &JobId,
         recipe: &Recipe,
         read: Value,
-        protocol: Option<Protocol>,
         lists: &[&IndexList],
-        encoder: Option<&str>,
-    ) -> JobHeader {
+        network: Option<&str>,
+    ) -> Result<JobHeader, SuiteError> {
         let Scale { limit_images, limit_epochs, .. } = self.scale;
         let splits: BTreeMap<String, String> =
             lists.iter().map(|list| (list.name.clone(), list.sha256.clone())).collect();
         let data_sha256 = self.dataset.sha256.clone().unwrap_or_else(|| hash_json(&json!(splits)));
+        let protocol = job.protocol();
         let recipe_hash = hash_json(&json!({
             "recipe": read,
             "data": data_sha256,
             "splits": splits,
             "protocol": protocol,
-            "encoder": encoder,
+            "encoder": network,
             "limit_images": limit_images,
             "limit_epochs": limit_epochs,
         }));
-        let smoke = limit_images.is_some() || limit_epochs.is_some();
-        JobHeader {
-            suite: identity.suite.clone(),
-            job: identity.job.clone(),
-            method: identity.method.clone(),
-            pretrain_split: identity.pretrain_split,
-            split: identity.split,
+        let smoke = self.scale.is_smoke();
+        Ok(JobHeader {
+            format: record::FORMAT,
+            suite: encoder.suite.clone(),
+            job: job.clone(),
+            encoder: encoder.id.encoder.clone(),
+            label: encoder.label.clone(),
+            method: recipe.method.clone(),
+            pretrain_split: encoder.id.list,
+            split: encoder.id.split,
             protocol,
-            recipe: recipe.to_json(),
+            recipe: recipe.to_json()?,
             recipe_hash,
             data_sha256,
             splits_sha256: splits,
             seed: protocol.map_or(recipe.seed, |protocol| recipe.probe(protocol).seed),
-            environment: self.environment.clone(),
             smoke,
             stamp: smoke.then(|| SMOKE_STAMP.to_owned()),
             limit_images,
             limit_epochs,
-        }
+        })
+    }
+
+    /// The list and the head of the records of an encoder's pre-training.
+    ///
+    /// # Errors
+    /// The list cannot be read.
+    pub(super) fn pretraining(
+        &self,
+        encoder: &PlannedEncoder,
+        list: PretrainSplit,
+    ) -> Result<(IndexList, JobHeader), SuiteError> {
+        let recipe = &encoder.recipe;
+        let list = self.list(ListName::Pretrain(list, encoder.id.split))?;
+        let read = pretraining_keys(recipe)?;
+        let header = self.header(encoder, &encoder.id.pretrain(), recipe, read, &[&list], None)?;
+        Ok((list, header))
     }
 
     /// Pre-trains into `folder`, resumes there, or reads back what is finished.
     pub fn pretrain(
         &self,
-        identity: &Identity,
-        recipe: &Recipe,
-        pretrain_split: PretrainSplit,
+        encoder: &PlannedEncoder,
+        list: PretrainSplit,
         folder: &Path,
         progress: &Progress,
-    ) -> Result<JobResult, SuiteError> {
-        refuse_imagenet_pretraining(&identity.suite, recipe, Some(pretrain_split))?;
-        let list = self.list(ListName::Pretrain(pretrain_split, identity.split))?;
-        let header = self.header(identity, recipe, pretraining_keys(recipe), None, &[&list], None);
-        let (device, deadline) = (self.device, self.deadline);
-        let eager = self.scale.eager;
-        let job = PretrainJob { header: &header, recipe, dataset: &self.dataset, list: &list, device, eager, deadline };
+    ) -> Result<PretrainRecord, SuiteError> {
+        refuse_imagenet_pretraining(encoder)?;
+        let (list, header) = self.pretraining(encoder, list)?;
+        let job = PretrainJob {
+            header: &header,
+            environment: &self.environment,
+            recipe: &encoder.recipe,
+            dataset: &self.dataset,
+            list: &list,
+            device: self.device,
+            eager: self.scale.eager,
+            deadline: self.deadline,
+        };
         Ok(run::run(&job, folder, progress)?)
     }
 
@@ -231,21 +245,22 @@ impl Context {
         Ok(network)
     }
 
-    /// Probes `network`; records go to `folder` where one is given.
-    #[allow(clippy::too_many_arguments)]
+    #[expect(clippy::too_many_arguments, reason = "each is of another room")]
+    /// Does the probe or evaluation `job` of `encoder` with `network`; records go to `folder` where one is given.
     pub fn probe(
         &self,
-        identity: &Identity,
-        recipe: &Recipe,
+        encoder: &PlannedEncoder,
+        job: &JobId,
         protocol: Protocol,
         network: &Network,
         test_only: bool,
         folder: Option<&Path>,
         progress: &Progress,
-    ) -> Result<JobResult, SuiteError> {
+    ) -> Result<JobRecord, SuiteError> {
+        let split = encoder.id.split;
         let train = match protocol {
             Protocol::Full => ListName::Train,
-            Protocol::Few => ListName::FewShot(identity.split),
+            Protocol::Few => ListName::FewShot(split),
         };
         // An evaluation reads no list that it does not need: that of all training images may not be there.
         let training = match test_only {
@@ -254,16 +269,20 @@ impl Context {
         };
         let test = self.list(ListName::Test)?;
         // Groups always come from the whole long-tailed list of the same number, also for models trained on D_b.
-        let tail = self.whole_list(ListName::Pretrain(PretrainSplit::D_i, identity.split))?;
+        let tail = self.whole_list(ListName::Pretrain(PretrainSplit::D_i, split))?;
         let class_counts = tail.class_counts(&self.dataset.train, self.dataset.classes.len());
-        let encoder = checkpoint::state_sha256(&network.state())?;
+        let sha256 = checkpoint::state_sha256(&network.state())?;
         let lists: Vec<&IndexList> = training.iter().flatten().chain([&test, &tail]).collect();
-        let read = probe_keys(recipe, protocol, test_only);
-        let header = self.header(identity, recipe, read, Some(protocol), &lists, Some(&encoder));
+        let recipe = match job.part {
+            Part::Probe { seed, .. } => by_seed(&encoder.recipe, protocol, seed),
+            Part::Pretrain | Part::Published { .. } => encoder.recipe.clone(),
+        };
+        let read = probe_keys(&recipe, protocol, test_only);
+        let header = self.header(encoder, job, &recipe, read, &lists, Some(&sha256))?;
         let training = training.as_ref().map(|[train, validation]| TrainingLists { train, validation });
         let data = ProbeData { dataset: &self.dataset, training, test: &test, class_counts: &class_counts };
         let recipe = recipe.probe(protocol);
-        let job = ProbeJob { header: &header, recipe, network, data: &data };
+        let job = ProbeJob { header: &header, environment: &self.environment, recipe, network, data: &data };
         Ok(probe::run(&job, folder, progress)?)
     }
 }

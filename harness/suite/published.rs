@@ -2,29 +2,25 @@
 //! probed again. In: the folder that their archives were unpacked to, and what to leave out or override. Out: the
 //! report's input. What is missing is listed; what is damaged is the failure of its own job.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Instant;
 
-use super::context::{Context, Identity, Scale};
-use super::{
-    PROTOCOLS, Selection, SuiteError, guarded, method_and_list, recipes_of, refuse_other_report, refuse_other_scale,
-};
+use super::context::{Context, Scale};
+use super::folder::{refuse_other_report, refuse_other_scale};
+use super::plan::{PlannedEncoder, Selection, recipe_of, splits};
+use super::{SuiteError, guarded};
 use crate::artifact::hash::{Algorithm, hash_file};
-use crate::authors::{self, AuthorsError, Found, Run, Tree};
+use crate::authors::{self, AuthorsError, Found, PublishedMethod, Run, Tree};
 use crate::checkpoint::{self, Weights};
 use crate::progress::Progress;
-use crate::recipe::{DatasetName, MethodName, PretrainSplit, Protocol, Recipe, name_of};
-use crate::record::{Failure, ProbeOutcome, PublishedKind, PublishedOutcome, PublishedRecord};
+use crate::recipe::{DatasetName, JobId, Part, PretrainSplit, Protocol, PublishedKind, Suite, name_of};
+use crate::record::{Failure, Invocation, Outcome, PublishedOutcome, PublishedRecord};
 use crate::scores::groups_of;
-use crate::split::published_splits;
 
 /// What there is to do with the published files of a suite.
 #[derive(Debug)]
 pub struct PublishedPlan {
-    suite: String,
-    dataset: DatasetName,
-    methods: Vec<MethodName>,
+    suite: Suite,
     /// `key=value`, for every recipe.
     overrides: Vec<String>,
     jobs: Vec<PublishedJob>,
@@ -40,12 +36,13 @@ pub struct PublishedJob {
 }
 
 impl PublishedJob {
-    /// Folder of the job inside the suite's, e.g. `sdclr-D_i-split1/full-model`.
-    pub fn name(&self) -> String {
-        format!("{}/{}-{}", self.run.job(), name_of(&self.protocol), name_of(&self.kind))
+    /// Name of the job, e.g. `sdclr-D_i-split1/full-model`.
+    pub fn id(&self) -> JobId {
+        let part = Part::Published { protocol: self.protocol, kind: self.kind };
+        JobId { encoder: self.run.encoder(), part }
     }
 
-    fn outcome(&self, outcome: ProbeOutcome, file_sha256: String, sha256: String) -> PublishedOutcome {
+    fn outcome(&self, outcome: Outcome, file_sha256: String, sha256: String) -> PublishedOutcome {
         let Run { method, pretrain_split, split, .. } = self.run;
         PublishedOutcome {
             kind: self.kind,
@@ -66,22 +63,18 @@ impl PublishedJob {
 ///
 /// # Errors
 /// Nothing was published for the suite or for what was selected, or nothing of it lies under `root`.
-pub fn plan(suite: &str, selection: &Selection, root: &Path) -> Result<PublishedPlan, SuiteError> {
-    let dataset = authors::dataset_of(suite)?;
+pub fn plan(suite: &Suite, selection: &Selection, root: &Path) -> Result<PublishedPlan, SuiteError> {
+    let dataset = authors::dataset_of(&suite.name)?;
     let methods = match selection.methods.as_slice() {
         [] => authors::methods_of(dataset).iter().map(|&method| (method, None)).collect(),
-        chosen => chosen.iter().map(|name| named(name)).collect::<Result<Vec<_>, _>>()?,
+        chosen => chosen.iter().map(|name| named(suite, name)).collect::<Result<Vec<_>, _>>()?,
     };
     let lists = match selection.pretrain_splits.as_slice() {
         [] => vec![PretrainSplit::D_b, PretrainSplit::D_i],
         chosen => chosen.to_vec(),
     };
-    let splits: Vec<usize> = match selection.splits.as_slice() {
-        [] => (1..=published_splits(dataset)).collect(),
-        chosen => chosen.to_vec(),
-    };
     let mut runs: Vec<Run> = Vec::new();
-    for split in BTreeSet::from_iter(splits) {
+    for split in splits(suite, selection)? {
         for &(method, only) in &methods {
             for list in only.map_or_else(|| lists.clone(), |list| vec![list]) {
                 let run = Run::new(dataset, method, list, split)?;
@@ -92,20 +85,19 @@ pub fn plan(suite: &str, selection: &Selection, root: &Path) -> Result<Published
             }
         }
     }
-    let tree = Tree::open(root, suite, &runs)?;
-    let jobs = runs.iter().flat_map(|run| jobs_of(&tree, run)).collect();
-    let methods = methods.into_iter().map(|(method, _)| method).collect();
-    Ok(PublishedPlan { suite: suite.to_owned(), dataset, methods, overrides: selection.overrides.clone(), jobs })
+    let tree = Tree::open(root, &suite.name, &runs)?;
+    let jobs = runs.iter().flat_map(|run| jobs_of(suite, &tree, run)).collect();
+    Ok(PublishedPlan { suite: suite.clone(), overrides: selection.overrides.clone(), jobs })
 }
 
 /// `sdclr`, or `sdclr-D_i`: on that list only.
-fn named(name: &str) -> Result<(MethodName, Option<PretrainSplit>), SuiteError> {
-    let (method, list) = method_and_list(name)?;
-    Ok((authors::method_called(method)?, list))
+fn named(suite: &Suite, name: &str) -> Result<(PublishedMethod, Option<PretrainSplit>), SuiteError> {
+    let (encoder, list) = suite.encoder_and_list(name)?;
+    Ok((authors::method_called(&encoder.name)?, list))
 }
 
-fn jobs_of(tree: &Tree, run: &Run) -> impl Iterator<Item = PublishedJob> {
-    PROTOCOLS.into_iter().flat_map(move |protocol| {
+fn jobs_of(suite: &Suite, tree: &Tree, run: &Run) -> impl Iterator<Item = PublishedJob> {
+    suite.protocols.iter().flat_map(move |&protocol| {
         let found = [
             (PublishedKind::Log, tree.log(run, protocol)),
             (PublishedKind::Model, tree.model(run, protocol)),
@@ -138,9 +130,9 @@ impl PublishedPlan {
                 PublishedKind::Probe => "probe   ",
             };
             match job.file.path() {
-                Ok(Some(_)) => text += &format!("{what} {} from {}\n", job.name(), job.file.name),
+                Ok(Some(_)) => text += &format!("{what} {} from {}\n", job.id(), job.file.name),
                 Ok(None) => {}
-                Err(error) => text += &format!("leave    {}: {error}\n", job.name()),
+                Err(error) => text += &format!("leave    {}: {error}\n", job.id()),
             }
         }
         let (files, missing) = self.files();
@@ -158,16 +150,18 @@ impl PublishedPlan {
 /// one failure, and the logs are still read.
 pub fn run(
     plan: &PublishedPlan,
+    invocation: Invocation,
     scale: Scale,
     folder: &Path,
     progress: &Progress,
 ) -> Result<PublishedRecord, SuiteError> {
     let start = Instant::now();
-    let smoke = scale.limit_images.is_some() || scale.limit_epochs.is_some();
+    let smoke = scale.is_smoke();
     refuse_other_report(folder, "results", "a suite that was trained")?;
-    refuse_other_scale(folder, plan.jobs.iter().map(PublishedJob::name), smoke)?;
+    refuse_other_scale(folder, plan.jobs.iter().map(PublishedJob::id), smoke)?;
     let missing = plan.files().1;
-    let mut record = PublishedRecord { suite: plan.suite.clone(), smoke, missing, ..PublishedRecord::default() };
+    let mut record =
+        PublishedRecord { suite: plan.suite.name.clone(), invocation, smoke, missing, ..PublishedRecord::default() };
     let (mut logs, mut models) = (Vec::new(), Vec::new());
     for job in &plan.jobs {
         match job.file.path() {
@@ -178,13 +172,13 @@ pub fn run(
         }
     }
     for (job, path) in logs {
-        let outcome = read_log(plan.dataset, job, &path, scale.data.as_deref(), &mut record.warnings);
+        let outcome = read_log(plan.suite.dataset, job, &path, scale.data.as_deref(), &mut record.warnings);
         keep(&mut record, job, outcome.map_err(SuiteError::from), progress);
     }
     if !models.is_empty() {
         match Evaluator::new(plan, scale) {
             Ok(evaluator) => {
-                let bar = progress.jobs(&plan.suite, models.len());
+                let bar = progress.jobs(&plan.suite.name, models.len());
                 for (job, path) in models {
                     let mut run = || evaluator.run(job, &path, folder, &mut record.warnings, progress);
                     let outcome = bar.run(|| guarded(&mut run));
@@ -210,8 +204,8 @@ fn keep(
     match outcome {
         Ok(outcome) => record.outcomes.push(outcome),
         Err(error) => {
-            progress.line(&format!("{}: {error}", job.name()));
-            record.failures.push(Failure { job: job.name(), error: error.to_string() });
+            progress.line(&format!("{}: {error}", job.id()));
+            record.failures.push(Failure { job: job.id().to_string(), error: error.to_string() });
         }
     }
 }
@@ -228,35 +222,25 @@ fn read_log(
     let log = authors::read_log(path, dataset, class_counts.len(), false)?;
     let scores = log.scores(&groups_of(dataset, &class_counts))?;
     warnings.extend(log.warnings);
-    let outcome = ProbeOutcome {
-        best_epoch: None,
-        best_validation_accuracy: None,
-        per_class: log.blocks.concat(),
-        class_counts,
-        all: scores.all,
-        many: scores.many,
-        medium: scores.medium,
-        few: scores.few,
-        std: scores.std,
-        class_std: scores.class_std,
-    };
+    let outcome = Outcome { per_class: log.blocks.concat(), class_counts, scores };
     Ok(job.outcome(outcome, log.sha256.clone(), log.sha256))
 }
 
-/// What evaluates models: images, device, and the recipe of each method.
-struct Evaluator {
-    suite: String,
-    recipes: Vec<(String, Recipe)>,
+/// What evaluates models: images, device, and the plan.
+struct Evaluator<'a> {
+    plan: &'a PublishedPlan,
     context: Context,
 }
 
-impl Evaluator {
-    fn new(plan: &PublishedPlan, scale: Scale) -> Result<Self, SuiteError> {
-        let methods: Vec<String> = plan.methods.iter().map(name_of).collect();
-        let recipes = recipes_of(&plan.suite, &methods, &plan.overrides)?;
-        let (_, first) = recipes.first().ok_or(SuiteError::UnknownMethod { found: String::new() })?;
-        let context = Context::open(first, scale)?;
-        Ok(Self { suite: plan.suite.clone(), recipes, context })
+impl<'a> Evaluator<'a> {
+    fn new(plan: &'a PublishedPlan, scale: Scale) -> Result<Self, SuiteError> {
+        let first = plan.jobs.first().ok_or_else(|| AuthorsError::Suite {
+            found: plan.suite.name.clone(),
+            known: authors::SUITES.map(|(name, _)| name).join(", "),
+        })?;
+        let encoder = plan.suite.encoder(&first.run.encoder().encoder)?;
+        let context = Context::open(&recipe_of(&plan.suite, encoder, &plan.overrides)?, scale)?;
+        Ok(Self { plan, context })
     }
 
     fn run(
@@ -267,10 +251,7 @@ impl Evaluator {
         warnings: &mut Vec<String>,
         progress: &Progress,
     ) -> Result<PublishedOutcome, SuiteError> {
-        let Run { method, pretrain_split, split, .. } = job.run;
-        let method = name_of(&method);
-        let recipe = self.recipes.iter().find(|(known, _)| *known == method).map(|(_, recipe)| recipe);
-        let recipe = recipe.ok_or_else(|| SuiteError::UnknownMethod { found: method.clone() })?;
+        let PublishedPlan { suite, overrides, .. } = self.plan;
         let test_only = job.kind == PublishedKind::Model;
         let file_sha256 = hash_file(path, Algorithm::Sha256)?;
         let weights = checkpoint::read_weights(path)?;
@@ -279,14 +260,15 @@ impl Evaluator {
             // Both probes read the file.
             warnings.extend(other.filter(|warning| !warnings.contains(warning)));
         }
-        let network = self.context.encoder(recipe, job.protocol, &weights.state, test_only)?;
-        let pretrain_split = Some(pretrain_split);
-        let identity = Identity { suite: self.suite.clone(), job: job.name(), method, pretrain_split, split };
-        let folder = folder.join(job.name());
-        let result =
-            self.context.probe(&identity, recipe, job.protocol, &network, test_only, Some(&folder), progress)?;
-        let outcome = result.probe.ok_or_else(|| SuiteError::NoOutcome { job: job.name() })?;
-        Ok(PublishedOutcome { job: Some(result.header), ..job.outcome(outcome, file_sha256, result.state_sha256) })
+        let encoder = PlannedEncoder::published(suite, &job.run.encoder(), overrides)?;
+        let network = self.context.encoder(&encoder.recipe, job.protocol, &weights.state, test_only)?;
+        let id = job.id();
+        let folder = folder.join(id.to_string());
+        let record = self.context.probe(&encoder, &id, job.protocol, &network, test_only, Some(&folder), progress)?;
+        let outcome = record.outcome().ok_or(SuiteError::NoOutcome { job: id })?.clone();
+        let done = record.job().clone();
+        let state_sha256 = done.state_sha256.clone();
+        Ok(PublishedOutcome { job: Some(done), ..job.outcome(outcome, file_sha256, state_sha256) })
     }
 }
 
@@ -294,7 +276,7 @@ impl Evaluator {
 fn other_run(run: &Run, weights: &Weights, path: &Path) -> Option<String> {
     let words = |dual: bool| if dual { "two batch norms a layer (SDCLR)" } else { "one batch norm a layer (SimCLR)" };
     let dual = weights.state.names().any(|name| name.contains(".bn_list."));
-    let expected = run.method == MethodName::Sdclr;
+    let expected = run.method == PublishedMethod::Sdclr;
     let mut found = Vec::new();
     if dual != expected {
         found.push(format!("has {}, not {}", words(dual), words(expected)));

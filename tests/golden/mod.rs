@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use sdclr::network::{Network, StateDict};
+use sdclr::recipe::Protocol;
+use sdclr::record::{Environment, FORMAT, JobHeader};
 use sdclr::suite::environment;
 use tch::{Device, Kind, Tensor};
 
@@ -179,5 +181,42 @@ pub fn compile_for_gpus(file: &str, options: &[&str]) {
         }
         let log = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && log.trim().is_empty(), "{architecture}: {log}");
+    }
+}
+
+/// An environment that says nothing.
+pub fn environment() -> Environment {
+    Environment {
+        device: String::new(),
+        threads: 1,
+        libtorch: String::new(),
+        deterministic: false,
+        eager: false,
+        git_commit: None,
+        sdclr: String::new(),
+    }
+}
+
+/// The head of the record of a full-shot probe that is part of no suite.
+pub fn probe_header() -> JobHeader {
+    JobHeader {
+        format: FORMAT,
+        suite: "golden".to_owned(),
+        job: "random-split1/full".parse().unwrap(),
+        encoder: "random".to_owned(),
+        label: "random encoder".to_owned(),
+        method: "random".to_owned(),
+        pretrain_split: None,
+        split: 1,
+        protocol: Some(Protocol::Full),
+        recipe: serde_json::Value::Null,
+        recipe_hash: String::new(),
+        data_sha256: String::new(),
+        splits_sha256: Default::default(),
+        seed: 1,
+        smoke: false,
+        stamp: None,
+        limit_images: None,
+        limit_epochs: None,
     }
 }

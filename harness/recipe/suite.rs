@@ -1,0 +1,256 @@
+//! A suite as data: what is trained, on which lists and splits, and how it is probed. In: one TOML file, embedded or a
+//! user's own. Out: a [`Suite`], whose encoders each resolve to a [`Recipe`].
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use super::{DatasetName, EncoderId, PretrainSplit, Protocol, Recipe, RecipeError, overrides};
+
+// Every file of fixtures/suites: (name, text).
+include!(concat!(env!("OUT_DIR"), "/suites.rs"));
+
+/// The file of a suite.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SuiteFile {
+    title: String,
+    dataset: DatasetName,
+    splits: Vec<usize>,
+    protocols: Vec<Protocol>,
+    encoders: Vec<EncoderSpec>,
+    /// The keys that one method alone has, by its name.
+    #[serde(default)]
+    method: BTreeMap<String, Table>,
+    /// The keys that all encoders share.
+    recipe: Table,
+}
+
+/// An encoder of a suite: what trains it, and on which lists.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EncoderSpec {
+    pub name: String,
+    pub method: String,
+    /// How tables call it; the method's own label where absent.
+    pub label: Option<String>,
+    /// The lists that it is pre-trained on by default; none for an encoder that is not trained.
+    #[serde(default)]
+    pub lists: Vec<PretrainSplit>,
+    /// Recipe keys in which it differs from the shared recipe.
+    #[serde(default)]
+    overrides: Table,
+    /// Whether it runs where no encoder is named.
+    #[serde(default = "yes")]
+    pub default: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// A suite, read and checked.
+#[derive(Debug, Clone)]
+pub struct Suite {
+    /// Of an embedded suite its name, of a user's file its stem.
+    pub name: String,
+    pub title: String,
+    pub dataset: DatasetName,
+    pub splits: Vec<usize>,
+    pub protocols: Vec<Protocol>,
+    pub encoders: Vec<EncoderSpec>,
+    methods: BTreeMap<String, Table>,
+    shared: Table,
+}
+
+impl Suite {
+    /// The names of the embedded suites, in alphabetical order.
+    pub fn names() -> impl Iterator<Item = &'static str> + Clone {
+        EMBEDDED.iter().map(|(name, _)| *name)
+    }
+
+    /// The embedded suite called `name`, or the one in the file `name` where that ends in `.toml`.
+    ///
+    /// # Errors
+    /// There is no such suite, or its file cannot be read or accepted.
+    pub fn open(name: &str) -> Result<Self, RecipeError> {
+        match EMBEDDED.iter().find(|(known, _)| *known == name) {
+            Some((_, text)) => Self::parse(name, text),
+            None if name.ends_with(".toml") => {
+                let path = Path::new(name);
+                let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+                Self::parse(&stem, &crate::fs::read_to_string(path)?)
+            }
+            None => Err(RecipeError::UnknownSuite {
+                name: name.to_owned(),
+                near: overrides::nearest(name, Self::names()),
+                known: Self::names().collect::<Vec<_>>().join(", "),
+            }),
+        }
+    }
+
+    /// The suite called `name` in `text`.
+    ///
+    /// # Errors
+    /// The text does not parse, has unknown keys, or names an encoder or split that no run can have.
+    pub fn parse(name: &str, text: &str) -> Result<Self, RecipeError> {
+        let syntax = |error: toml::de::Error| RecipeError::Syntax { name: name.to_owned(), reason: error.to_string() };
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let SuiteFile { title, dataset, mut splits, protocols, encoders, method, recipe } =
+            toml::from_str(text).map_err(syntax)?;
+        splits.sort_unstable();
+        splits.dedup();
+        let suite = Self {
+            name: name.to_owned(),
+            title,
+            dataset,
+            splits,
+            protocols,
+            encoders,
+            methods: method,
+            shared: recipe,
+        };
+        suite.check()?;
+        Ok(suite)
+    }
+
+    fn check(&self) -> Result<(), RecipeError> {
+        let refuse = |key: &str, found: String, expected: &str| {
+            Err(RecipeError::Value { key: key.to_owned(), found, expected: expected.to_owned() })
+        };
+        overrides::check_keys(&self.shared, &Self::shared_keys())?;
+        for (key, empty) in [
+            ("splits", self.splits.is_empty()),
+            ("protocols", self.protocols.is_empty()),
+            ("encoders", self.encoders.is_empty()),
+        ] {
+            if empty {
+                return refuse(key, "nothing".to_owned(), "at least one is needed");
+            }
+        }
+        for (place, encoder) in self.encoders.iter().enumerate() {
+            let name = &encoder.name;
+            // A folder is called by the encoder's name, and is read back.
+            let list = encoder.lists.first().copied();
+            let id = EncoderId { encoder: name.clone(), list, split: 1, seed: 1 };
+            let plain = |character: char| character.is_ascii_alphanumeric() || "-_.".contains(character);
+            if !name.starts_with(|first: char| first.is_ascii_alphanumeric())
+                || !name.chars().all(plain)
+                || id.to_string().parse() != Ok(id)
+            {
+                let expected = "letters, digits, '-', '_' and '.' are needed, without an ending like -D_i or -split1";
+                return refuse("encoders.name", format!("{name:?}"), expected);
+            }
+            if self.encoders[..place].iter().any(|earlier| earlier.name == *name) {
+                return refuse("encoders.name", format!("{name} twice"), "every encoder needs a name of its own");
+            }
+            self.recipe(encoder, &[])?;
+        }
+        Ok(())
+    }
+
+    /// The keys of `[recipe]`, dotted: those of any embedded suite, which leave none out.
+    fn shared_keys() -> Vec<String> {
+        let file: Option<SuiteFile> = EMBEDDED.first().and_then(|(_, text)| toml::from_str(text).ok());
+        overrides::keys(&file.map(|file| file.recipe).unwrap_or_default())
+    }
+
+    /// The encoder called `name`.
+    ///
+    /// # Errors
+    /// The suite has none.
+    pub fn encoder(&self, name: &str) -> Result<&EncoderSpec, RecipeError> {
+        let names = || self.encoders.iter().map(|encoder| encoder.name.as_str());
+        self.encoders.iter().find(|encoder| encoder.name == name).ok_or_else(|| RecipeError::UnknownEncoder {
+            suite: self.name.clone(),
+            name: name.to_owned(),
+            near: overrides::nearest(name, names()),
+            known: names().collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// An encoder named as on the command line: `sdclr`, or `sdclr-D_i` for one list alone.
+    ///
+    /// # Errors
+    /// The suite has no such encoder.
+    pub fn encoder_and_list(&self, name: &str) -> Result<(&EncoderSpec, Option<PretrainSplit>), RecipeError> {
+        let parts = name.rsplit_once('-').and_then(|(encoder, list)| {
+            let list = <PretrainSplit as clap::ValueEnum>::from_str(list, false).ok()?;
+            Some((self.encoder(encoder).ok().filter(|encoder| !encoder.lists.is_empty())?, Some(list)))
+        });
+        match parts {
+            Some(parts) => Ok(parts),
+            None => Ok((self.encoder(name)?, None)),
+        }
+    }
+
+    /// Whether a recipe of `encoder` has `key`: a shared one, or one of its method's own.
+    pub fn has_key(&self, encoder: &EncoderSpec, key: &str) -> bool {
+        self.table(encoder).is_ok_and(|table| overrides::keys(&table).iter().any(|known| known == key))
+    }
+
+    /// Shared keys and the method's own in one table.
+    fn table(&self, encoder: &EncoderSpec) -> Result<Table, RecipeError> {
+        let mut table = self.shared.clone();
+        for (key, value) in self.methods.get(&encoder.method).into_iter().flatten() {
+            if table.insert(key.clone(), value.clone()).is_some() {
+                let (key, found) = (format!("method.{}", encoder.method), format!("'{key}'"));
+                return Err(RecipeError::Value {
+                    key,
+                    found,
+                    expected: "keys that [recipe] lacks are needed".to_owned(),
+                });
+            }
+        }
+        Ok(table)
+    }
+
+    /// The recipe of `encoder`, with `overrides` (`key=value`) applied last.
+    ///
+    /// # Errors
+    /// An override names no key of the recipe, or a value is not allowed.
+    pub fn recipe(&self, encoder: &EncoderSpec, overrides: &[String]) -> Result<Recipe, RecipeError> {
+        let name = format!("{}/{}", self.name, encoder.name);
+        let mut table = self.table(encoder)?;
+        for (key, value) in overrides::leaves(&encoder.overrides) {
+            overrides::set(&mut table, &key, value)?;
+        }
+        for text in overrides {
+            overrides::apply(&mut table, text)?;
+        }
+        let own = self.methods.get(&encoder.method).into_iter().flatten();
+        let own = own.filter_map(|(key, _)| table.remove(key).map(|value| (key.clone(), value)));
+        let own: BTreeMap<String, Value> = own.collect();
+        table.insert("method".to_owned(), Value::String(encoder.method.clone()));
+        table.insert("dataset".to_owned(), Value::String(super::name_of(&self.dataset)));
+        let syntax = |reason: String| RecipeError::Syntax { name: name.clone(), reason };
+        let mut recipe: Recipe = table.try_into().map_err(|error: toml::de::Error| syntax(error.to_string()))?;
+        for (key, value) in own {
+            let value = serde_json::to_value(value).map_err(|error| syntax(error.to_string()))?;
+            recipe.own.insert(key, value);
+        }
+        recipe.validate()?;
+        Ok(recipe)
+    }
+
+    /// The suite and the encoder that `name` means: SUITE/ENCODER or FILE.toml:ENCODER.
+    ///
+    /// # Errors
+    /// The name has another form, or there is no such suite or encoder.
+    pub fn of_recipe(name: &str) -> Result<(Self, EncoderSpec), RecipeError> {
+        let parts = match name.rsplit_once(':') {
+            Some((file, encoder)) if file.ends_with(".toml") => Some((file, encoder)),
+            _ if name.ends_with(".toml") => None,
+            _ => name.rsplit_once('/'),
+        };
+        let Some((suite, encoder)) = parts else {
+            let known = Self::names().collect::<Vec<_>>().join(", ");
+            return Err(RecipeError::NotARecipe { name: name.to_owned(), known });
+        };
+        let suite = Self::open(suite)?;
+        let encoder = suite.encoder(encoder)?.clone();
+        Ok((suite, encoder))
+    }
+}

@@ -1,0 +1,111 @@
+//! What a suite's folder may hold already. In: the folder and what is to run in it. Out: nothing, or why that would spoil
+//! what is there; nothing was written then.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::SuiteError;
+use super::context::Context;
+use super::plan::PlannedEncoder;
+use crate::fs;
+use crate::recipe::{JobId, name_of};
+use crate::record::{self, JobHeader};
+
+/// Refuses a folder whose finished jobs are of a smoke run while this is none, or the other way round: its report would
+/// be lost to this one's.
+pub(super) fn refuse_other_scale(
+    folder: &Path,
+    jobs: impl Iterator<Item = JobId>,
+    smoke: bool,
+) -> Result<(), SuiteError> {
+    for job in jobs {
+        if finished(folder, &job).is_some_and(|done| done.smoke != smoke) {
+            return Err(SuiteError::OtherScale { folder: folder.display().to_string(), job: job.to_string() });
+        }
+    }
+    Ok(())
+}
+
+/// The head of the job's record, if it is finished. A record that does not read is that job's own failure.
+fn finished(folder: &Path, job: &JobId) -> Option<JobHeader> {
+    let record = record::read_result(&folder.join(job.to_string()).join("result.json"));
+    record.ok().flatten().map(|record| record.header().clone())
+}
+
+/// Refuses a folder in which a job of `plan` was finished with another recipe or on other data.
+pub(super) fn refuse_other_settings(
+    context: &Context,
+    plan: &[PlannedEncoder],
+    folder: &Path,
+) -> Result<(), SuiteError> {
+    for encoder in plan {
+        for job in encoder.jobs() {
+            let Some(done) = finished(folder, &job) else { continue };
+            let expected = match (encoder.id.list, job.protocol()) {
+                (Some(list), None) => {
+                    // A list that cannot be read is the job's own failure.
+                    let Ok((_, header)) = context.pretraining(encoder, list) else { continue };
+                    if header.recipe_hash == done.recipe_hash {
+                        continue;
+                    }
+                    header
+                }
+                (_, protocol) => {
+                    let recipe = encoder.recipe.to_json()?;
+                    let probe = |recipe: &Value| protocol.map(|protocol| recipe["probe"][name_of(&protocol)].clone());
+                    let seedless = |mut probe: Option<Value>| {
+                        probe.as_mut().and_then(Value::as_object_mut).map(|keys| keys.remove("seed"));
+                        probe
+                    };
+                    if seedless(probe(&recipe)) == seedless(probe(&done.recipe)) {
+                        continue;
+                    }
+                    JobHeader { recipe, ..done.clone() }
+                }
+            };
+            let (folder, job) = (folder.display().to_string(), job.to_string());
+            return Err(SuiteError::OtherSettings { folder, job, difference: first_difference(&done, &expected) });
+        }
+    }
+    Ok(())
+}
+
+/// The first key in which two jobs differ, and what each holds, in words.
+fn first_difference(found: &JobHeader, expected: &JobHeader) -> String {
+    fn walk(key: &str, found: &Value, expected: &Value) -> Option<String> {
+        match (found, expected) {
+            (Value::Object(a), Value::Object(b)) => {
+                let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+                keys.into_iter().find_map(|inner| {
+                    let key = if key.is_empty() { inner.clone() } else { format!("{key}.{inner}") };
+                    walk(&key, a.get(inner).unwrap_or(&Value::Null), b.get(inner).unwrap_or(&Value::Null))
+                })
+            }
+            (a, b) if a == b => None,
+            (a, b) => Some(format!("{key} is {a} there and {b} now")),
+        }
+    }
+    let rest = |header: &JobHeader| {
+        serde_json::json!({
+            "images": header.data_sha256, "lists": header.splits_sha256,
+            "limit_images": header.limit_images, "limit_epochs": header.limit_epochs,
+        })
+    };
+    walk("", &found.recipe, &expected.recipe)
+        .or_else(|| walk("", &rest(found), &rest(expected)))
+        .unwrap_or_else(|| format!("its hash is {} there and {} now", found.recipe_hash, expected.recipe_hash))
+}
+
+/// Refuses a folder whose report.json has `key`, which that of the `other` kind of suite alone has.
+pub(super) fn refuse_other_report(folder: &Path, key: &str, other: &'static str) -> Result<(), SuiteError> {
+    let path = folder.join("report.json");
+    if !fs::exists(&path)? {
+        return Ok(());
+    }
+    // What does not parse is no report of ours.
+    match serde_json::from_slice::<Value>(&fs::read(&path)?).is_ok_and(|report| report.get(key).is_some()) {
+        true => Err(SuiteError::OtherReport { folder: folder.display().to_string(), found: other }),
+        false => Ok(()),
+    }
+}

@@ -1,0 +1,194 @@
+//! What there is to do in a suite. In: the suite and what to leave out or override. Out: the encoders, in the order in which
+//! they run, and the jobs of each.
+
+use super::SuiteError;
+use crate::pretrain;
+use crate::recipe::{EncoderId, EncoderSpec, JobId, Part, PretrainSplit, Protocol, Recipe, Suite};
+
+/// What to run of a suite; empty lists mean the suite's own choice.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    /// Names of encoders, or one with its only list, `sdclr-D_i`; in the order in which they run.
+    pub methods: Vec<String>,
+    pub splits: Vec<usize>,
+    pub pretrain_splits: Vec<PretrainSplit>,
+    /// `key=value`, for every recipe that has the key.
+    pub overrides: Vec<String>,
+    /// Pre-training seeds an encoder; the first is the recipe's.
+    pub seeds: usize,
+    /// Classifiers a probe.
+    pub probe_seeds: usize,
+}
+
+impl Default for Selection {
+    fn default() -> Self {
+        let (methods, splits, pretrain_splits, overrides) = Default::default();
+        Self { methods, splits, pretrain_splits, overrides, seeds: 1, probe_seeds: 1 }
+    }
+}
+
+/// An encoder to make (or to leave as it starts) and to probe.
+#[derive(Debug, Clone)]
+pub struct PlannedEncoder {
+    pub suite: String,
+    pub id: EncoderId,
+    /// How tables call it.
+    pub label: String,
+    pub recipe: Recipe,
+    pub probes: Vec<(Protocol, usize)>,
+}
+
+impl PlannedEncoder {
+    /// The encoder that a recipe's name means (SUITE/ENCODER or FILE.toml:ENCODER), for one list and split.
+    ///
+    /// # Errors
+    /// There is no such recipe, or its method does not take its keys.
+    pub fn of_recipe(
+        name: &str,
+        overrides: &[String],
+        list: Option<PretrainSplit>,
+        split: usize,
+    ) -> Result<Self, SuiteError> {
+        let (suite, encoder) = Suite::of_recipe(name)?;
+        let recipe = recipe_of(&suite, &encoder, overrides)?;
+        Self::new(&suite, &encoder, recipe, list, split, &Selection::default())
+    }
+
+    /// The encoder of ours that a published one is probed as.
+    ///
+    /// # Errors
+    /// The suite has no encoder of that name, or its recipe refuses an override.
+    pub(super) fn published(suite: &Suite, id: &EncoderId, overrides: &[String]) -> Result<Self, SuiteError> {
+        let encoder = suite.encoder(&id.encoder)?;
+        let key = |text: &String| text.split_once('=').map(|(key, _)| key.trim().to_owned());
+        let elsewhere = |text: &&String| {
+            let has = |other: &EncoderSpec| key(text).is_some_and(|key| suite.has_key(other, &key));
+            !has(encoder) && suite.encoders.iter().any(has)
+        };
+        let overrides: Vec<String> = overrides.iter().filter(|text| !elsewhere(text)).cloned().collect();
+        let recipe = recipe_of(suite, encoder, &overrides)?;
+        Self::new(suite, encoder, recipe, id.list, id.split, &Selection::default())
+    }
+
+    fn new(
+        suite: &Suite,
+        encoder: &EncoderSpec,
+        recipe: Recipe,
+        list: Option<PretrainSplit>,
+        split: usize,
+        selection: &Selection,
+    ) -> Result<Self, SuiteError> {
+        let label = match &encoder.label {
+            Some(label) => label.clone(),
+            None => pretrain::method_info(&encoder.method)?.label.to_owned(),
+        };
+        let seeds = 1..=selection.probe_seeds;
+        let probes = suite.protocols.iter().flat_map(|&protocol| seeds.clone().map(move |seed| (protocol, seed)));
+        let id = EncoderId { encoder: encoder.name.clone(), list, split, seed: 1 };
+        Ok(Self { suite: suite.name.clone(), id, label, recipe, probes: probes.collect() })
+    }
+
+    /// The same encoder by another pre-training seed, counted from 1.
+    fn with_seed(mut self, seed: usize) -> Self {
+        self.id.seed = seed;
+        self.recipe.seed += seed as u64 - 1;
+        self
+    }
+
+    /// Its pre-training, where it has one, and its probes.
+    pub fn jobs(&self) -> impl Iterator<Item = JobId> {
+        let pretrain = self.id.list.map(|_| Part::Pretrain);
+        let probes = self.probes.iter().map(|&(protocol, seed)| Part::Probe { protocol, seed });
+        pretrain.into_iter().chain(probes).map(|part| JobId { encoder: self.id.clone(), part })
+    }
+}
+
+/// The recipe of `encoder`, accepted by its method.
+pub(super) fn recipe_of(suite: &Suite, encoder: &EncoderSpec, overrides: &[String]) -> Result<Recipe, SuiteError> {
+    let recipe = suite.recipe(encoder, overrides)?;
+    let trained = pretrain::method_info(&encoder.method)?.build.is_some();
+    if trained || !encoder.lists.is_empty() {
+        // Makes the method once, to have its keys checked before anything runs.
+        pretrain::method_of(&recipe)?;
+    }
+    if trained && encoder.lists.is_empty() {
+        return Err(SuiteError::NoLists { encoder: encoder.name.clone() });
+    }
+    Ok(recipe)
+}
+
+/// The encoders that `selection` names, each with its only list where one is given; without names the suite's default.
+pub(super) fn chosen<'a>(
+    suite: &'a Suite,
+    selection: &Selection,
+) -> Result<Vec<(&'a EncoderSpec, Option<PretrainSplit>)>, SuiteError> {
+    let named = selection.methods.iter().map(|name| suite.encoder_and_list(name));
+    match selection.methods.is_empty() {
+        false => Ok(named.collect::<Result<_, _>>()?),
+        true => Ok(suite.encoders.iter().filter(|encoder| encoder.default).map(|encoder| (encoder, None)).collect()),
+    }
+}
+
+/// The splits that `selection` names, in order; without any those of the suite.
+pub(super) fn splits(suite: &Suite, selection: &Selection) -> Result<Vec<usize>, SuiteError> {
+    if let Some(&found) = selection.splits.iter().find(|split| !suite.splits.contains(split)) {
+        let known = suite.splits.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        return Err(SuiteError::UnknownSplit { suite: suite.name.clone(), found, known });
+    }
+    let mut splits = if selection.splits.is_empty() { suite.splits.clone() } else { selection.splits.clone() };
+    splits.sort_unstable();
+    splits.dedup();
+    Ok(splits)
+}
+
+/// The recipe of each of the `encoders`. A key that one method alone has is overridden in the recipes of that method, so that
+/// its ablations keep their baseline.
+pub(super) fn recipes<'a>(
+    suite: &Suite,
+    encoders: impl Iterator<Item = &'a EncoderSpec> + Clone,
+    overrides: &[String],
+) -> Result<Vec<Recipe>, SuiteError> {
+    let key = |text: &str| text.split_once('=').map(|(key, _)| key.trim().to_owned());
+    let has = |encoder: &EncoderSpec, text: &str| key(text).is_some_and(|key| suite.has_key(encoder, &key));
+    encoders
+        .clone()
+        .map(|encoder| {
+            let elsewhere = |text: &String| !has(encoder, text) && encoders.clone().any(|other| has(other, text));
+            let overrides: Vec<String> = overrides.iter().filter(|text| !elsewhere(text)).cloned().collect();
+            recipe_of(suite, encoder, &overrides)
+        })
+        .collect()
+}
+
+/// The encoders of `suite` in the order in which they run: seed by seed, and in a seed split by split, so that an interrupted
+/// suite has whole splits.
+///
+/// # Errors
+/// An encoder or split does not exist, or a recipe refuses an override.
+pub fn plan(suite: &Suite, selection: &Selection) -> Result<Vec<PlannedEncoder>, SuiteError> {
+    let chosen = chosen(suite, selection)?;
+    let recipes = recipes(suite, chosen.iter().map(|(encoder, _)| *encoder), &selection.overrides)?;
+    let splits = splits(suite, selection)?;
+    let mut planned: Vec<PlannedEncoder> = Vec::new();
+    for &split in &splits {
+        for ((encoder, only), recipe) in chosen.iter().zip(&recipes) {
+            let lists: Vec<Option<PretrainSplit>> = match (encoder.lists.as_slice(), only) {
+                ([], _) => vec![None],
+                (_, Some(list)) => vec![Some(*list)],
+                (own, None) if selection.pretrain_splits.is_empty() => own.iter().copied().map(Some).collect(),
+                (_, None) => selection.pretrain_splits.iter().copied().map(Some).collect(),
+            };
+            for list in lists {
+                let new = PlannedEncoder::new(suite, encoder, recipe.clone(), list, split, selection)?;
+                // Named twice, it runs once.
+                if planned.iter().all(|known| known.id != new.id) {
+                    planned.push(new);
+                }
+            }
+        }
+    }
+    // An encoder that is not trained is drawn by its seed too.
+    Ok((1..=selection.seeds)
+        .flat_map(|seed| planned.iter().cloned().map(move |encoder| encoder.with_seed(seed)))
+        .collect())
+}
