@@ -59,8 +59,16 @@ fn sha256(state: &StateDict) -> String {
 
 fn training(state: StateDict, epoch: usize) -> Training {
     let format = checkpoint::FORMAT;
-    let meta =
-        TrainingMeta { format, recipe_hash: String::new(), epoch, step: 0, seed: 0, epochs: Vec::new(), seconds: 0.0 };
+    let meta = TrainingMeta {
+        format,
+        recipe_hash: String::new(),
+        epoch,
+        step: 0,
+        seed: 0,
+        epochs: Vec::new(),
+        sessions: Vec::new(),
+        seconds: 0.0,
+    };
     Training { state, optimizer: StateDict::new(), meta }
 }
 
