@@ -15,8 +15,7 @@ use sdclr::pretrain::order::epoch_order;
 use sdclr::probe::{self, ProbeData, ProbeJob, TrainingLists};
 use sdclr::progress::Progress;
 use sdclr::recipe::{
-    DatasetName, Depth, OrderName, ProbeRecipe, Protocol, Selection, Stem, Suite, TestTransform, TrainTransform,
-    hash_bytes,
+    DatasetName, Depth, OrderName, ProbeRecipe, Selection, Stem, TestTransform, TrainTransform, hash_bytes,
 };
 use sdclr::record::JobRecord;
 use sdclr::scores;

@@ -78,14 +78,14 @@ fn a_mask_and_the_parameters_keep_their_place() {
     let recipe = recipe("sdclr", "fp32");
     let network = Network::new(NetworkSpec::of_recipe(&recipe), recipe.seed, Kind::Float, golden::device()).unwrap();
     let other = Network::new(NetworkSpec::of_recipe(&recipe), recipe.seed + 1, Kind::Float, golden::device()).unwrap();
-    let mut method = SdClr::new(&recipe);
+    let mut method = SdClr::new(&recipe).unwrap();
     method.begin_epoch(&network, 1).unwrap();
     let (before, first) = (places(&network, &method), method.mask().unwrap().parts()[1].copy());
     network.load(&other.state()).unwrap();
     method.begin_epoch(&network, 2).unwrap();
     assert_eq!(places(&network, &method), before);
     // And it is the new one that lies there.
-    let mut fresh = SdClr::new(&recipe);
+    let mut fresh = SdClr::new(&recipe).unwrap();
     fresh.begin_epoch(&network, 2).unwrap();
     assert!(method.mask().unwrap().parts()[1] != first);
     assert!(method.mask().unwrap().parts() == fresh.mask().unwrap().parts());
