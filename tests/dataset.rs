@@ -16,7 +16,7 @@ fn data() -> Option<PathBuf> {
 }
 
 fn sorted_counts(dataset: &Dataset, data: Option<&Path>, list: ListName) -> Vec<u64> {
-    let mut counts = read(dataset, data, list).unwrap().class_counts(&dataset.train, dataset.classes.len());
+    let mut counts = read(dataset, data, list).unwrap().class_counts(dataset.classes.len());
     counts.sort_unstable();
     counts
 }
@@ -27,7 +27,7 @@ fn cifar10_and_its_lists_are_the_official_ones() {
     let Some(data) = data() else { return };
     let set = Dataset::load(DatasetName::Cifar10, Some(&data), Device::Cpu).unwrap();
     assert!(set.official);
-    assert_eq!(set.train.resident("").unwrap().size(), [50_000, 3, 32, 32]);
+    assert_eq!(set.train("").unwrap().images.size(), [50_000, 3, 32, 32]);
     let data = Some(data.as_path());
     for split in 1..=5 {
         let tail = sorted_counts(&set, data, ListName::Pretrain(PretrainSplit::D_i, split));
@@ -37,7 +37,7 @@ fn cifar10_and_its_lists_are_the_official_ones() {
     }
     assert_eq!(sorted_counts(&set, data, ListName::Train), [4500; 10]);
     assert_eq!(sorted_counts(&set, data, ListName::Validation), [500; 10]);
-    assert_eq!(read(&set, data, ListName::Test).unwrap().indices.len(), 10_000);
+    assert_eq!(read(&set, data, ListName::Test).unwrap().len(), 10_000);
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn the_python_version_holds_the_same_images() {
 #[test]
 fn the_embedded_digits_are_long_tailed_as_documented() {
     let set = Dataset::load(DatasetName::Digits, None, Device::Cpu).unwrap();
-    assert_eq!(set.train.resident("").unwrap().size(), [1797, 3, 16, 16]);
+    assert_eq!(set.train("").unwrap().images.size(), [1797, 3, 16, 16]);
     for split in 1..=3 {
         let tail = sorted_counts(&set, None, ListName::Pretrain(PretrainSplit::D_i, split));
         assert_eq!(tail, [2, 2, 4, 7, 12, 18, 28, 42, 65, 100]);
@@ -100,7 +100,7 @@ fn the_embedded_digits_are_long_tailed_as_documented() {
         assert_eq!(sorted_counts(&set, None, ListName::FewShot(split)), [5; 10]);
     }
     let lists = [ListName::Train, ListName::Validation, ListName::Test].map(|name| read(&set, None, name).unwrap());
-    let mut all: Vec<i64> = lists.iter().flat_map(|list| list.indices.clone()).collect();
+    let mut all: Vec<i64> = lists.iter().flat_map(|list| list.rows.clone()).collect();
     all.sort_unstable();
     assert_eq!(all, (0..1797).collect::<Vec<_>>(), "train, validation and test do not part the images");
 }

@@ -18,10 +18,15 @@ use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
 use zip::{CompressionMethod, ZipArchive};
 
-const PROJECTION: Head = Head::Projection { output_dim: 8 };
-const PROJECTION_128: Head = Head::Projection { output_dim: 128 };
+const PROJECTION: Head = Head::Projection { layers: 2, output_dim: 8 };
+const PROJECTION_128: Head = Head::Projection { layers: 2, output_dim: 128 };
 
 fn spec(depth: Depth, width: i64, dual_bn: bool, head: Head) -> NetworkSpec {
+    // As published: two layers, and three under dual BN.
+    let head = match head {
+        Head::Projection { output_dim, .. } if dual_bn => Head::Projection { layers: 3, output_dim },
+        other => other,
+    };
     NetworkSpec { depth, stem: Stem::Cifar, width, dual_bn, head }
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use golden::{assert_near, assert_tensors_near};
 use sdclr::augment::{self, Crop, ResizedCrop, ViewKey};
-use sdclr::dataset::{Dataset, Images, Picture, decode};
+use sdclr::dataset::{Dataset, Picture, decode};
 use sdclr::network::{Head, Network, NetworkSpec};
 use sdclr::pretrain::order::epoch_order;
 use sdclr::probe::{self, ProbeData, ProbeJob, TrainingLists};
@@ -19,7 +19,7 @@ use sdclr::recipe::{
 };
 use sdclr::record::JobRecord;
 use sdclr::scores;
-use sdclr::split::{self, IndexList, ListName};
+use sdclr::split::{self, Images, ListName, Subset};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
@@ -167,7 +167,7 @@ impl Run {
     }
 
     /// Writes files and lists in the published layout, and reads them back.
-    fn lists(&self, folder: &Path) -> (Dataset, [IndexList; 3]) {
+    fn lists(&self, folder: &Path) -> (Dataset, [Subset; 3]) {
         let pack = pack();
         let parts = [
             (&self.train, ListName::Train, "ImageNet_100_train.txt"),
@@ -191,12 +191,13 @@ impl Run {
 }
 
 /// What `list`'s images are on disk.
-fn pictures(list: &IndexList) -> Vec<(u64, Picture)> {
-    let Some(Images::Files(files)) = list.own.as_ref().map(|set| &set.images) else { panic!("no files") };
-    list.indices.iter().map(|&index| (files.address(index), files.read(index).unwrap())).collect()
+fn pictures(list: &Subset) -> Vec<(u64, Picture)> {
+    let Images::Files(files) = &list.images else { panic!("no files") };
+    let entries = list.addresses.iter().zip(&list.rows);
+    entries.map(|(&address, &row)| (address, files.read(row).unwrap())).collect()
 }
 
-fn draw(run: &Run, list: &IndexList, epoch: usize) -> Vec<ResizedCrop> {
+fn draw(run: &Run, list: &Subset, epoch: usize) -> Vec<ResizedCrop> {
     let Settings { seed, scale, ratio, flip_probability, .. } = run.settings;
     let drawn = |(image, picture): (u64, Picture)| {
         let key = ViewKey { seed, epoch: epoch as u64, image, view: 0 };
@@ -239,7 +240,7 @@ fn order_and_views_are_those_of_pytorch_and_torchvision() {
         assert_eq!(digest(&views), run.held_out_views[part], "{part}");
     }
     for (epoch, expected) in (1..).zip(&run.epochs) {
-        assert_eq!(epoch_order(train.indices.len(), epoch, 0, 1).unwrap(), expected.order, "epoch {epoch}");
+        assert_eq!(epoch_order(train.len(), epoch, 0, 1).unwrap(), expected.order, "epoch {epoch}");
         let drawn = draw(&run, &train, epoch);
         let view =
             |((_, picture), view): (&(u64, Picture), ResizedCrop)| augment::resized_crop(picture, view, size).unwrap();

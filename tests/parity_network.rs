@@ -6,7 +6,7 @@ mod golden;
 
 use std::collections::BTreeMap;
 
-use golden::{FLOAT64, assert_digests, assert_near, assert_tensors_near, images, uniform};
+use golden::{FLOAT64, assert_digests, assert_near, assert_tensors_near, pixels, uniform};
 use sdclr::network::{BnMode, Branch, Head, Mask, Network, NetworkSpec, Pass};
 use sdclr::recipe::{Depth, Precision, Stem};
 use serde::Deserialize;
@@ -38,12 +38,12 @@ fn check(name: &str) {
     let expected = golden::tensors("network/outputs.safetensors");
     let expected = |key: &str| &expected[&format!("{name}/{key}")];
 
-    let head = Head::Projection { output_dim };
+    let head = Head::Projection { layers: if case.dual_bn { 3 } else { 2 }, output_dim };
     let spec = NetworkSpec { depth: case.network, stem: case.stem, width, dual_bn: case.dual_bn, head };
     let network = Network::new(spec, 1, Kind::Double, golden::device()).unwrap();
     assert_eq!(golden::names_sha256(&network.state()), case.state_sha256, "names and shapes");
     golden::fill(&network);
-    let images = images("images", &[count, 3, case.side, case.side]);
+    let images = pixels("images", &[count, 3, case.side, case.side]);
 
     let mask = case.dual_bn.then(|| Mask::magnitude(&network.prunable(), prune_ratio, 0.0, 0).unwrap());
     let mut branches = vec![("dense", Branch::Dense, None)];
@@ -117,8 +117,8 @@ network_cases!(
 fn names_and_shapes_of_resnet10() {
     let expected: BTreeMap<String, BTreeMap<String, Vec<i64>>> = golden::json("network/names.json");
     for (key, expected) in expected {
-        let head = Head::Projection { output_dim: 8 };
         let dual_bn = key == "resnet10-dual";
+        let head = Head::Projection { layers: if dual_bn { 3 } else { 2 }, output_dim: 8 };
         let spec = NetworkSpec { depth: Depth::Resnet10, stem: Stem::Cifar, width: 4, dual_bn, head };
         let state = Network::new(spec, 1, Kind::Float, golden::device()).unwrap().state();
         let found: BTreeMap<String, Vec<i64>> = state.iter().map(|(name, t)| (name.to_owned(), t.size())).collect();
@@ -228,7 +228,8 @@ fn prunable_weights_number_as_published() {
     for (depth, stem) in
         [(Depth::Resnet10, Stem::Cifar), (Depth::Resnet18, Stem::Cifar), (Depth::Resnet50, Stem::Imagenet)]
     {
-        let spec = NetworkSpec { depth, stem, width: 64, dual_bn: true, head: Head::Projection { output_dim: 128 } };
+        let head = Head::Projection { layers: 3, output_dim: 128 };
+        let spec = NetworkSpec { depth, stem, width: 64, dual_bn: true, head };
         let network = Network::new(spec, 1, Kind::Float, golden::device()).unwrap();
         let found: usize = network.prunable().iter().map(|weight| weight.numel()).sum();
         assert_eq!(found as i64, totals[&sdclr::recipe::name_of(&depth)]);
@@ -266,7 +267,7 @@ fn weights_have_to_be_floating_point_numbers() {
 
 #[test]
 fn initialisation_is_as_published() {
-    let head = Head::Projection { output_dim: 128 };
+    let head = Head::Projection { layers: 3, output_dim: 128 };
     let spec = NetworkSpec { depth: Depth::Resnet18, stem: Stem::Cifar, width: 64, dual_bn: true, head };
     let state = Network::new(spec, 3, Kind::Float, golden::device()).unwrap().state();
     for (name, tensor) in state.iter() {

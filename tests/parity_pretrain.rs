@@ -6,7 +6,7 @@ mod golden;
 
 use std::collections::BTreeMap;
 
-use golden::{FLOAT64, assert_digests, assert_near, assert_tensors_near, images, uniform};
+use golden::{FLOAT64, assert_digests, assert_near, assert_tensors_near, pixels, uniform};
 use sdclr::network::{Network, NetworkSpec, StateDict};
 use sdclr::pretrain::Trainer;
 use sdclr::pretrain::loss::nt_xent;
@@ -34,7 +34,8 @@ fn loss_and_its_gradients() {
         let shape = [case.count, case.columns];
         let views =
             [0, 1].map(|view| (uniform(&format!("features.{view}"), &shape) * case.scale).set_requires_grad(true));
-        let loss = nt_xent(&views[0], &views[1], case.temperature);
+        let temperature = Tensor::from(case.temperature).to_device(golden::device());
+        let loss = nt_xent(&views[0], &views[1], &temperature);
         let found = loss.double_value(&[]);
         // A single image has no negatives: its loss is 0, and so is every gradient.
         assert!((found - case.loss).abs() <= 1e-12 * case.loss.max(1.0), "{what}: {found}, PyTorch has {}", case.loss);
@@ -190,6 +191,7 @@ impl StepSettings {
             network: self.network,
             width: self.width,
             output_dim: self.output_dim,
+            head_layers: if case.dual_bn { 3 } else { 2 },
             dual_bn: case.dual_bn,
             temperature: self.temperature,
             lr: self.lr,
@@ -214,13 +216,13 @@ fn check_steps(name: &str) {
     let mut trainer = Trainer::new(&recipe, network, settings.steps_per_epoch, false).unwrap();
     let mut density = Vec::new();
     for step in 1..=settings.steps {
+        let epoch = (step - 1) / settings.steps_per_epoch + 1;
+        let views = pixels(&format!("views.{step}"), &[settings.batch, 2, 3, settings.side, settings.side]);
+        let stats = trainer.epoch(epoch, [Ok(views)]).unwrap();
         if step % settings.steps_per_epoch == 1 {
-            let epoch = step / settings.steps_per_epoch + 1;
-            density.extend(trainer.method.begin_epoch(&trainer.network, epoch).unwrap());
+            density.extend(stats.density);
         }
-        let views = images(&format!("views.{step}"), &[settings.batch, 2, 3, settings.side, settings.side]);
-        let loss = trainer.step(&views).unwrap();
-        assert_near(&format!("loss of step {step}"), loss.double_value(&[]), case.losses[step - 1], FLOAT64);
+        assert_near(&format!("loss of step {step}"), stats.losses[0], case.losses[step - 1], FLOAT64);
         if let Some(expected) = expected.get(&format!("{name}/update{step}")) {
             let now = golden::float_state(&trainer.network);
             let updates = now.into_iter().zip(&start).map(|((name, now), (_, start))| (name, now - start)).collect();

@@ -6,10 +6,10 @@ mod golden;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use golden::{FLOAT64, assert_digests, assert_near, assert_tensors_near, images, pixels};
+use golden::{FLOAT64, assert_digests, assert_near, assert_tensors_near, pixels};
 use sdclr::augment::{self, Shift, ViewKey};
 use sdclr::checkpoint::state_sha256;
-use sdclr::dataset::{Dataset, ImageSet, Images};
+use sdclr::dataset::{Content, Dataset, ImageSet};
 use sdclr::network::{DDP_PREFIX, Head, Network, NetworkSpec, Pass, StateDict};
 use sdclr::probe::{self, ProbeData, ProbeJob, TrainingLists};
 use sdclr::progress::Progress;
@@ -19,7 +19,7 @@ use sdclr::recipe::{
 };
 use sdclr::record::JobRecord;
 use sdclr::scores;
-use sdclr::split::IndexList;
+use sdclr::split::Subset;
 use sdclr::suite::context::{Context, Scale};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -108,7 +108,7 @@ impl Run {
         let patterns = pixels("probe.patterns", &[classes, 3, side, side]).to_kind(Kind::Int);
         let patterns = patterns.index_select(0, &Tensor::from_slice(labels).to_device(golden::device()));
         let images = (noise * 3 + patterns * 5).divide_scalar_mode(8, "floor").to_kind(Kind::Uint8);
-        ImageSet { images: Images::Resident(images), labels: labels.to_vec() }
+        ImageSet { images, labels: labels.to_vec() }
     }
 
     fn dataset(&self) -> Dataset {
@@ -119,8 +119,10 @@ impl Run {
         Dataset {
             name: DatasetName::Cifar10,
             classes: (0..self.settings.classes).map(|class| class.to_string()).collect(),
-            train: self.image_set("probe.images", &self.labels),
-            test: self.image_set("probe.test", &self.test_labels),
+            content: Content::Resident {
+                train: self.image_set("probe.images", &self.labels),
+                test: self.image_set("probe.test", &self.test_labels),
+            },
             sha256: None,
             official: false,
         }
@@ -151,8 +153,8 @@ impl Run {
     }
 }
 
-fn list(name: &str, indices: Vec<i64>) -> IndexList {
-    IndexList { name: name.to_owned(), indices, sha256: String::new(), own: None }
+fn list(name: &str, set: &ImageSet, entries: &[i64]) -> Subset {
+    Subset::of(name.to_owned(), String::new(), set, entries.to_vec())
 }
 
 /// The oracle was given these draws. Where they are meant to change, write the printed ones and run ci/oracle --write.
@@ -168,14 +170,15 @@ fn draws_are_those_that_the_oracle_was_given() {
 fn shifted_views_have_a_black_border() {
     let run: Run = golden::json("probe/run.json");
     let expected = golden::tensors("probe/run.safetensors");
-    let set = run.dataset().train;
+    let dataset = run.dataset();
+    let set = dataset.train("").unwrap();
     for (epoch, draws) in (1..).zip(golden::json::<Vec<Draws>>("probe/draws.json")) {
         let expected = &expected[&format!("views/{epoch}")];
         let count = expected.size()[0] as usize;
         let shifts: Vec<Shift> =
             draws.shifts[..count].iter().map(|&(top, left, flip)| Shift { top, left, flip }).collect();
         let rows = Tensor::from_slice(&run.train[..count]).to_device(golden::device());
-        let images = set.resident("").unwrap().index_select(0, &rows);
+        let images = set.images.index_select(0, &rows);
         let found = augment::pad_crop_flip(&images, &shifts, run.settings.padding).unwrap();
         assert_eq!(found.to_device(Device::Cpu), *expected, "epoch {epoch}");
     }
@@ -187,9 +190,10 @@ fn training_selection_and_test() {
     let run: Run = golden::json("probe/run.json");
     let expected = golden::tensors("probe/run.safetensors");
     let (dataset, network, recipe, header) = (run.dataset(), run.network(), run.recipe(), golden::probe_header());
-    let train = list("train", run.train.clone());
-    let validation = list("validation", run.validation.clone());
-    let test = list("test", (0..run.settings.test).collect());
+    let Content::Resident { train: official, test } = &dataset.content else { panic!("files") };
+    let train = list("train", official, &run.train);
+    let validation = list("validation", official, &run.validation);
+    let test = list("test", test, &(0..run.settings.test).collect::<Vec<_>>());
     let data = ProbeData {
         dataset: &dataset,
         training: Some(TrainingLists { train: &train, validation: &validation }),
@@ -306,8 +310,9 @@ struct NameCase {
 fn pretraining_checkpoints_become_probe_networks() {
     for (key, expected) in golden::json::<BTreeMap<String, NameCase>>("probe/names.json") {
         let depth = if key.starts_with("resnet10") { Depth::Resnet10 } else { Depth::Resnet50 };
-        let head = Head::Projection { output_dim: 8 };
-        let spec = NetworkSpec { depth, stem: Stem::Cifar, width: 4, dual_bn: key.ends_with("dual"), head };
+        let dual_bn = key.ends_with("dual");
+        let head = Head::Projection { layers: if dual_bn { 3 } else { 2 }, output_dim: 8 };
+        let spec = NetworkSpec { depth, stem: Stem::Cifar, width: 4, dual_bn, head };
         let network = Network::new(spec, 1, Kind::Double, golden::device()).unwrap();
         golden::fill(&network);
         let checkpoint = network.state().with_prefix(DDP_PREFIX);
@@ -332,7 +337,7 @@ fn pretraining_checkpoints_become_probe_networks() {
             state.insert(name, tensor);
         }
         probe.load(&state).unwrap();
-        let features = tch::no_grad(|| probe.backbone(&images("images", &[8, 3, 16, 16]), &Pass::EVAL));
+        let features = tch::no_grad(|| probe.backbone(&pixels("images", &[8, 3, 16, 16]), &Pass::EVAL));
         let row = Tensor::from_slice(&expected.features).view([1, 3]);
         assert_digests(&key, vec![("features".into(), features)], &row, FLOAT64);
     }

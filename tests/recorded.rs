@@ -5,10 +5,11 @@ mod golden;
 
 use sdclr::native;
 use sdclr::network::{Fused, Network, NetworkSpec};
+use sdclr::pretrain::loss::nt_xent;
 use sdclr::pretrain::sdclr::SdClr;
-use sdclr::pretrain::{Method, Trainer, read_losses};
-use sdclr::random;
-use sdclr::recipe::Recipe;
+use sdclr::pretrain::temperature::Temperature;
+use sdclr::pretrain::{Method, PretrainError, Trainer};
+use sdclr::recipe::{Recipe, TemperatureSchedule};
 use tch::{Device, Kind, Tensor};
 
 /// Images of each batch of an epoch: one shape soon recorded, and the rest.
@@ -29,17 +30,16 @@ fn trainer(recipe: &Recipe, eager: bool) -> Trainer {
 }
 
 fn views(count: i64, seed: u64) -> Tensor {
-    random::uniform(count * 2 * 3 * 8 * 8, seed).unwrap().view([count, 2, 3, 8, 8]).to_device(golden::device())
+    golden::pixels(&seed.to_string(), &[count, 2, 3, 8, 8])
 }
 
 /// Four epochs; every loss.
 fn train(trainer: &mut Trainer) -> Vec<f64> {
     let mut losses = Vec::new();
     for epoch in 1..=4 {
-        trainer.method.begin_epoch(&trainer.network, epoch).unwrap();
-        let steps = BATCHES.iter().enumerate();
-        let steps = steps.map(|(i, count)| trainer.step(&views(*count, 10 * epoch as u64 + i as u64)).unwrap());
-        losses.extend(read_losses(&steps.collect::<Vec<_>>()).unwrap());
+        let batches = BATCHES.iter().enumerate();
+        let batches = batches.map(|(i, count)| Ok(views(*count, 10 * epoch as u64 + i as u64)));
+        losses.extend(trainer.epoch(epoch, batches).unwrap().losses);
     }
     losses
 }
@@ -89,4 +89,37 @@ fn a_mask_and_the_parameters_keep_their_place() {
     fresh.begin_epoch(&network, 2).unwrap();
     assert!(method.mask().unwrap().parts()[1] != first);
     assert!(method.mask().unwrap().parts() == fresh.mask().unwrap().parts());
+}
+
+/// A recorded step reads the temperature where it was when it was recorded; the host's numbers it would not see again.
+#[test]
+fn the_temperature_keeps_its_place() {
+    let recipe = recipe("simclr", "fp32");
+    let temperature_schedule = TemperatureSchedule::Cosine;
+    let recipe = Recipe { temperature_schedule, temperature: 0.1, temperature_t_max: 4, ..recipe };
+    let network = Network::new(NetworkSpec::of_recipe(&recipe), recipe.seed, Kind::Float, golden::device()).unwrap();
+    let mut temperature = Temperature::new(&recipe);
+    assert!(temperature.current().is_err(), "before an epoch there is none");
+    temperature.begin_epoch(&network, 1).unwrap();
+    let current = temperature.current().unwrap().shallow_clone();
+    assert_eq!((current.size(), current.device()), (vec![], network.device()));
+    for (epoch, expected) in [(2, 0.55), (4, 0.1), (8, 1.0)] {
+        temperature.begin_epoch(&network, epoch).unwrap();
+        assert!((current.double_value(&[]) - expected).abs() < 1e-6, "epoch {epoch}: {current:?}");
+    }
+    // And the loss follows it.
+    let features = [1, 2].map(|seed| golden::uniform(&seed.to_string(), &[4, 3]).to_kind(Kind::Float));
+    let loss = || nt_xent(&features[0], &features[1], &current).double_value(&[]);
+    let before = loss();
+    temperature.begin_epoch(&network, 4).unwrap();
+    assert_ne!(loss(), before);
+}
+
+/// Without a mask there is no pruned branch, and no step that could pass for one of SDCLR.
+#[test]
+fn sdclr_takes_no_step_before_an_epoch() {
+    let recipe = recipe("sdclr", "fp32");
+    let network = Network::new(NetworkSpec::of_recipe(&recipe), recipe.seed, Kind::Float, golden::device()).unwrap();
+    let error = SdClr::new(&recipe).unwrap().loss(&network, &views(4, 1)).unwrap_err();
+    assert!(matches!(error, PretrainError::NoEpoch), "{error}");
 }

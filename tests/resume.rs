@@ -10,8 +10,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use sdclr::checkpoint::{self, FORMAT, Training, TrainingMeta, state_sha256};
 use sdclr::native;
-use sdclr::network::{Network, NetworkSpec};
-use sdclr::pretrain::Trainer;
+use sdclr::network::{Network, NetworkSpec, StateDict};
+use sdclr::pretrain::{PretrainError, Trainer};
 use sdclr::random;
 use sdclr::recipe::Recipe;
 use tch::{Device, Kind, Tensor};
@@ -205,12 +205,54 @@ fn trainer(recipe: &Recipe) -> Trainer {
 /// Steps `from` to `to` (counted from 0) of two a epoch, on views addressed by the step.
 fn advance(trainer: &mut Trainer, from: u64, to: u64) {
     for step in from..to {
-        if step % 2 == 0 {
-            trainer.method.begin_epoch(&trainer.network, 1 + step as usize / 2).unwrap();
+        let views = golden::pixels(&step.to_string(), &[4, 2, 3, 8, 8]);
+        trainer.epoch(1 + step as usize / 2, [Ok(views)]).unwrap();
+    }
+}
+
+/// Four batches of an epoch.
+fn batches(epoch: usize) -> Vec<Result<Tensor, PretrainError>> {
+    let pixels = |step| Ok(golden::pixels(&format!("{epoch}.{step}"), &[4, 2, 3, 8, 8]));
+    (0..4).map(pixels).collect()
+}
+
+/// Stopped after any step of an epoch, saved with what the method found at its beginning, and restored into a fresh trainer,
+/// training goes on as if nothing had been.
+#[test]
+fn an_epoch_goes_on_in_its_middle() {
+    native::set_deterministic(golden::device() != Device::Cpu).unwrap();
+    for (method, set) in [("simclr", [].as_slice()), ("sdclr", &["random_prune_ratio=0.2"])] {
+        let cosine = ["temperature_schedule=cosine", "temperature_t_max=4"];
+        let set = ["width=2", "epochs=4", "output_dim=4"].iter().chain(&cosine).chain(set).map(ToString::to_string);
+        let recipe = Recipe::resolve(&format!("digits-lt/{method}"), &set.collect::<Vec<_>>()).unwrap();
+        let mut whole = trainer(&recipe);
+        let expected = [1, 2, 3].map(|epoch| whole.epoch(epoch, batches(epoch)).unwrap());
+
+        for stopped in [0, 2, 4] {
+            let mut first = trainer(&recipe);
+            first.epoch(1, batches(1)).unwrap();
+            let before = first.epoch(2, batches(2).into_iter().take(stopped)).unwrap();
+            assert_eq!(before.losses.len(), stopped);
+
+            let mut second = trainer(&recipe);
+            second.network.load(&first.network.state()).unwrap();
+            second.optimizer.load(&first.optimizer.state()).unwrap();
+            second.steps = first.steps;
+            second.continue_epoch(2, stopped, &first.method.state()).unwrap();
+            let after = second.epoch(2, batches(2).into_iter().skip(stopped)).unwrap();
+            let what = format!("{method} after {stopped} steps");
+            assert_eq!([before.losses, after.losses].concat(), expected[1].losses, "{what}");
+            assert_eq!([before.rates, after.rates].concat(), expected[1].rates, "{what}");
+            assert_eq!(after.density, expected[1].density, "{what}");
+            assert_eq!(second.epoch(3, batches(3)).unwrap().losses, expected[2].losses, "{what}");
+            let hashes = |trainer: &Trainer| {
+                [trainer.network.state(), trainer.optimizer.state()].map(|state| state_sha256(&state).unwrap())
+            };
+            assert_eq!(hashes(&second), hashes(&whole), "{what}");
         }
-        let views: Tensor = random::uniform(4 * 2 * 3 * 8 * 8, step).unwrap().view([4, 2, 3, 8, 8]);
-        let views = views.to_device(golden::device());
-        drop(trainer.step(&views).unwrap());
+        // A mask cannot be found again in the middle.
+        let without = trainer(&recipe).continue_epoch(2, 1, &StateDict::new());
+        assert_eq!(without.is_err(), method == "sdclr", "{without:?}");
     }
 }
 

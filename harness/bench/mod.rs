@@ -167,9 +167,6 @@ pub struct Measured {
     pub peak_device_bytes: Option<u64>,
 }
 
-/// One iteration of our side.
-type Body = Box<dyn FnMut() -> Result<(), BenchError>>;
-
 /// Whoever takes part.
 pub trait Racer {
     fn name(&self) -> &str;

@@ -4,7 +4,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::{BenchError, Body};
+use super::BenchError;
 use crate::native::graph::{Graph, Purpose, SideStream};
 use crate::native::norm::{self, After, BatchNorm};
 use crate::native::{self, NativeError};
@@ -76,7 +76,11 @@ impl Layer {
 ///
 /// # Errors
 /// `device` is no GPU, or the kernels cannot be compiled for it.
-pub(super) fn body(batch: usize, size: i64, device: Device) -> Result<Body, BenchError> {
+pub(super) fn body(
+    batch: usize,
+    size: i64,
+    device: Device,
+) -> Result<impl FnMut() -> Result<(), BenchError> + 'static, BenchError> {
     let side = SideStream::new(Purpose::Steps, device).map_err(PretrainError::from)?.ok_or(BenchError::NoGpu)?;
     norm::load(device).map_err(PretrainError::from)?;
     let stage = |stage: usize| {
@@ -92,8 +96,8 @@ pub(super) fn body(batch: usize, size: i64, device: Device) -> Result<Body, Benc
     let (graph, recorded) = Graph::record(&side, None, &once).map_err(PretrainError::Recording)?;
     recorded.map_err(PretrainError::from)?;
     // What was recorded reads and writes the tensors that `once` holds.
-    Ok(Box::new(move || {
+    Ok(move || {
         let _held = &once;
         graph.launch().map_err(|error| PretrainError::from(error).into())
-    }))
+    })
 }

@@ -7,17 +7,17 @@ use tch::{Device, Tensor};
 
 use super::arithmetic::synchronize;
 use super::hash::HashedFile;
-use super::{BenchError, BenchOptions, Body, Measured, Racer, memory, norm};
-use crate::dataset::{ImageSet, Images};
+use super::{BenchError, BenchOptions, Measured, Racer, memory, norm};
+use crate::dataset::ImageSet;
 use crate::native;
 use crate::network::{Mask, Network, NetworkSpec};
-use crate::pretrain::batches::{Views, ViewsAhead, ahead, batches_of};
+use crate::pretrain::loader::Loader;
 use crate::pretrain::optimizer::Optimizer;
-use crate::pretrain::{PretrainError, Trainer, read_losses, sdclr};
+use crate::pretrain::{PretrainError, Trainer, sdclr};
 use crate::probe::{Classifier, train_epoch};
 use crate::random;
 use crate::recipe::{OptimizerName, Precision, Recipe};
-use crate::split::IndexList;
+use crate::split::Subset;
 
 /// What is raced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -57,9 +57,17 @@ fn noise(n: usize, side: i64, device: Device) -> Result<Tensor, BenchError> {
 }
 
 /// Noise with labels 0 to 9 in turn.
-fn noise_set(n: usize, side: i64, device: Device) -> Result<ImageSet, BenchError> {
-    let images = Images::Resident(noise(n, side, device)?);
-    Ok(ImageSet { images, labels: (0..n as i64).map(|i| i % 10).collect() })
+fn noise_set(n: usize, side: i64, device: Device) -> Result<Subset, BenchError> {
+    let set = ImageSet { images: noise(n, side, device)?, labels: (0..n as i64).map(|i| i % 10).collect() };
+    Ok(Subset::of("noise".to_owned(), String::new(), &set, (0..n as i64).collect()))
+}
+
+/// Does as many iterations as it is told.
+type Body = Box<dyn FnMut(usize) -> Result<(), BenchError>>;
+
+/// A body that does one iteration after the other.
+fn each(mut iteration: impl FnMut() -> Result<(), BenchError> + 'static) -> Body {
+    Box::new(move |iterations| (0..iterations).try_for_each(|_| iteration()))
 }
 
 impl Workload {
@@ -81,19 +89,17 @@ impl Workload {
             Kind::Mask => {
                 let network = network(&recipe, NetworkSpec::of_recipe(&recipe), device)?;
                 let ratio = sdclr::Keys::of(&recipe)?.prune_ratio;
-                Box::new(move || {
-                    Mask::magnitude(&network.prunable(), ratio, 0.0, 0).map(drop).map_err(BenchError::from)
-                })
+                each(move || Mask::magnitude(&network.prunable(), ratio, 0.0, 0).map(drop).map_err(BenchError::from))
             }
             Kind::Probe => probe(recipe, images, device)?,
-            Kind::Norm => norm::body(recipe.batch_size, recipe.augment.size, device)?,
+            Kind::Norm => each(norm::body(recipe.batch_size, recipe.augment.size, device)?),
             Kind::Checkpoint => {
                 let file = options.file.clone().unwrap_or_default();
-                Box::new(move || crate::checkpoint::read_object(&file).map(drop).map_err(BenchError::from))
+                each(move || crate::checkpoint::read_object(&file).map(drop).map_err(BenchError::from))
             }
             Kind::Hash => {
                 let file = HashedFile::new()?;
-                Box::new(move || file.hash().map(drop))
+                each(move || file.hash().map(drop))
             }
         };
         Ok(Self { device, precision, body })
@@ -111,75 +117,54 @@ fn trainer(recipe: &Recipe, device: Device, eager: bool) -> Result<Trainer, Benc
 
 /// An epoch as `pretrain::run` goes through it, without the last short batch, so that every step does the same work.
 fn train(recipe: Recipe, images: usize, device: Device, eager: bool) -> Result<Body, BenchError> {
-    let set = noise_set(images, recipe.augment.size, device)?;
+    let steps = images / recipe.batch_size;
+    let set = noise_set(steps * recipe.batch_size, recipe.augment.size, device)?;
     let mut trainer = trainer(&recipe, device, eager)?;
-    let list: Vec<i64> = (0..images as i64).collect();
-    let (steps, slow_steps) = (images / recipe.batch_size, trainer.slow_steps());
+    let slow_steps = trainer.slow_steps();
     let mut epoch = 0;
-    let mut train = move || {
+    let mut train = each(move || {
         epoch += 1;
-        std::thread::scope(|scope| {
-            let views = Views::new(&set, &recipe.augment, recipe.seed)?;
-            let batches = ahead(scope, views, epoch..=epoch, |epoch| batches_of(&list, recipe.batch_size, epoch));
-            let batches = ViewsAhead::new(views, &set, batches.iter().take(steps))?;
-            trainer.method.begin_epoch(&trainer.network, epoch)?;
-            let mut losses = Vec::new();
-            for views in batches {
-                losses.push(trainer.step(&(views?.to_kind(tch::Kind::Float) / 255.0))?);
-            }
-            // As training does at an epoch's end.
-            read_losses(&losses)?;
-            Ok(())
-        })
-    };
+        trainer.epoch(epoch, Loader::new(&set, &recipe, epoch..=epoch)?)?;
+        Ok(())
+    });
     // The uncounted round takes an epoch more.
-    for _ in 1..slow_steps.div_ceil(steps) {
-        train()?;
-    }
-    Ok(Box::new(train))
+    train(slow_steps.div_ceil(steps) - 1)?;
+    Ok(train)
 }
 
 fn step(recipe: Recipe, device: Device, eager: bool) -> Result<Body, BenchError> {
     let mut trainer = trainer(&recipe, device, eager)?;
-    trainer.method.begin_epoch(&trainer.network, 1)?;
     let size = recipe.augment.size;
-    let views = noise(2 * recipe.batch_size, size, device)?.to_kind(tch::Kind::Float) / 255.0;
-    let views = views.f_view([-1, 2, 3, size, size])?;
-    // The uncounted round takes the last of them.
-    for _ in 1..trainer.slow_steps() {
-        drop(trainer.step(&views)?);
-    }
-    Ok(Box::new(move || trainer.step(&views).map(drop).map_err(BenchError::from)))
+    let views = noise(2 * recipe.batch_size, size, device)?.f_view([-1, 2, 3, size, size])?;
+    let mut steps = move |count| {
+        trainer.epoch(1, (0..count).map(|_| Ok(views.shallow_clone())))?;
+        Ok(trainer.slow_steps())
+    };
+    // The uncounted round takes the last of the slow ones.
+    let slow_steps = steps(0)?;
+    steps(slow_steps - 1)?;
+    Ok(Box::new(move |iterations| steps(iterations).map(drop)))
 }
 
+/// As training takes them: batch by batch, drawn ahead, uint8.
 fn augment(recipe: Recipe, images: usize, device: Device) -> Result<Body, BenchError> {
     let set = noise_set(images, recipe.augment.size, device)?;
-    let indices: Vec<i64> = (0..images as i64).collect();
     let mut epoch = 0;
-    Ok(Box::new(move || {
+    Ok(each(move || {
         epoch += 1;
-        // As training takes them: batch by batch, drawn ahead, as floats.
-        std::thread::scope(|scope| {
-            let views = Views::new(&set, &recipe.augment, recipe.seed)?;
-            let batches: Vec<Vec<i64>> = indices.chunks(recipe.batch_size).map(<[i64]>::to_vec).collect();
-            for batch in ahead(scope, views, epoch..=epoch, move |_| Ok(batches.clone())) {
-                drop(views.apply(&batch?.plan, &set)?.to_kind(tch::Kind::Float) / 255.0);
-            }
-            Ok(())
-        })
+        Loader::new(&set, &recipe, epoch..=epoch)?.try_for_each(|views| views.map(drop))?;
+        Ok(())
     }))
 }
 
 fn probe(recipe: Recipe, images: usize, device: Device) -> Result<Body, BenchError> {
     let network = network(&recipe, NetworkSpec::of_recipe(&recipe).probe(10), device)?;
     let set = noise_set(images, recipe.augment.size, device)?;
-    let indices = (0..images as i64).collect();
-    let list = IndexList { name: "noise".to_owned(), indices, sha256: String::new(), own: None };
     let classifier = Classifier::of(&network);
     let mut optimizer = Optimizer::new(OptimizerName::Sgd, 0.9, 0.0, classifier.parameters());
     let probe = recipe.probe.full;
-    Ok(Box::new(move || {
-        train_epoch(&network, &set, &list, &probe, &mut optimizer, 1, 30.0)?;
+    Ok(each(move || {
+        train_epoch(&network, &set, &probe, &mut optimizer, 1, 30.0)?;
         Ok(())
     }))
 }
@@ -196,9 +181,7 @@ impl Racer for Workload {
     fn run(&mut self, iterations: usize) -> Result<Measured, BenchError> {
         synchronize(self.device);
         let start = Instant::now();
-        for _ in 0..iterations {
-            (self.body)()?;
-        }
+        (self.body)(iterations)?;
         synchronize(self.device);
         let seconds = start.elapsed().as_secs_f64();
         let peak_device_bytes = native::graph::peak_bytes(self.device).map_err(PretrainError::from)?;

@@ -6,14 +6,14 @@ use std::process::ExitCode;
 use clap::Args;
 use tch::{Device, Kind};
 
-use crate::dataset::{Dataset, ImageSet, Images};
+use crate::dataset::{Content, Dataset, ImageSet};
 use crate::native::{self, CudaState};
 use crate::network::{Network, NetworkSpec};
 use crate::pretrain::Trainer;
-use crate::pretrain::batches::Views;
+use crate::pretrain::loader::Loader;
 use crate::random;
 use crate::recipe::{DatasetName, PretrainSplit, Recipe, name_of};
-use crate::split::{self, ListName};
+use crate::split::{self, Images, ListName, Subset};
 use crate::suite::environment;
 
 /// Tell what is installed and what works: libtorch, CUDA, data
@@ -75,9 +75,9 @@ fn describe_data(name: DatasetName, folder: &Path) {
         Ok(set) => set,
         Err(error) => return println!("data       {error}"),
     };
-    match (&set.train.images, &set.sha256) {
-        (Images::Files(files), _) => {
-            println!("data       {}: images in {}", name_of(&name), files.root().display());
+    match (&set.content, &set.sha256) {
+        (Content::Folder(root), _) => {
+            println!("data       {}: images in {}", name_of(&name), root.display());
             let tail = [PretrainSplit::D_i, PretrainSplit::D_b].map(|kind| ListName::Pretrain(kind, 1));
             let probe = [ListName::FewShot(1), ListName::Train, ListName::Validation, ListName::Test];
             for list in tail.into_iter().chain(probe) {
@@ -98,25 +98,22 @@ fn describe_data(name: DatasetName, folder: &Path) {
 /// What a list of ImageNet holds, once its first image could be decoded.
 fn first_of(set: &Dataset, folder: &Path, list: ListName) -> anyhow::Result<String> {
     let list = split::read(set, Some(folder), list)?;
-    if let Images::Files(files) = &list.images(&set.train).images {
+    if let Images::Files(files) = &list.images {
         files.read(0)?;
     }
-    Ok(format!("{}: {} images, the first decodes", list.name, list.indices.len()))
+    Ok(format!("{}: {} images, the first decodes", list.name, list.len()))
 }
 
 /// A small SDCLR step from end to end, with what training would need: also our kernels, on a GPU.
 fn one_step(device: Device) -> anyhow::Result<f64> {
     let kernels = device.is_cuda().then(|| "precision=bf16".to_owned());
-    let recipe = Recipe::resolve("digits-lt/sdclr", kernels.as_slice())?;
+    let overrides: Vec<String> = kernels.into_iter().chain(["batch_size=8".to_owned()]).collect();
+    let recipe = Recipe::resolve("digits-lt/sdclr", &overrides)?;
     let network = Network::new(NetworkSpec::of_recipe(&recipe), recipe.seed, Kind::Float, device)?;
     let mut trainer = Trainer::new(&recipe, network, 1, false)?;
-    trainer.method.begin_epoch(&trainer.network, 1)?;
     let side = recipe.augment.size;
     let images = (random::uniform(8 * 3 * side * side, 1)? * 256.0).to_kind(Kind::Uint8).view([8, 3, side, side]);
-    let set = ImageSet { images: Images::Resident(images.to_device(device)), labels: vec![0; 8] };
-    let views = Views::new(&set, &recipe.augment, recipe.seed)?;
-    let views = views.apply(&views.plan(1, &[0, 1, 2, 3, 4, 5, 6, 7])?.0, &set)?;
-    let loss = trainer.step(&(views.to_kind(Kind::Float) / 255.0))?.double_value(&[]);
-    anyhow::ensure!(loss.is_finite(), "the loss is {loss}");
-    Ok(loss)
+    let set = ImageSet { images: images.to_device(device), labels: vec![0; 8] };
+    let subset = Subset::of("noise".to_owned(), String::new(), &set, (0..8).collect());
+    Ok(trainer.epoch(1, Loader::new(&subset, &recipe, 1..=1)?)?.mean_loss())
 }

@@ -58,8 +58,7 @@ impl FeaturesArgs {
         let at_once = images_at_once(images.size()[2] * images.size()[3]).min(256) as i64;
         let features = tch::no_grad(|| {
             let encode = |images: Tensor| {
-                let images = images.to_device(device).to_kind(Kind::Float) / 255.0;
-                let features = network.backbone(&images, &Pass::EVAL);
+                let features = network.backbone(&images.to_device(device), &Pass::EVAL);
                 match self.layer {
                     Layer::Backbone => features,
                     Layer::Head => network.head(&features, &Pass::EVAL),

@@ -9,9 +9,10 @@ use image::{ImageFormat, Rgb, RgbImage};
 use tch::{Device, Tensor};
 
 use super::Numbers;
+use crate::augment;
 use crate::fs;
 use crate::npy;
-use crate::pretrain::batches::Views;
+use crate::pretrain::loader::draw_views;
 use crate::recipe::{PretrainSplit, Recipe};
 use crate::split::ListName;
 use crate::suite::context::{Context, Scale};
@@ -55,8 +56,7 @@ impl ViewsArgs {
             ..Scale::default()
         };
         let context = Context::open(&recipe, scale)?;
-        let set = &context.dataset.train;
-        let images = set.resident("sdclr views")?;
+        let set = context.dataset.train("sdclr views")?;
         let mut indices = self.indices.0;
         indices.sort_unstable();
         indices.dedup();
@@ -65,9 +65,14 @@ impl ViewsArgs {
         }
         // Says so where the split does not exist; the views themselves do not depend on it.
         context.list(ListName::Pretrain(PretrainSplit::D_i, self.split))?;
-        let drawn = Views::new(set, &recipe.augment, recipe.seed)?;
-        let (plan, params) = drawn.plan(self.epoch as usize, &indices)?;
-        let views = drawn.apply(&plan, set)?;
+        let (_, _, height, width) = set.images.size4()?;
+        let draw =
+            |&index: &i64| draw_views(&recipe.augment, recipe.seed, self.epoch as usize, index as u64, (height, width));
+        let params: Vec<_> = indices.iter().flat_map(draw).collect();
+        let originals = set.images.index_select(0, &Tensor::from_slice(&indices));
+        let size = recipe.augment.size;
+        let views = augment::views(&originals.repeat_interleave_self_int(2, 0, None), &params, size)?;
+        let views = views.view([-1, 2, 3, size, size]);
 
         npy::write(&self.out.join("views.npy"), &views)?;
         fs::write_with(&self.out.join("params.jsonl"), |file| {
@@ -79,7 +84,6 @@ impl ViewsArgs {
             }
             Ok(())
         })?;
-        let originals = images.index_select(0, &Tensor::from_slice(&indices));
         write_grid(&self.out.join("views.png"), &originals, &views)?;
         println!("{} images, 2 views each: {}", indices.len(), self.out.display());
         Ok(ExitCode::SUCCESS)

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_pickle::{DeOptions, HashableValue, Value};
 use tch::Device;
 
-use super::{Dataset, DatasetError, Part, content_hash};
+use super::{Content, Dataset, DatasetError, Part, content_hash};
 use crate::fs;
 use crate::recipe::{DatasetName, name_of};
 
@@ -104,8 +104,7 @@ pub(super) fn load(
     Ok(Dataset {
         name,
         classes: layout.classes.iter().map(|class| (*class).to_owned()).collect(),
-        train: train.into_images(32, device)?,
-        test: test.into_images(32, device)?,
+        content: Content::Resident { train: train.into_images(32, device)?, test: test.into_images(32, device)? },
         official: sha256 == layout.sha256,
         sha256: Some(sha256),
     })

@@ -8,7 +8,7 @@ use ndarray::Array2;
 use ndarray_npy::ReadNpyExt;
 use tch::Device;
 
-use super::{Dataset, DatasetError, ImageSet, Images, Part, content_hash};
+use super::{Content, Dataset, DatasetError, ImageSet, Part, content_hash};
 use crate::recipe::DatasetName;
 
 const DIGITS: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/digits/digits.npy"));
@@ -32,8 +32,8 @@ pub(super) fn load(device: Device) -> Result<Dataset, DatasetError> {
     let sha256 = content_hash([&all, &none]);
     let train = all.into_images((SIDE * SCALE) as i64, device)?;
     // One official order; the test list picks from it.
-    let images = Images::Resident(train.resident("the digits")?.shallow_clone());
-    let test = ImageSet { images, labels: train.labels.clone() };
+    let test = ImageSet { images: train.images.shallow_clone(), labels: train.labels.clone() };
     let classes = (0..10).map(|digit: u8| digit.to_string()).collect();
-    Ok(Dataset { name: DatasetName::Digits, classes, train, test, sha256: Some(sha256), official: true })
+    let content = Content::Resident { train, test };
+    Ok(Dataset { name: DatasetName::Digits, classes, content, sha256: Some(sha256), official: true })
 }

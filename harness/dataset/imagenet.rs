@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::picture::{Picture, decode};
-use super::{Dataset, DatasetError, ImageSet, Images};
+use super::{Content, Dataset, DatasetError};
 use crate::fs;
 use crate::recipe::{DatasetName, name_of};
 
@@ -19,14 +19,9 @@ pub struct ImageFiles {
 }
 
 impl ImageFiles {
-    /// The files that `list` names by `paths`, in the same folder.
-    pub fn listed(&self, list: &str, paths: Vec<Box<str>>) -> Self {
-        Self { root: self.root.clone(), list: list.to_owned(), paths }
-    }
-
-    /// The folder that holds `train/` and `val/`.
-    pub fn root(&self) -> &Path {
-        &self.root
+    /// The files in `root` that `list` names by `paths`.
+    pub fn new(root: &Path, list: &str, paths: Vec<Box<str>>) -> Self {
+        Self { root: root.to_path_buf(), list: list.to_owned(), paths }
     }
 
     /// Reads and decodes the image at `index` of the list.
@@ -67,17 +62,11 @@ pub(super) fn load(name: DatasetName, folder: &Path, layout: String) -> Result<D
         .into_iter()
         .find(holds_images)
         .ok_or_else(|| DatasetError::NotFound { dataset: name_of(&name), folder: folder.to_path_buf(), layout })?;
-    // The images are those that a list names: without one there are none.
-    let none = || ImageSet {
-        images: Images::Files(ImageFiles { root: root.clone(), list: String::new(), paths: Vec::new() }),
-        labels: Vec::new(),
-    };
     let classes = if name == DatasetName::Imagenet100 { 100 } else { 1000 };
     Ok(Dataset {
         name,
         classes: (0..classes).map(|class| class.to_string()).collect(),
-        train: none(),
-        test: none(),
+        content: Content::Folder(root),
         sha256: None,
         official: true,
     })

@@ -47,43 +47,30 @@ pub enum DatasetError {
     Torch(#[from] tch::TchError),
 }
 
-/// Where images are.
-#[derive(Debug)]
-pub enum Images {
-    /// All of one size, on the device: uint8 `[N, 3, H, W]`.
-    Resident(Tensor),
-    /// Files of any size, decoded when needed.
-    Files(ImageFiles),
-}
-
-/// Images and their labels.
+/// Images of one size and their labels, in the official order.
 #[derive(Debug)]
 pub struct ImageSet {
-    pub images: Images,
+    /// On the device: uint8 `[N, 3, H, W]`.
+    pub images: Tensor,
     /// One per image, counted from 0.
     pub labels: Vec<i64>,
 }
 
-impl ImageSet {
-    /// The images as a tensor, uint8 `[N, 3, H, W]`.
-    ///
-    /// # Errors
-    /// They are files; `what` says what cannot work on those.
-    pub fn resident(&self, what: &'static str) -> Result<&Tensor, DatasetError> {
-        match &self.images {
-            Images::Resident(images) => Ok(images),
-            Images::Files(_) => Err(DatasetError::NotResident { what }),
-        }
-    }
+/// What the lists of a data set refer to.
+#[derive(Debug)]
+pub enum Content {
+    /// Positions in two sets, read whole (for the digits the same images twice).
+    Resident { train: ImageSet, test: ImageSet },
+    /// Files of any size in this folder, which holds `train/` and `val/`: the lists name files and labels.
+    Folder(PathBuf),
 }
 
-/// A data set as published: the lists of the split room index into `train` (and, for the digits, also into `test`).
+/// A data set as published.
 #[derive(Debug)]
 pub struct Dataset {
     pub name: DatasetName,
     pub classes: Vec<String>,
-    pub train: ImageSet,
-    pub test: ImageSet,
+    pub content: Content,
     /// sha256 over images and labels of both parts, decoded, in official order. ImageNet, which is never read whole, has
     /// none: the lists say which images a job reads, and their hashes stand for it.
     pub sha256: Option<String>,
@@ -100,7 +87,7 @@ struct Part {
 impl Part {
     fn into_images(self, side: i64, device: Device) -> Result<ImageSet, DatasetError> {
         let images = Tensor::f_from_slice(&self.pixels)?.f_view([-1, 3, side, side])?.f_to_device(device)?;
-        Ok(ImageSet { images: Images::Resident(images), labels: self.labels.into_iter().map(i64::from).collect() })
+        Ok(ImageSet { images, labels: self.labels.into_iter().map(i64::from).collect() })
     }
 }
 
@@ -114,6 +101,17 @@ fn content_hash(parts: [&Part; 2]) -> String {
 }
 
 impl Dataset {
+    /// The training images.
+    ///
+    /// # Errors
+    /// They are files; `what` says what cannot work on those.
+    pub fn train(&self, what: &'static str) -> Result<&ImageSet, DatasetError> {
+        match &self.content {
+            Content::Resident { train, .. } => Ok(train),
+            Content::Folder(_) => Err(DatasetError::NotResident { what }),
+        }
+    }
+
     /// Loads `name` from `data` onto `device`.
     ///
     /// # Errors

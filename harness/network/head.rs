@@ -16,19 +16,16 @@ pub(super) enum HeadLayers {
 impl HeadLayers {
     pub fn new(init: &Init, spec: &NetworkSpec) -> Result<Self, NetworkError> {
         let width = spec.feature_dim();
-        let output = match spec.head {
+        let (count, output_dim) = match spec.head {
             Head::Classifier { classes } => {
                 return Ok(Self::Classifier(Linear::classifier(init, "fc", width, classes)?));
             }
-            Head::Projection { output_dim } => output_dim,
+            Head::Projection { layers, output_dim } => (layers, output_dim),
         };
-        // Two layers, three under dual BN: one of the confounds between the two methods.
-        let outputs = if spec.dual_bn { vec![width, width, output] } else { vec![width, output] };
-        let layers = outputs
-            .into_iter()
-            .enumerate()
-            .map(|(i, output)| {
-                let linear = Linear::new(init, &format!("fc.fc{}", i + 1), width, output, i == 0)?;
+        let layers = (1..=count)
+            .map(|i| {
+                let output = if i == count { output_dim } else { width };
+                let linear = Linear::new(init, &format!("fc.fc{i}"), width, output, i == 1)?;
                 Ok((linear, BatchNorm::new(init, output, spec.dual_bn)))
             })
             .collect::<Result<_, NetworkError>>()?;

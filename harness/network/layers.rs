@@ -213,7 +213,7 @@ impl BatchNorm {
     }
 }
 
-/// `(x - mean) / std` per channel, the first thing a network does with its input in `[0, 1]`.
+/// Scaling to `[0, 1]` and then `(x - mean) / std` per channel: the first thing that a network does with images.
 #[derive(Debug)]
 pub(super) struct Normalize {
     mean: Tensor,
@@ -230,7 +230,12 @@ impl Normalize {
         self.mean.device()
     }
 
-    pub fn forward(&self, x: &Tensor) -> Tensor {
+    /// Images `[N, 3, H, W]`, uint8; floating-point numbers are taken to be in `[0, 1]` already.
+    pub fn forward(&self, images: &Tensor) -> Tensor {
+        let x = match images.kind() {
+            Kind::Uint8 => images.to_kind(self.mean.kind()) / 255.0,
+            _ => images.shallow_clone(),
+        };
         (x - self.mean.view([1, 3, 1, 1])) / self.std.view([1, 3, 1, 1])
     }
 

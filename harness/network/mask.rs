@@ -19,6 +19,19 @@ fn count(share: f64, total: i64) -> i64 {
     (share * total as f64).ceil() as i64
 }
 
+/// A view of `flat` for each of `weights`, of its shape and layout.
+fn parts_of(flat: &Tensor, weights: &[&Tensor]) -> Result<Vec<Tensor>, NetworkError> {
+    let mut start = 0;
+    let mut parts = Vec::new();
+    for weight in weights {
+        let (output, input, height, width) = weight.size4()?;
+        let part = flat.f_narrow(0, start, weight.numel() as i64)?.f_view([output, height, width, input])?;
+        parts.push(part.f_permute([0, 3, 1, 2])?);
+        start += weight.numel() as i64;
+    }
+    Ok(parts)
+}
+
 impl Mask {
     /// The mask that drops a share `prune_ratio` of all weights, found on their device: the part
     /// `prune_ratio - random_ratio` by magnitude over all tensors together (ties with the threshold are kept), the rest
@@ -45,14 +58,7 @@ impl Mask {
                 _ => all.f_sort(0, false)?.0.f_narrow(0, k, 1)?,
             };
             let flat = all.f_ge_tensor(&threshold)?.f_to_kind(all.kind())?;
-            let mut start = 0;
-            let mut parts = Vec::new();
-            for weight in weights {
-                let (output, input, height, width) = weight.size4()?;
-                let part = flat.f_narrow(0, start, weight.numel() as i64)?.f_view([output, height, width, input])?;
-                parts.push(part.f_permute([0, 3, 1, 2])?);
-                start += weight.numel() as i64;
-            }
+            let mut parts = parts_of(&flat, weights)?;
 
             let left = total - count(magnitude_ratio, total);
             if random_ratio > 0.0 && left > 0 {
@@ -67,6 +73,25 @@ impl Mask {
             }
             Ok(Self { flat, parts })
         })
+    }
+
+    /// The mask of `weights` that [`Mask::flat`] gave; `None` where it is of others.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub fn of_flat(weights: &[&Tensor], flat: &Tensor) -> Result<Option<Self>, NetworkError> {
+        let total: usize = weights.iter().map(|weight| weight.numel()).sum();
+        let Some(first) = weights.first().filter(|_| flat.size() == [total as i64]) else {
+            return Ok(None);
+        };
+        let flat = flat.f_to_device(first.device())?.f_to_kind(first.kind())?.copy();
+        let parts = parts_of(&flat, weights)?;
+        Ok(Some(Self { flat, parts }))
+    }
+
+    /// All of the mask as one vector, which shares its memory.
+    pub fn flat(&self) -> &Tensor {
+        &self.flat
     }
 
     /// Takes the values of `other`, a mask of the same weights, and keeps its own place in memory, where a recorded step

@@ -1,5 +1,6 @@
 //! ResNet with one or two batch norms per layer, its heads, and the pruning mask (REFERENCE.md "Networks", "Pruning").
-//! In: a specification and a seed, or a state dict. Out: features, and the state dict under the published names.
+//! In: a specification and a seed, or a state dict; uint8 images, which are scaled, normalised, laid out and rounded to the
+//! pass's precision here and nowhere else. Out: features, and the state dict under the published names.
 
 mod head;
 mod layers;
@@ -42,8 +43,8 @@ pub enum NetworkError {
 /// What follows the backbone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Head {
-    /// Two layers, or three under dual BN, to `output_dim` columns.
-    Projection { output_dim: i64 },
+    /// As many linear layers, the last to `output_dim` columns.
+    Projection { layers: i64, output_dim: i64 },
     /// One linear layer.
     Classifier { classes: i64 },
 }
@@ -131,7 +132,7 @@ impl NetworkSpec {
             stem: recipe.stem,
             width: recipe.width,
             dual_bn: recipe.dual_bn,
-            head: Head::Projection { output_dim: recipe.output_dim },
+            head: Head::Projection { layers: recipe.head_layers, output_dim: recipe.output_dim },
         }
     }
 
@@ -150,8 +151,9 @@ impl NetworkSpec {
             shape.ok_or_else(|| NetworkError::NotAResnet { missing: format!("{dimensions}-dimensional {name}") })
         };
         let stem = size("conv1.weight", 4)?;
-        let head = match ["fc.fc3.weight", "fc.fc2.weight"].into_iter().find(|name| state.get(name).is_some()) {
-            Some(last) => Head::Projection { output_dim: size(last, 2)?[0] },
+        let last = [3, 2].map(|layers| (layers, format!("fc.fc{layers}.weight")));
+        let head = match last.into_iter().find(|(_, name)| state.get(name).is_some()) {
+            Some((layers, last)) => Head::Projection { layers, output_dim: size(&last, 2)?[0] },
             None => Head::Classifier { classes: size("fc.weight", 2)?[0] },
         };
         Ok(Self {
@@ -174,7 +176,7 @@ impl std::fmt::Display for NetworkSpec {
         let bn = if self.dual_bn { "dual" } else { "single" };
         write!(f, "{} (width {}, {} stem, {bn} BN, ", name_of(&self.depth), self.width, name_of(&self.stem))?;
         match self.head {
-            Head::Projection { output_dim } => write!(f, "projection head to {output_dim})"),
+            Head::Projection { layers, output_dim } => write!(f, "projection head of {layers} layers to {output_dim})"),
             Head::Classifier { classes } => write!(f, "classifier of {classes} classes)"),
         }
     }
@@ -221,12 +223,18 @@ impl Network {
         Ok(())
     }
 
+    /// Of weights, statistics and outputs.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
     /// Where the network's tensors live.
     pub fn device(&self) -> Device {
         self.backbone.device()
     }
 
-    /// Images `[N, 3, H, W]` in `[0, 1]` to pooled features `[N, C]`, in bfloat16 where the pass is.
+    /// Images `[N, 3, H, W]` to pooled features `[N, C]`, in bfloat16 where the pass is. Images are uint8; floating-point
+    /// numbers, which tests have, are taken to be in `[0, 1]` already.
     pub fn backbone(&self, images: &Tensor, pass: &Pass) -> Tensor {
         self.backbone.forward(images, pass, self.fused)
     }
@@ -236,7 +244,7 @@ impl Network {
         self.head.forward(features, pass).to_kind(self.kind)
     }
 
-    /// Images `[N, 3, H, W]` in `[0, 1]` to the head's output, which has the type of the weights in every precision.
+    /// Images as [`Network::backbone`] takes them to the head's output, which has the type of the weights in every precision.
     pub fn forward(&self, images: &Tensor, pass: &Pass) -> Tensor {
         self.head(&self.backbone(images, pass), pass)
     }

@@ -139,7 +139,7 @@ impl Backbone {
         Ok(Self { normalize: Normalize::new(init), stem, pool: spec.stem == Stem::Imagenet, stages })
     }
 
-    /// Images `[N, 3, H, W]` in `[0, 1]` to pooled features `[N, C]`.
+    /// Images `[N, 3, H, W]` (uint8, or in `[0, 1]`) to pooled features `[N, C]`.
     pub fn forward(&self, images: &Tensor, pass: &Pass, fused: Fused) -> Tensor {
         let x = pass.precision.of_activations(&channels_last(&self.normalize.forward(images)));
         let mut x = self.stem.forward(&x, pass, fused, After::Relu);

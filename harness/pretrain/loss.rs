@@ -2,9 +2,10 @@
 
 use tch::{Kind, Tensor};
 
-/// NT-Xent of two views' features, each `[N, D]`, at `temperature`; a scalar. The published sum of exponentials in
+/// NT-Xent of two views' features, each `[N, D]`, at `temperature`, one number on their
+/// device; a scalar. The published sum of exponentials in
 /// log-sum-exp form, which cannot overflow: cross-entropy over cosine similarities, each anchor's own column left out.
-pub fn nt_xent(first: &Tensor, second: &Tensor, temperature: f64) -> Tensor {
+pub fn nt_xent(first: &Tensor, second: &Tensor, temperature: &Tensor) -> Tensor {
     let n = first.size()[0];
     let features = Tensor::cat(&[first, second], 0);
     let norm = features.norm_scalaropt_dim(2.0, [1], true).clamp_min(1e-12);

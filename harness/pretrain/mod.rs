@@ -1,7 +1,7 @@
 //! Contrastive pre-training (paper section 3; REFERENCE.md "Steps", "Optimiser and schedule"). In: images, a list, a
 //! recipe. Out: an encoder and a log. The trainer knows no method by name: each is one file behind [`Method`].
 
-pub mod batches;
+pub mod loader;
 pub mod loss;
 pub mod optimizer;
 pub mod order;
@@ -10,19 +10,20 @@ pub mod replay;
 pub mod run;
 mod saver;
 pub mod schedule;
+pub mod temperature;
 mod trainer;
 
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
 use crate::augment::AugmentError;
 use crate::checkpoint::CheckpointError;
 use crate::dataset::DatasetError;
 use crate::fs::FsError;
 use crate::native::NativeError;
-use crate::network::{Network, NetworkError};
+use crate::network::{Network, NetworkError, StateDict};
 use crate::recipe::{Recipe, RecipeError};
 use crate::record::RecordError;
-pub use trainer::Trainer;
+pub use trainer::{EpochStats, Trainer, read_losses};
 
 /// Pre-training stopped.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +45,8 @@ pub enum PretrainError {
     Untrained { encoder: String, method: String },
     #[error(transparent)]
     Recipe(#[from] RecipeError),
+    #[error("the training state lacks the method's '{name}' of this network; it is of another run: use a new folder")]
+    MethodState { name: String },
     #[error("the training state lacks the optimiser's '{name}'; it is of another optimiser: use a new folder")]
     OptimizerState { name: String },
     #[error(
@@ -57,6 +60,10 @@ pub enum PretrainError {
     InUse { folder: String },
     #[error("a training step could not be recorded as a CUDA graph ({0}); run with --eager, which records none")]
     Recording(NativeError),
+    #[error(
+        "a step was asked for before an epoch had begun, which finds the mask and the temperature; begin one first"
+    )]
+    NoEpoch,
     #[error("the kernels of batch norm could not be made ready for the GPU: {0}")]
     Kernels(NetworkError),
     #[error(transparent)]
@@ -84,16 +91,31 @@ fn last_good(checkpoint: &Option<(usize, std::path::PathBuf)>) -> String {
     }
 }
 
-/// A pre-training method: which views go through which branch, which loss joins them, what happens as an epoch starts.
+/// A pre-training method: which views go through which branch, which loss joins them, what happens as an epoch starts. What
+/// changes from step to step or from epoch to epoch is a tensor that keeps its place, so that a recorded step reads the
+/// current value.
 pub trait Method {
     /// Images that a batch needs at least.
     fn smallest_batch(&self) -> usize;
 
-    /// Called before an epoch's first step; the share of prunable weights that its mask keeps, where there is one.
+    /// Called before an epoch's first step, and gives the share of prunable weights that its mask keeps, where there is one.
     fn begin_epoch(&mut self, network: &Network, epoch: usize) -> Result<Option<f64>, PretrainError>;
 
-    /// The scalar loss of one batch. `views` is `[N, 2, 3, H, W]` in `[0, 1]`; running statistics move.
+    /// The scalar loss of one batch. `views` is uint8 `[N, 2, 3, H, W]`; running statistics move.
     fn loss(&self, network: &Network, views: &Tensor) -> Result<Tensor, PretrainError>;
+
+    /// What [`Method::begin_epoch`] found and the rest of the epoch needs, if it cannot be found again in its middle.
+    fn state(&self) -> StateDict {
+        StateDict::new()
+    }
+
+    /// Takes `epoch` up in its middle with the [`Method::state`] of then, and gives what its beginning gave.
+    ///
+    /// # Errors
+    /// The state is of another method or network.
+    fn load(&mut self, network: &Network, epoch: usize, _state: &StateDict) -> Result<Option<f64>, PretrainError> {
+        self.begin_epoch(network, epoch)
+    }
 }
 
 /// What the rest of the program knows of a method.
@@ -152,9 +174,4 @@ pub fn method_of(recipe: &Recipe) -> Result<Box<dyn Method>, PretrainError> {
     let info = method_info(&recipe.method)?;
     let untrained = || PretrainError::Untrained { encoder: info.label.to_owned(), method: info.name.to_owned() };
     Ok(info.build.ok_or_else(untrained)?(recipe)?)
-}
-
-/// The values of losses that [`Trainer::step`] gave, fetched from their device as one vector.
-pub fn read_losses(losses: &[Tensor]) -> Result<Vec<f64>, PretrainError> {
-    Ok(Vec::try_from(Tensor::f_stack(losses, 0)?.f_to_kind(Kind::Double)?.f_to_device(Device::Cpu)?)?)
 }

@@ -21,8 +21,8 @@ pub struct Optimizer {
     second: Vec<Tensor>,
     /// Steps taken (Adam's bias correction).
     steps: i64,
-    lr: f64,
-    /// The same, for the fused SGD.
+    /// The rate of the step under way: one number. That of SGD lies on a GPU where the parameters do, so that a recorded
+    /// update reads the current one.
     rate: Tensor,
 }
 
@@ -41,10 +41,12 @@ impl Optimizer {
         let second = if rule == OptimizerName::Adam { zeros() } else { Vec::new() };
         // CUDA's fused SGD reads a rate of its own memory, but only in float32.
         let rate = match parameters.first().map(|parameter| (parameter.device(), parameter.kind())) {
-            Some((device, Kind::Float)) if device.is_cuda() => Tensor::zeros([], (Kind::Float, device)),
+            Some((device, Kind::Float)) if device.is_cuda() && rule == OptimizerName::Sgd => {
+                Tensor::zeros([], (Kind::Float, device))
+            }
             _ => Tensor::zeros([], (Kind::Double, Device::Cpu)),
         };
-        Self { rule, momentum, weight_decay, names, first: zeros(), second, parameters, steps: 0, lr: 0.0, rate }
+        Self { rule, momentum, weight_decay, names, first: zeros(), second, parameters, steps: 0, rate }
     }
 
     /// The tensors to differentiate with respect to, in the order in which [`Optimizer::step`] takes gradients.
@@ -60,7 +62,7 @@ impl Optimizer {
 
     /// Counts a step and sets its rate.
     pub fn begin_step(&mut self, lr: f64) -> Result<(), PretrainError> {
-        (self.steps, self.lr) = (self.steps + 1, lr);
+        self.steps += 1;
         drop(self.rate.f_fill_(lr)?);
         Ok(())
     }
@@ -72,8 +74,8 @@ impl Optimizer {
                 let Self { parameters, first, weight_decay, momentum, rate, .. } = self;
                 native::fused_sgd(parameters, gradients, first, *weight_decay, *momentum, rate)?;
             }
-            OptimizerName::Lars => tch::no_grad(|| self.lars(gradients)),
-            OptimizerName::Adam => tch::no_grad(|| self.adam(gradients)),
+            OptimizerName::Lars => tch::no_grad(|| self.lars(gradients))?,
+            OptimizerName::Adam => tch::no_grad(|| self.adam(gradients))?,
         }
         Ok(())
     }
@@ -83,29 +85,33 @@ impl Optimizer {
         self.rule == OptimizerName::Sgd && self.rate.device().is_cuda()
     }
 
-    fn lars(&mut self, gradients: &[Tensor]) {
+    fn lars(&mut self, gradients: &[Tensor]) -> Result<(), tch::TchError> {
+        let lr = self.rate.f_double_value(&[])?;
         for ((parameter, gradient), buffer) in self.parameters.iter_mut().zip(gradients).zip(&mut self.first) {
-            let [size, slope] = [&*parameter, gradient].map(Tensor::norm);
-            let adapted = &size * LARS_ETA / (&slope + &size * self.weight_decay);
-            let tiny = size.lt(LARS_SMALLEST_NORM).logical_or(&slope.lt(LARS_SMALLEST_NORM));
-            let rate = adapted.masked_fill(&tiny, 1.0) * self.lr;
-            *buffer *= self.momentum;
-            *buffer += rate * (gradient + &*parameter * self.weight_decay);
-            *parameter -= &*buffer;
+            let (size, slope) = (parameter.f_norm()?, gradient.f_norm()?);
+            let scale = slope.f_add(&size.f_mul_scalar(self.weight_decay)?)?;
+            let adapted = size.f_mul_scalar(LARS_ETA)?.f_div(&scale)?;
+            let tiny = size.f_lt(LARS_SMALLEST_NORM)?.f_logical_or(&slope.f_lt(LARS_SMALLEST_NORM)?)?;
+            let rate = adapted.f_masked_fill(&tiny, 1.0)?.f_mul_scalar(lr)?;
+            let decayed = gradient.f_add(&parameter.f_mul_scalar(self.weight_decay)?)?;
+            drop(buffer.f_mul_scalar_(self.momentum)?.f_add_(&rate.f_mul(&decayed)?)?);
+            drop(parameter.f_sub_(buffer)?);
         }
+        Ok(())
     }
 
-    fn adam(&mut self, gradients: &[Tensor]) {
+    fn adam(&mut self, gradients: &[Tensor]) -> Result<(), tch::TchError> {
+        let lr = self.rate.f_double_value(&[])?;
         let corrections = ADAM_BETAS.map(|beta| 1.0 - beta.powi(self.steps as i32));
         let moments = self.first.iter_mut().zip(&mut self.second);
         for ((parameter, gradient), (first, second)) in self.parameters.iter_mut().zip(gradients).zip(moments) {
-            *first *= ADAM_BETAS[0];
-            *first += gradient * (1.0 - ADAM_BETAS[0]);
-            *second *= ADAM_BETAS[1];
-            *second += gradient * gradient * (1.0 - ADAM_BETAS[1]);
-            let scale = second.sqrt() / corrections[1].sqrt() + ADAM_EPSILON;
-            *parameter -= &*first / scale * (self.lr / corrections[0]);
+            let square = gradient.f_mul(gradient)?.f_mul_scalar(1.0 - ADAM_BETAS[1])?;
+            drop(first.f_mul_scalar_(ADAM_BETAS[0])?.f_add_(&gradient.f_mul_scalar(1.0 - ADAM_BETAS[0])?)?);
+            drop(second.f_mul_scalar_(ADAM_BETAS[1])?.f_add_(&square)?);
+            let scale = second.f_sqrt()?.f_div_scalar(corrections[1].sqrt())?.f_add_scalar(ADAM_EPSILON)?;
+            drop(parameter.f_sub_(&first.f_div(&scale)?.f_mul_scalar(lr / corrections[0])?)?);
         }
+        Ok(())
     }
 
     /// A copy of what the optimiser remembers: `momentum/<name>`, Adam's `second/<name>`, and `steps`.

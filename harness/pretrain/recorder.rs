@@ -2,8 +2,8 @@
 //! operations, which the host queues one by one more slowly than a large GPU computes them; a graph is queued at once.
 //!
 //! A graph has the addresses of all that it reads and writes, so everything that lives from step to step keeps its place:
-//! parameters, momentum, running statistics, the mask, the rate. Numbers of the host are not seen again: what changes from
-//! step to step is the rate, a tensor, and what batch norm counts, added here.
+//! parameters, momentum, running statistics, the mask, the rate, the temperature. Numbers of the host are not seen again: what
+//! changes from step to step or from epoch to epoch is a tensor, filled in place, or what batch norm counts, added here.
 
 use std::collections::HashMap;
 

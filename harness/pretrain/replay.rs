@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::{PretrainError, Trainer, read_losses};
+use super::{PretrainError, Trainer};
 use crate::checkpoint;
 use crate::fs;
-use crate::network::{Head, Network, NetworkSpec, Pass, StateDict};
+use crate::network::{Network, NetworkSpec, Pass, StateDict};
 use crate::npy::{self, NpyError};
 use crate::recipe::{Depth, REFERENCE_SUITE, Recipe, RecipeError, Suite};
 
@@ -26,8 +26,8 @@ pub enum ReplayError {
     OtherNetwork { found: String, expected: String },
     #[error("views.npy has {found} steps, but replay.toml says steps_per_epoch = {expected}")]
     Steps { found: i64, expected: usize },
-    #[error("the loss is {loss} in step {step} at learning rate {lr}: the run diverged")]
-    NotFinite { loss: f64, step: usize, lr: f64 },
+    #[error("the loss is {loss} in epoch {epoch}, step {step}, at learning rate {lr}: the run diverged")]
+    NotFinite { loss: f64, epoch: usize, step: usize, lr: f64 },
     #[error(transparent)]
     Recipe(#[from] RecipeError),
     #[error(transparent)]
@@ -131,8 +131,7 @@ pub fn run(folder: &Path, device: Device) -> Result<(ReplayReport, StateDict), R
     let prefix = init.ddp_prefix();
     let init = init.without_prefix(prefix);
     let spec = NetworkSpec::detect(&init, config.network)?;
-    let expected =
-        NetworkSpec { dual_bn: recipe.dual_bn, head: Head::Projection { output_dim: recipe.output_dim }, ..spec };
+    let expected = NetworkSpec { width: spec.width, stem: spec.stem, ..NetworkSpec::of_recipe(&recipe) };
     if spec != expected {
         return Err(ReplayError::OtherNetwork { found: spec.to_string(), expected: expected.to_string() });
     }
@@ -145,18 +144,18 @@ pub fn run(folder: &Path, device: Device) -> Result<(ReplayReport, StateDict), R
     if views.size()[0] != config.steps_per_epoch as i64 {
         return Err(ReplayError::Steps { found: views.size()[0], expected: config.steps_per_epoch });
     }
-    let batch = |step: usize| views.get(step as i64).to_device(device).to_kind(Kind::Float) / 255.0;
+    let batch = |step: usize| views.get(step as i64).to_device(device);
 
     let mut trainer = Trainer::new(&recipe, network, config.steps_per_epoch, false)?;
     let (mut losses, mut density) = (Vec::new(), Vec::new());
     for epoch in 1..=recipe.epochs {
-        density.extend(trainer.method.begin_epoch(&trainer.network, epoch)?);
-        let steps = (0..config.steps_per_epoch).map(|step| trainer.step(&batch(step)));
-        losses.extend(read_losses(&steps.collect::<Result<Vec<_>, _>>()?)?);
-        if let Some(index) = losses.iter().position(|loss| !loss.is_finite()) {
-            let (loss, step) = (losses[index], index + 1);
-            return Err(ReplayError::NotFinite { loss, step, lr: trainer.schedule.rate(step as u64) });
-        }
+        let stats = trainer.epoch(epoch, (0..config.steps_per_epoch).map(|step| Ok(batch(step))));
+        let stats = stats.map_err(|error| match error {
+            PretrainError::NotFinite { loss, epoch, step, lr, .. } => ReplayError::NotFinite { loss, epoch, step, lr },
+            error => error.into(),
+        })?;
+        density.extend(stats.density);
+        losses.extend(stats.losses);
     }
     let final_lr = trainer.schedule.rate(trainer.steps);
     let features = tch::no_grad(|| trainer.network.forward(&batch(0).select(1, 0), &Pass::EVAL)).to_kind(Kind::Double);

@@ -3,14 +3,12 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use indicatif::ProgressBar;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind};
 
-use super::batches::{Views, ViewsAhead, ahead, batches_of};
+use super::loader::Loader;
 use super::saver::Saver;
-use super::{PretrainError, Trainer, read_losses};
+use super::{EpochStats, PretrainError, Trainer};
 use crate::checkpoint::{self, Training, TrainingMeta};
-use crate::dataset::Dataset;
 use crate::fs::{self, FolderLock};
 use crate::network::{Network, NetworkSpec};
 use crate::progress::Progress;
@@ -18,7 +16,7 @@ use crate::recipe::Recipe;
 use crate::record::{
     self, Environment, EpochRecord, Event, Job, JobHeader, JobRecord, PretrainRecord, RunLog, Session,
 };
-use crate::split::IndexList;
+use crate::split::Subset;
 
 /// The final state, in every finished folder.
 pub const ENCODER: &str = "encoder.safetensors";
@@ -31,8 +29,7 @@ pub struct PretrainJob<'a> {
     pub header: &'a JobHeader,
     pub environment: &'a Environment,
     pub recipe: &'a Recipe,
-    pub dataset: &'a Dataset,
-    pub list: &'a IndexList,
+    pub list: &'a Subset,
     pub device: Device,
     /// Train by libtorch's own operations, launched one by one.
     pub eager: bool,
@@ -55,7 +52,7 @@ pub fn run(job: &PretrainJob, folder: &Path, progress: &Progress) -> Result<Pret
         }
     }
     let batch_size = job.recipe.batch_size;
-    let steps_per_epoch = job.list.indices.len().div_ceil(batch_size);
+    let steps_per_epoch = job.list.len().div_ceil(batch_size);
     let spec = NetworkSpec::of_recipe(job.recipe);
     let network = Network::new(spec, job.recipe.seed, Kind::Float, job.device)?;
     let mut trainer = Trainer::new(job.recipe, network, steps_per_epoch, job.eager)?;
@@ -94,7 +91,7 @@ fn refuse_other(folder: &Path, found: &str, expected: &str) -> Result<(), Pretra
 }
 
 fn check_last_batch(job: &PretrainJob, trainer: &Trainer) -> Result<(), PretrainError> {
-    let (images, batch_size) = (job.list.indices.len(), job.recipe.batch_size);
+    let (images, batch_size) = (job.list.len(), job.recipe.batch_size);
     let smallest = trainer.method.smallest_batch();
     let rest = (images - 1) % batch_size + 1;
     if rest >= smallest {
@@ -164,8 +161,9 @@ impl Sitting {
         })
     }
 
-    /// The error of a loss that is not finite, once it is known which checkpoint is good.
-    fn not_finite(&mut self, loss: f64, epoch: usize, step: usize, lr: f64) -> PretrainError {
+    /// The error, with the last good checkpoint where training diverged.
+    fn with_checkpoint(&mut self, error: PretrainError) -> PretrainError {
+        let PretrainError::NotFinite { loss, epoch, step, lr, .. } = error else { return error };
         match self.saver.settle() {
             Ok(()) => PretrainError::NotFinite { loss, epoch, step, lr, checkpoint: self.saver.last_good() },
             Err(error) => error,
@@ -183,74 +181,33 @@ fn train(
     let epochs = job.header.limit_epochs.unwrap_or(usize::MAX).min(job.recipe.epochs);
     let done = sitting.epochs.len();
     let bar = progress.bar(&job.header.job.to_string(), "steps", epochs * steps_per_epoch, done * steps_per_epoch);
-    let views = Views::new(&job.dataset.train, &job.recipe.augment, job.recipe.seed)?;
-    let (list, batch_size) = (&job.list.indices, job.recipe.batch_size);
-    std::thread::scope(|scope| {
-        let batches = ahead(scope, views, done + 1..=epochs, move |epoch| batches_of(list, batch_size, epoch));
-        let mut batches = ViewsAhead::new(views, &job.dataset.train, batches.into_iter())?;
-        for epoch in done + 1..=epochs {
-            let record = train_epoch(trainer, epoch, batches.by_ref().take(steps_per_epoch), &bar);
-            let record = match record? {
-                Ok(record) => record,
-                Err(Spoiled { loss, step, lr }) => return Err(sitting.not_finite(loss, epoch, step, lr)),
-            };
-            let seconds = Duration::from_secs_f64(record.seconds);
-            let time_up = epoch < epochs && job.deadline.is_some_and(|deadline| Instant::now() + seconds > deadline);
-            bar.set_message(format!("loss {:.3}", record.loss));
-            sitting.log.event(&Event::Epoch(record.clone()))?;
-            sitting.epochs.push(record);
-            sitting.save(job, trainer, time_up)?;
-            if time_up {
-                return Err(PretrainError::TimeUp { epoch, epochs });
-            }
+    let mut loader = Loader::new(job.list, job.recipe, done + 1..=epochs)?;
+    for epoch in done + 1..=epochs {
+        let batches = loader.by_ref().take(steps_per_epoch).inspect(|_| bar.inc(1));
+        let stats = trainer.epoch(epoch, batches).map_err(|error| sitting.with_checkpoint(error))?;
+        let time = Duration::from_secs_f64(stats.seconds);
+        let time_up = epoch < epochs && job.deadline.is_some_and(|deadline| Instant::now() + time > deadline);
+        bar.set_message(format!("loss {:.3}", stats.mean_loss()));
+        let record = record_of(epoch, &stats);
+        sitting.log.event(&Event::Epoch(record.clone()))?;
+        sitting.epochs.push(record);
+        sitting.save(job, trainer, time_up)?;
+        if time_up {
+            return Err(PretrainError::TimeUp { epoch, epochs });
         }
-        bar.finish_and_clear();
-        Ok(())
-    })
+    }
+    bar.finish_and_clear();
+    Ok(())
 }
 
-/// The first step of an epoch after which the state is of no use.
-struct Spoiled {
-    loss: f64,
-    step: usize,
-    lr: f64,
-}
-
-/// One epoch. The host queues its steps and looks at the device only at the end: at all losses, and whether every
-/// parameter is finite.
-fn train_epoch(
-    trainer: &mut Trainer,
-    epoch: usize,
-    batches: impl Iterator<Item = Result<Tensor, PretrainError>>,
-    bar: &ProgressBar,
-) -> Result<Result<EpochRecord, Spoiled>, PretrainError> {
-    let start = Instant::now();
-    let density = trainer.method.begin_epoch(&trainer.network, epoch)?;
-    let (steps_before, mut images, mut losses) = (trainer.steps, 0, Vec::new());
-    for views in batches {
-        let views = views?.to_kind(Kind::Float) / 255.0;
-        losses.push(trainer.step(&views)?);
-        images += views.size()[0];
-        bar.inc(1);
-    }
-    let losses = read_losses(&losses)?;
-    let rate = |step: usize| trainer.schedule.rate(steps_before + step as u64);
-    let last = losses.len();
-    if let Some(index) = losses.iter().position(|loss| !loss.is_finite()) {
-        return Ok(Err(Spoiled { loss: losses[index], step: index + 1, lr: rate(index + 1) }));
-    }
-    // A finite loss may still have had gradients that were not; no such state is saved.
-    if !trainer.parameters_are_finite()? {
-        return Ok(Err(Spoiled { loss: f64::NAN, step: last, lr: rate(last) }));
-    }
-    let seconds = start.elapsed().as_secs_f64();
-    Ok(Ok(EpochRecord {
+fn record_of(epoch: usize, stats: &EpochStats) -> EpochRecord {
+    EpochRecord {
         epoch,
-        loss: losses.iter().sum::<f64>() / last as f64,
-        lr: rate(last),
-        density,
+        loss: stats.mean_loss(),
+        lr: stats.rates.last().copied().unwrap_or(f64::NAN),
+        density: stats.density,
         validation_accuracy: None,
-        images_per_second: images as f64 / seconds,
-        seconds,
-    }))
+        images_per_second: stats.images_per_second(),
+        seconds: stats.seconds,
+    }
 }

@@ -7,8 +7,9 @@ use serde::Deserialize;
 use tch::Tensor;
 
 use super::loss::nt_xent;
+use super::temperature::Temperature;
 use super::{Marker, Method, MethodInfo, PretrainError};
-use crate::network::{BnMode, Branch, Mask, Network, Pass};
+use crate::network::{BnMode, Branch, Mask, Network, Pass, StateDict};
 use crate::random::addressed_seed;
 use crate::recipe::{Precision, Recipe, RecipeError, check, share};
 
@@ -44,9 +45,12 @@ impl Keys {
     }
 }
 
+/// The name of the mask among the method's state.
+const MASK: &str = "mask";
+
 #[derive(Debug)]
 pub struct SdClr {
-    temperature: f64,
+    temperature: Temperature,
     precision: Precision,
     keys: Keys,
     seed: u64,
@@ -58,12 +62,22 @@ impl SdClr {
     /// As [`Keys::of`].
     pub fn new(recipe: &Recipe) -> Result<Self, RecipeError> {
         Ok(Self {
-            temperature: recipe.temperature,
+            temperature: Temperature::new(recipe),
             precision: recipe.precision,
             keys: Keys::of(recipe)?,
             seed: recipe.seed,
             mask: None,
         })
+    }
+
+    /// Makes `mask` the current one, in the memory of the one before; its density.
+    fn take(&mut self, mask: Mask) -> f64 {
+        let density = mask.density();
+        match &mut self.mask {
+            Some(earlier) => earlier.take(&mask),
+            None => self.mask = Some(mask),
+        }
+        density
     }
 
     /// The mask of the current epoch, once one has begun.
@@ -80,14 +94,10 @@ impl Method for SdClr {
 
     /// One global mask per epoch, always from the dense weights.
     fn begin_epoch(&mut self, network: &Network, epoch: usize) -> Result<Option<f64>, PretrainError> {
+        self.temperature.begin_epoch(network, epoch)?;
         let seed = addressed_seed(self.seed, &format!("prune/{epoch}"));
         let mask = Mask::magnitude(&network.prunable(), self.keys.prune_ratio, self.keys.random_prune_ratio, seed)?;
-        let density = mask.density();
-        match &mut self.mask {
-            Some(earlier) => earlier.take(&mask),
-            None => self.mask = Some(mask),
-        }
-        Ok(Some(density))
+        Ok(Some(self.take(mask)))
     }
 
     fn loss(&self, network: &Network, views: &Tensor) -> Result<Tensor, PretrainError> {
@@ -95,15 +105,26 @@ impl Method for SdClr {
         // 0.9 * 0.9 of the old. Shared BN: 0.729 old + 0.181 pruned + 0.09 dense, reached by the dense pass first.
         let (dense, pruned) =
             if network.spec().dual_bn { ((0.1, 1), (1.0 - 0.9 * 0.9, 2)) } else { ((0.09 / 0.819, 1), (0.181, 2)) };
-        let weights = network.working_weights(self.precision, self.mask.as_ref())?;
+        let mask = self.mask.as_ref().ok_or(PretrainError::NoEpoch)?;
+        let weights = network.working_weights(self.precision, Some(mask))?;
         let pass = |branch, weights, (momentum, updates)| {
             let bn = BnMode::Train { momentum, updates };
             Pass { branch, weights: Some(weights), bn, precision: self.precision }
         };
-        // Before an epoch has begun there is no mask.
-        let kept = if self.mask.is_some() { &weights.pruned } else { &weights.dense };
         let dense = network.forward(&views.select(1, 0), &pass(Branch::Dense, &weights.dense, dense));
-        let pruned = network.forward(&views.select(1, 1), &pass(Branch::Pruned, kept, pruned));
-        Ok(nt_xent(&dense, &pruned, self.temperature))
+        let pruned = network.forward(&views.select(1, 1), &pass(Branch::Pruned, &weights.pruned, pruned));
+        Ok(nt_xent(&dense, &pruned, self.temperature.current()?))
+    }
+    /// The mask, which later weights do not give again.
+    fn state(&self) -> StateDict {
+        self.mask.iter().map(|mask| (MASK.to_owned(), mask.flat().copy())).collect()
+    }
+
+    fn load(&mut self, network: &Network, epoch: usize, state: &StateDict) -> Result<Option<f64>, PretrainError> {
+        let missing = || PretrainError::MethodState { name: MASK.to_owned() };
+        let flat = state.get(MASK).ok_or_else(missing)?;
+        let mask = Mask::of_flat(&network.prunable(), flat)?.ok_or_else(missing)?;
+        self.temperature.begin_epoch(network, epoch)?;
+        Ok(Some(self.take(mask)))
     }
 }

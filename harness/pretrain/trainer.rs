@@ -1,13 +1,16 @@
-//! A network under training, one step at a time. In: views. Out: losses, and parameters that have moved.
+//! A network under training, one epoch at a time. In: batches of views. Out: losses, and parameters that have moved. Everything
+//! that trains goes through [`Trainer::epoch`].
 
-use tch::Tensor;
+use std::time::Instant;
+
+use tch::{Device, Kind, Tensor};
 
 use super::optimizer::Optimizer;
 use super::recorder::{Recorder, USUAL};
 use super::schedule::Schedule;
 use super::{Method, PretrainError, method_of};
 use crate::native;
-use crate::network::{Fused, Network};
+use crate::network::{Fused, Network, StateDict};
 use crate::recipe::{Precision, Recipe};
 
 /// A network, how it is trained, and how far that has come.
@@ -18,7 +21,40 @@ pub struct Trainer {
     pub schedule: Schedule,
     /// Optimiser steps taken.
     pub steps: u64,
+    under_way: Option<UnderWay>,
     recorder: Option<Recorder>,
+}
+
+/// The epoch that was begun last.
+struct UnderWay {
+    epoch: usize,
+    /// Taken in it.
+    steps: usize,
+    density: Option<f64>,
+}
+
+/// What one call of [`Trainer::epoch`] did.
+#[derive(Debug, Clone)]
+pub struct EpochStats {
+    /// One a step; none where the batches ended before the first.
+    pub losses: Vec<f64>,
+    /// The learning rate of each step.
+    pub rates: Vec<f64>,
+    /// Share of prunable weights that the epoch's mask keeps, where there is one.
+    pub density: Option<f64>,
+    pub images: i64,
+    pub seconds: f64,
+}
+
+impl EpochStats {
+    /// NaN without a step.
+    pub fn mean_loss(&self) -> f64 {
+        self.losses.iter().sum::<f64>() / self.losses.len() as f64
+    }
+
+    pub fn images_per_second(&self) -> f64 {
+        self.images as f64 / self.seconds
+    }
 }
 
 impl Trainer {
@@ -46,13 +82,73 @@ impl Trainer {
             true => Recorder::new(network.device())?,
             false => None,
         };
-        Ok(Self { network, method: method_of(recipe)?, optimizer, schedule, steps: 0, recorder })
+        let method = method_of(recipe)?;
+        Ok(Self { network, method, optimizer, schedule, steps: 0, under_way: None, recorder })
     }
 
-    /// One step on `views` (`[N, 2, 3, H, W]` in `[0, 1]`): forward, one joint backward, update. Gives the loss, which
-    /// stays on the device so that nobody waits for it ([`read_losses`](super::read_losses) fetches many at once). A loss
-    /// that is not finite spoils the parameters: look before they are saved.
-    pub fn step(&mut self, views: &Tensor) -> Result<Tensor, PretrainError> {
+    /// Takes a step on each of `batches` (uint8 `[N, 2, 3, H, W]`). Begins `epoch`, unless it is the one under way: then the
+    /// steps continue it. So `batches` may end early, where training has to stop, and the rest may follow in another call.
+    ///
+    /// The host queues the steps and looks at the device only after the last one: at all losses, and whether every parameter
+    /// is finite.
+    ///
+    /// # Errors
+    /// A batch cannot be loaded, or a loss or a parameter is not finite: such a state must not be saved.
+    pub fn epoch(
+        &mut self,
+        epoch: usize,
+        batches: impl IntoIterator<Item = Result<Tensor, PretrainError>>,
+    ) -> Result<EpochStats, PretrainError> {
+        let start = Instant::now();
+        let (steps_before, density) = self.begin(epoch)?;
+        let (mut images, mut losses, mut rates) = (0, Vec::new(), Vec::new());
+        for views in batches {
+            let views = views?;
+            rates.push(self.schedule.rate(self.steps + 1));
+            losses.push(self.step(&views)?);
+            images += views.size()[0];
+        }
+        let losses = read_losses(&losses)?;
+        if let Some(under_way) = &mut self.under_way {
+            under_way.steps += losses.len();
+        }
+        let not_finite = |loss, index: usize| {
+            let step = steps_before + index + 1;
+            Err(PretrainError::NotFinite { loss, epoch, step, lr: rates[index], checkpoint: None })
+        };
+        if let Some(index) = losses.iter().position(|loss| !loss.is_finite()) {
+            return not_finite(losses[index], index);
+        }
+        // A finite loss may still have had gradients that were not.
+        if !losses.is_empty() && !self.parameters_are_finite()? {
+            return not_finite(f64::NAN, losses.len() - 1);
+        }
+        Ok(EpochStats { losses, rates, density, images, seconds: start.elapsed().as_secs_f64() })
+    }
+
+    /// Steps taken in `epoch` so far, and its density.
+    fn begin(&mut self, epoch: usize) -> Result<(usize, Option<f64>), PretrainError> {
+        if let Some(UnderWay { steps, density, .. }) = self.under_way.as_ref().filter(|begun| begun.epoch == epoch) {
+            return Ok((*steps, *density));
+        }
+        let density = self.method.begin_epoch(&self.network, epoch)?;
+        self.under_way = Some(UnderWay { epoch, steps: 0, density });
+        Ok((0, density))
+    }
+
+    /// Takes up `epoch` after `steps` of its steps, with the method's `state` of then; network, optimiser and
+    /// [`Trainer::steps`] are restored by the caller.
+    ///
+    /// # Errors
+    /// The state is not that of the method.
+    pub fn continue_epoch(&mut self, epoch: usize, steps: usize, state: &StateDict) -> Result<(), PretrainError> {
+        let density = self.method.load(&self.network, epoch, state)?;
+        self.under_way = Some(UnderWay { epoch, steps, density });
+        Ok(())
+    }
+
+    /// One step: forward, one joint backward, update. Gives the loss, which stays on the device so that nobody waits for it.
+    fn step(&mut self, views: &Tensor) -> Result<Tensor, PretrainError> {
         self.steps += 1;
         self.optimizer.begin_step(self.schedule.rate(self.steps))?;
         let Self { network, method, optimizer, recorder, .. } = self;
@@ -74,11 +170,19 @@ impl Trainer {
     }
 
     /// Whether every parameter is a finite number; one answer comes back from the device.
-    pub fn parameters_are_finite(&self) -> Result<bool, PretrainError> {
+    fn parameters_are_finite(&self) -> Result<bool, PretrainError> {
         // Their memory as it lies, so that nothing is rearranged for it.
         let lines =
             self.optimizer.parameters().iter().map(|tensor| tensor.f_as_strided([tensor.numel() as i64], [1], None));
         let all = tch::no_grad(|| Tensor::f_cat(&lines.collect::<Result<Vec<_>, _>>()?, 0))?;
         Ok(all.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0)
     }
+}
+
+/// The values of losses, fetched from their device as one vector.
+pub fn read_losses(losses: &[Tensor]) -> Result<Vec<f64>, PretrainError> {
+    if losses.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(Vec::try_from(Tensor::f_stack(losses, 0)?.f_to_kind(Kind::Double)?.f_to_device(Device::Cpu)?)?)
 }

@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::augment::AugmentError;
 use crate::checkpoint::{self, CheckpointError};
-use crate::dataset::{Dataset, DatasetError, ImageSet};
+use crate::dataset::{Dataset, DatasetError};
 use crate::fs::{FolderLock, FsError};
 use crate::native::{self, NativeError};
 use crate::network::{Network, NetworkError, Pass, StateDict};
@@ -26,7 +26,7 @@ use crate::record::{
     RecordError, RunLog, Session,
 };
 use crate::scores::{self, ScoresError};
-use crate::split::IndexList;
+use crate::split::Subset;
 pub use views::images_at_once;
 
 /// A probe stopped.
@@ -72,7 +72,7 @@ pub struct ProbeData<'a> {
     pub dataset: &'a Dataset,
     /// Without, the network is evaluated as it is.
     pub training: Option<TrainingLists<'a>>,
-    pub test: &'a IndexList,
+    pub test: &'a Subset,
     /// Images of each class in the split's `D_i`: what makes a class Many, Medium or Few.
     pub class_counts: &'a [u64],
 }
@@ -80,8 +80,8 @@ pub struct ProbeData<'a> {
 /// What the classifier trains on, and what its best epoch is chosen by.
 #[derive(Debug, Clone, Copy)]
 pub struct TrainingLists<'a> {
-    pub train: &'a IndexList,
-    pub validation: &'a IndexList,
+    pub train: &'a Subset,
+    pub validation: &'a Subset,
 }
 
 /// One probe: a network with single BN and a classifier, of which only the classifier trains.
@@ -94,35 +94,35 @@ pub struct ProbeJob<'a> {
     pub data: &'a ProbeData<'a>,
 }
 
-/// Pooled features `[n, C]` of the images at `indices` under the test transform or, given an epoch, as that epoch's training
-/// sees them, without gradient.
+/// Pooled features `[n, C]` of the entries at `positions` of `list` under the test transform or, given an epoch, as that
+/// epoch's training sees them, without gradient.
 fn encode(
     network: &Network,
-    set: &ImageSet,
-    indices: &[i64],
+    list: &Subset,
+    positions: &[i64],
     recipe: &ProbeRecipe,
     epoch: Option<usize>,
 ) -> Result<Tensor, ProbeError> {
     let _no_grad = tch::no_grad_guard();
     let mut features = Vec::new();
-    views::in_chunks(set, indices, recipe, epoch, |views| {
-        let views = native::send(&views, network.device())?.f_to_kind(Kind::Float)? / 255.0;
-        features.push(network.backbone(&views, &Pass::EVAL));
+    views::in_chunks(list, positions, recipe, epoch, |views| {
+        features.push(network.backbone(&native::send(&views, network.device())?, &Pass::EVAL));
         Ok(())
     })?;
     Ok(Tensor::f_cat(&features, 0)?)
 }
 
-fn labels_of(set: &ImageSet, indices: &[i64]) -> Vec<i64> {
-    indices.iter().map(|&index| set.labels[index as usize]).collect()
+/// Pooled features of all of `list` under the test transform.
+fn encode_whole(network: &Network, list: &Subset, recipe: &ProbeRecipe) -> Result<Tensor, ProbeError> {
+    let positions: Vec<i64> = (0..list.len() as i64).collect();
+    encode(network, list, &positions, recipe, None)
 }
 
-/// How many images of each class there are in `list`, whose positions lie in `set`, and how many the classifier gets right.
+/// How many images of each class there are in `list`, and how many the classifier gets right.
 fn count_correct(
     network: &Network,
     features: &Tensor,
-    list: &IndexList,
-    set: &ImageSet,
+    list: &Subset,
     classes: usize,
 ) -> Result<Vec<[u64; 2]>, ProbeError> {
     let logits = tch::no_grad(|| network.head(features, &Pass::EVAL));
@@ -132,7 +132,7 @@ fn count_correct(
     }
     let predicted = Vec::<i64>::try_from(logits.f_argmax(1, false)?.f_to_device(Device::Cpu)?)?;
     let mut counts = vec![[0; 2]; classes];
-    for (label, predicted) in labels_of(set, &list.indices).into_iter().zip(predicted) {
+    for (&label, predicted) in list.labels.iter().zip(predicted) {
         counts[label as usize][0] += 1;
         counts[label as usize][1] += u64::from(label == predicted);
     }
@@ -211,13 +211,12 @@ fn evaluate(
     let bar = progress.bar(&job.header.job.to_string(), "epochs", epochs, 0);
     bar.set_message("features of test images");
     // Before the epochs, so that a file that cannot be read does not cost them.
-    let set = test.images(&dataset.test);
-    let features = encode(job.network, set, &test.indices, job.recipe, None)?;
+    let features = encode_whole(job.network, test, job.recipe)?;
     let trained = match &job.data.training {
         None => None,
         Some(lists) => Some(train(job, lists, epochs, log, &bar)?),
     };
-    let counts = count_correct(job.network, &features, test, set, classes)?;
+    let counts = count_correct(job.network, &features, test, classes)?;
     if let (Some(class), false) = (counts.iter().position(|[images, _]| *images == 0), job.header.smoke) {
         return Err(ProbeError::EmptyClass { list: test.name.clone(), class });
     }
@@ -272,11 +271,9 @@ fn train(
     log: &mut Option<RunLog>,
     bar: &ProgressBar,
 ) -> Result<Trained, ProbeError> {
-    let ProbeJob { recipe, network, data, .. } = job;
-    let official = &data.dataset.train;
-    let (set, indices) = (lists.validation.images(official), &lists.validation.indices);
-    let validation = encode(network, set, indices, recipe, None)?;
-    let validation_labels = Tensor::f_from_slice(&labels_of(set, indices))?.f_to_device(network.device())?;
+    let ProbeJob { recipe, network, .. } = job;
+    let validation = encode_whole(network, lists.validation, recipe)?;
+    let validation_labels = Tensor::f_from_slice(&lists.validation.labels)?.f_to_device(network.device())?;
 
     let classifier = Classifier::of(network);
     let mut optimizer =
@@ -288,14 +285,14 @@ fn train(
         let start = Instant::now();
         let reached = recipe.milestones.iter().filter(|milestone| **milestone <= epoch).count();
         let lr = recipe.lr * 0.1_f64.powi(reached as i32);
-        let loss = train_epoch(network, lists.train.images(official), lists.train, recipe, &mut optimizer, epoch, lr)?;
+        let loss = train_epoch(network, lists.train, recipe, &mut optimizer, epoch, lr)?;
         let mut record = EpochRecord {
             epoch,
             loss,
             lr,
             density: None,
             validation_accuracy: None,
-            images_per_second: lists.train.indices.len() as f64 / start.elapsed().as_secs_f64(),
+            images_per_second: lists.train.len() as f64 / start.elapsed().as_secs_f64(),
             seconds: 0.0,
         };
         // The last epoch is always validated, so that there is a best one when epochs are limited.
@@ -322,12 +319,10 @@ fn train(
 /// Steps whose features are computed at once: those of all of ImageNet would take 10 GB.
 const STEPS_AHEAD: usize = 16;
 
-/// One epoch over `list`, whose positions lie in `set`, in the recipe's order with addressed crops and flips, at rate `lr`;
-/// the mean loss over images.
+/// One epoch over `list`, in the recipe's order with addressed crops and flips, at rate `lr`; the mean loss over images.
 pub fn train_epoch(
     network: &Network,
-    set: &ImageSet,
-    list: &IndexList,
+    list: &Subset,
     recipe: &ProbeRecipe,
     optimizer: &mut Optimizer,
     epoch: usize,
@@ -336,16 +331,16 @@ pub fn train_epoch(
     let order = match recipe.order {
         OrderName::Addressed => {
             let seed = random::addressed_seed(recipe.seed, &format!("probe order/{epoch}"));
-            random::randperm(list.indices.len(), seed)?
+            random::randperm(list.len(), seed)?
         }
-        OrderName::DistributedSampler => epoch_order(list.indices.len(), epoch, 0, 1)?,
+        OrderName::DistributedSampler => epoch_order(list.len(), epoch, 0, 1)?,
     };
-    let indices: Vec<i64> = order.iter().map(|&position| list.indices[position as usize]).collect();
     let mut losses = Vec::new();
     // The encoder is frozen: features of many steps may be computed in large chunks before their small steps.
-    for ahead in indices.chunks(recipe.batch_size * STEPS_AHEAD) {
-        let features = encode(network, set, ahead, recipe, Some(epoch))?;
-        let labels = native::send(&Tensor::f_from_slice(&labels_of(set, ahead))?, network.device())?;
+    for ahead in order.chunks(recipe.batch_size * STEPS_AHEAD) {
+        let features = encode(network, list, ahead, recipe, Some(epoch))?;
+        let labels: Vec<i64> = ahead.iter().map(|&position| list.labels[position as usize]).collect();
+        let labels = native::send(&Tensor::f_from_slice(&labels)?, network.device())?;
         for (step, batch) in ahead.chunks(recipe.batch_size).enumerate() {
             let (start, length) = ((step * recipe.batch_size) as i64, batch.len() as i64);
             let logits = network.head(&features.narrow(0, start, length), &Pass::EVAL);
@@ -367,6 +362,6 @@ pub fn train_epoch(
         return Err(ProbeError::NotFinite { loss, epoch, lr });
     }
     let sum: f64 =
-        losses.iter().zip(indices.chunks(recipe.batch_size)).map(|(loss, batch)| loss * batch.len() as f64).sum();
-    Ok(sum / indices.len() as f64)
+        losses.iter().zip(order.chunks(recipe.batch_size)).map(|(loss, batch)| loss * batch.len() as f64).sum();
+    Ok(sum / order.len() as f64)
 }

@@ -1,5 +1,6 @@
-//! What the probe's encoder sees (REFERENCE.md "Evaluation"). In: images, their positions, a recipe and, for training, the
-//! epoch. Out: uint8 views `[n, 3, S, S]`, chunk by chunk; those of files are decoded on all cores ahead of their use.
+//! What the probe's encoder sees (REFERENCE.md "Evaluation"). In: a list, the positions in it of those
+//! that are wanted, a recipe and, for training, the epoch. Out: uint8 views `[n, 3, S, S]`, chunk by chunk; those of files
+//! are decoded on all cores ahead of their use.
 
 use std::sync::mpsc::sync_channel;
 
@@ -7,9 +8,10 @@ use tch::Tensor;
 
 use super::ProbeError;
 use crate::augment::{self, Shift, ViewKey};
-use crate::dataset::{ImageFiles, ImageSet, Images};
+use crate::dataset::ImageFiles;
 use crate::native;
 use crate::recipe::ProbeRecipe;
+use crate::split::{Images, Subset};
 
 /// Images encoded at once where they are small.
 const CHUNK: usize = 512;
@@ -21,30 +23,36 @@ pub fn images_at_once(pixels: i64) -> usize {
     (CHUNK_PIXELS / pixels).clamp(1, CHUNK as i64) as usize
 }
 
-/// Gives `take` the views of the images at `indices`, in order, under the test transform or as training sees them in
-/// `epoch`.
+/// Gives `take` the views of the entries at `positions` of `list`, in order, under the test transform or as training sees
+/// them in `epoch`.
 pub(super) fn in_chunks(
-    set: &ImageSet,
-    indices: &[i64],
+    list: &Subset,
+    positions: &[i64],
     recipe: &ProbeRecipe,
     epoch: Option<usize>,
     mut take: impl FnMut(Tensor) -> Result<(), ProbeError>,
 ) -> Result<(), ProbeError> {
-    let key = |image: u64| epoch.map(|epoch| ViewKey { seed: recipe.seed, epoch: epoch as u64, image, view: 0 });
-    match &set.images {
-        Images::Resident(images) => indices.chunks(CHUNK).try_for_each(|chunk| {
-            let rows = native::send(&Tensor::f_from_slice(chunk)?, images.device())?;
+    // Not the images: tensors are not shared between threads.
+    let Subset { rows, addresses, .. } = list;
+    let key = |position: i64| {
+        let image = addresses[position as usize];
+        epoch.map(|epoch| ViewKey { seed: recipe.seed, epoch: epoch as u64, image, view: 0 })
+    };
+    match &list.images {
+        Images::Resident(images) => positions.chunks(CHUNK).try_for_each(|chunk| {
+            let chunk_rows: Vec<i64> = chunk.iter().map(|&position| rows[position as usize]).collect();
+            let rows = native::send(&Tensor::f_from_slice(&chunk_rows)?, images.device())?;
             let images = images.f_index_select(0, &rows)?;
             let shift =
-                |image: &i64| Some(augment::draw_shift(key(*image as u64)?, recipe.padding, recipe.flip_probability));
+                |&position: &i64| Some(augment::draw_shift(key(position)?, recipe.padding, recipe.flip_probability));
             match chunk.iter().map(shift).collect::<Option<Vec<Shift>>>() {
                 Some(shifts) => take(augment::pad_crop_flip(&images, &shifts, recipe.padding)?),
                 None => take(images),
             }
         }),
         Images::Files(files) => {
-            let view = |index: i64| view_of_file(files, index, recipe, key(files.address(index)));
-            let chunks = indices.chunks(images_at_once(recipe.size * recipe.size)).map(<[i64]>::to_vec);
+            let view = |position: i64| view_of_file(files, rows[position as usize], recipe, key(position));
+            let chunks = positions.chunks(images_at_once(recipe.size * recipe.size)).map(<[i64]>::to_vec);
             let views = |chunk| {
                 let views: Result<Vec<Tensor>, ProbeError> = native::parallel_map(chunk, view).into_iter().collect();
                 Ok(Tensor::f_stack(&views?, 0)?)
@@ -54,7 +62,8 @@ pub(super) fn in_chunks(
     }
 }
 
-/// The image at `index` under the test transform or, given a key, as training sees it: uint8 `[3, size, size]`.
+/// The image at `index` of `files` under the test transform or, given a key, as training sees it: uint8
+/// `[3, size, size]`.
 fn view_of_file(
     files: &ImageFiles,
     index: i64,

@@ -62,9 +62,17 @@ pub struct Recipe {
     pub width: i64,
     /// Columns of the head's output.
     pub output_dim: i64,
-    /// Two sets of batch norm, dense and pruned, and the three-layer head that goes with them.
+    /// Layers of the projection head: as published, 2 for SimCLR and 3 for SDCLR.
+    pub head_layers: i64,
+    /// Two sets of batch norm: one for the dense branch, one for the pruned.
     pub dual_bn: bool,
+    /// The temperature of a constant schedule, and the minimum of the cosine.
     pub temperature: f64,
+    pub temperature_schedule: TemperatureSchedule,
+    /// The maximum of the cosine schedule.
+    pub temperature_max: f64,
+    /// Epochs that the cosine schedule takes from its maximum to its minimum: half its period.
+    pub temperature_t_max: usize,
     pub optimizer: OptimizerName,
     pub lr: f64,
     pub momentum: f64,
@@ -146,6 +154,15 @@ pub enum ScheduleName {
     Constant,
 }
 
+/// The temperature over the epochs (REFERENCE.md "Temperature schedules").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TemperatureSchedule {
+    Constant,
+    /// `min + (max - min) * 0.5 * (1 + cos(pi * epoch / t_max))`, epochs counted from 1.
+    Cosine,
+}
+
 /// The pre-training augmentation (REFERENCE.md "Augmentation").
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -225,7 +242,14 @@ impl Recipe {
         {
             check(key, value.to_string(), (1..=8192).contains(&value), "a number between 1 and 8192 is needed")?;
         }
+        check("head_layers", self.head_layers.to_string(), matches!(self.head_layers, 2 | 3), "2 or 3 is needed")?;
         positive("temperature", self.temperature)?;
+        if self.temperature_schedule == TemperatureSchedule::Cosine {
+            let allowed = self.temperature_max.is_finite() && self.temperature_max >= self.temperature;
+            let expected = "at least the minimum is needed, which is the key temperature";
+            check("temperature_max", self.temperature_max.to_string(), allowed, expected)?;
+            count("temperature_t_max", self.temperature_t_max)?;
+        }
         positive("lr", self.lr)?;
         not_negative("weight_decay", self.weight_decay)?;
         check(

@@ -1,5 +1,5 @@
 //! Which images: the published lists of positions in the official training order, and those of ImageNet, which name files
-//! and labels. In: a list's file. Out: the positions, in the file's order, checked against the data set; class counts.
+//! and labels. In: a list's file and a data set. Out: a [`Subset`] in the file's order, every entry checked.
 
 mod text;
 
@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use ndarray::Array1;
 use ndarray_npy::ReadNpyExt;
+use tch::Tensor;
 
-use crate::dataset::{Dataset, ImageSet, Images};
+use crate::dataset::{Content, Dataset, DatasetError, ImageFiles, ImageSet};
 use crate::fs::{self, FsError};
 use crate::recipe::{DatasetName, PretrainSplit, hash_bytes, name_of};
 
@@ -54,17 +55,30 @@ pub enum ListName {
     Test,
 }
 
-/// A list as read, unsorted as published.
+/// Where the images of a list are.
 #[derive(Debug)]
-pub struct IndexList {
+pub enum Images {
+    /// On the device: the whole set that the list picks from, uint8 `[N, 3, H, W]`.
+    Resident(Tensor),
+    /// Files of any size, decoded when needed: one an entry of the whole list.
+    Files(ImageFiles),
+}
+
+/// The images of one list, in the published order, and all that is needed to read them.
+#[derive(Debug)]
+pub struct Subset {
     /// Published relative path, e.g. `cifar10_imbSub_with_subsets/split1_D_i.npy`.
     pub name: String,
-    /// Positions in the official order, or among the list's own images.
-    pub indices: Vec<i64>,
     /// sha256 of the file.
     pub sha256: String,
-    /// The images that the list itself names (ImageNet).
-    pub own: Option<ImageSet>,
+    pub images: Images,
+    /// Of each entry: its place among `images`.
+    pub rows: Vec<i64>,
+    /// Of each entry, counted from 0.
+    pub labels: Vec<i64>,
+    /// Of each entry, what its random numbers are drawn by, the same in every list: its position in the official order, or a
+    /// hash of its path.
+    pub addresses: Vec<u64>,
 }
 
 macro_rules! digits_lists {
@@ -139,86 +153,119 @@ fn imagenet_path(dataset: DatasetName, list: ListName) -> String {
 ///
 /// # Errors
 /// The file is missing or not a list, an entry is malformed, out of range or repeated, or the split does not exist.
-pub fn read(dataset: &Dataset, data: Option<&Path>, list: ListName) -> Result<IndexList, SplitError> {
+pub fn read(dataset: &Dataset, data: Option<&Path>, list: ListName) -> Result<Subset, SplitError> {
     if let ListName::Pretrain(_, split) | ListName::FewShot(split) = list {
         let last = published_splits(dataset.name);
         if !(1..=last).contains(&split) {
             return Err(SplitError::Number { dataset: name_of(&dataset.name), found: split, last });
         }
     }
-    let Some(name) = relative_path(dataset.name, list) else {
-        let indices: Vec<i64> = (0..dataset.test.labels.len() as i64).collect();
-        return Ok(IndexList {
-            name: "test".to_owned(),
-            indices,
-            sha256: dataset.sha256.clone().unwrap_or_default(),
-            own: None,
-        });
-    };
-    if let Images::Files(files) = &dataset.train.images {
+    let file = |name: &str| -> Result<PathBuf, SplitError> {
         let folder = data.ok_or_else(|| SplitError::NoFolder { dataset: name_of(&dataset.name) })?;
-        let text =
-            fs::read_to_string(&folder.join("split").join(&name)).map_err(|source| SplitError::File { source })?;
-        return text::parse(name, &text, files, dataset.classes.len());
-    }
+        Ok(folder.join("split").join(name))
+    };
+    let set = match &dataset.content {
+        Content::Folder(root) => {
+            let name = imagenet_path(dataset.name, list);
+            let text = fs::read_to_string(&file(&name)?).map_err(|source| SplitError::File { source })?;
+            return text::parse(name, &text, root, dataset.classes.len());
+        }
+        Content::Resident { test, .. } if list == ListName::Test => test,
+        Content::Resident { train, .. } => train,
+    };
+    let Some(name) = relative_path(dataset.name, list) else {
+        let sha256 = dataset.sha256.clone().unwrap_or_default();
+        return Ok(Subset::of("test".to_owned(), sha256, set, (0..set.labels.len() as i64).collect()));
+    };
     let from_disk;
     let bytes = match DIGITS_LISTS.iter().find(|(known, _)| *known == name) {
         Some((_, bytes)) if dataset.name == DatasetName::Digits => *bytes,
         _ => {
-            let folder = data.ok_or_else(|| SplitError::NoFolder { dataset: name_of(&dataset.name) })?;
-            let path: PathBuf = folder.join("split").join(&name);
-            from_disk = fs::read(&path).map_err(|source| SplitError::File { source })?;
+            from_disk = fs::read(&file(&name)?).map_err(|source| SplitError::File { source })?;
             &from_disk
         }
     };
-    let images = if list == ListName::Test { &dataset.test } else { &dataset.train };
-    parse(name, bytes, images.labels.len(), &name_of(&dataset.name))
+    let entries = parse(&name, bytes, set.labels.len(), &name_of(&dataset.name))?;
+    Ok(Subset::of(name, hash_bytes(bytes), set, entries))
 }
 
-/// A list from the bytes of its `.npy` file, checked against `images`.
-pub fn parse(name: String, bytes: &[u8], images: usize, dataset: &str) -> Result<IndexList, SplitError> {
+/// The entries of a list from the bytes of its `.npy` file, checked against `images`.
+fn parse(name: &str, bytes: &[u8], images: usize, dataset: &str) -> Result<Vec<i64>, SplitError> {
+    let list_name = || name.to_owned();
     if String::from_utf8_lossy(&bytes[..bytes.len().min(128)]).contains("<i8")
         && let Err(reason) = crate::npy::check_length(bytes, 8)
     {
-        return Err(SplitError::Malformed { list: name, reason });
+        return Err(SplitError::Malformed { list: list_name(), reason });
     }
     let list = match Array1::<i64>::read_npy(bytes) {
         Ok(array) => array.to_vec(),
-        Err(error) => return Err(SplitError::Malformed { list: name, reason: error.to_string() }),
+        Err(error) => return Err(SplitError::Malformed { list: list_name(), reason: error.to_string() }),
     };
     if list.is_empty() {
-        return Err(SplitError::Empty { list: name });
+        return Err(SplitError::Empty { list: list_name() });
     }
     let mut seen = HashSet::new();
     for (entry, &found) in list.iter().enumerate() {
         if !usize::try_from(found).is_ok_and(|index| index < images) {
-            return Err(SplitError::OutOfRange { list: name, entry, found, images, dataset: dataset.to_owned() });
+            return Err(SplitError::OutOfRange {
+                list: list_name(),
+                entry,
+                found,
+                images,
+                dataset: dataset.to_owned(),
+            });
         }
         if !seen.insert(found) {
-            return Err(SplitError::Repeated { list: name, entry, found });
+            return Err(SplitError::Repeated { list: list_name(), entry, found });
         }
     }
-    Ok(IndexList { name, indices: list, sha256: hash_bytes(bytes), own: None })
+    Ok(list)
 }
 
-impl IndexList {
+impl Subset {
+    /// The images of `set` at `entries`, positions in its order that are there.
+    pub fn of(name: String, sha256: String, set: &ImageSet, entries: Vec<i64>) -> Self {
+        let labels = entries.iter().map(|&entry| set.labels[entry as usize]).collect();
+        let addresses = entries.iter().map(|&entry| entry as u64).collect();
+        let images = Images::Resident(set.images.shallow_clone());
+        Self { name, sha256, images, rows: entries, labels, addresses }
+    }
+
+    /// Entries of the list.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// No published list is.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     /// The list's first `limit` entries.
     pub fn limited(mut self, limit: Option<usize>) -> Self {
-        self.indices.truncate(limit.unwrap_or(usize::MAX));
+        let limit = limit.unwrap_or(usize::MAX);
+        self.rows.truncate(limit);
+        self.labels.truncate(limit);
+        self.addresses.truncate(limit);
         self
     }
 
-    /// The images that the positions count: the list's own, or those of `official`.
-    pub fn images<'a>(&'a self, official: &'a ImageSet) -> &'a ImageSet {
-        self.own.as_ref().unwrap_or(official)
+    /// The set that the list picks from, uint8 `[N, 3, H, W]`.
+    ///
+    /// # Errors
+    /// The images are files; `what` says what cannot work on those.
+    pub fn resident(&self, what: &'static str) -> Result<&Tensor, DatasetError> {
+        match &self.images {
+            Images::Resident(images) => Ok(images),
+            Images::Files(_) => Err(DatasetError::NotResident { what }),
+        }
     }
 
-    /// Images of each class; positions are those in `official`, or among the list's own images.
-    pub fn class_counts(&self, official: &ImageSet, classes: usize) -> Vec<u64> {
-        let labels = &self.images(official).labels;
+    /// Entries of each class.
+    pub fn class_counts(&self, classes: usize) -> Vec<u64> {
         let mut counts = vec![0; classes];
-        for &index in &self.indices {
-            counts[labels[index as usize] as usize] += 1;
+        for &label in &self.labels {
+            counts[label as usize] += 1;
         }
         counts
     }

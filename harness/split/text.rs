@@ -2,17 +2,18 @@
 //! checked (REFERENCE.md "Evaluation", Lists).
 
 use std::collections::HashSet;
+use std::path::Path;
 
-use super::{IndexList, SplitError};
-use crate::dataset::{ImageFiles, ImageSet, Images};
+use super::{Images, SplitError, Subset};
+use crate::dataset::ImageFiles;
 use crate::recipe::hash_bytes;
 
-/// The list called `name` with the lines of `text`; its images lie in the folder of `files`.
+/// The list called `name` with the lines of `text`; its images lie in the folder `root`.
 ///
 /// # Errors
 /// A line is not of the form `PATH LABEL`, its path leads out of the folder or is named before, its label is not below
 /// `classes`, or there is no line.
-pub fn parse(name: String, text: &str, files: &ImageFiles, classes: usize) -> Result<IndexList, SplitError> {
+pub fn parse(name: String, text: &str, root: &Path, classes: usize) -> Result<Subset, SplitError> {
     let mut seen = HashSet::new();
     let (mut paths, mut labels) = (Vec::<Box<str>>::new(), Vec::new());
     for (line, found) in (1..).zip(text.lines()) {
@@ -27,9 +28,11 @@ pub fn parse(name: String, text: &str, files: &ImageFiles, classes: usize) -> Re
     if paths.is_empty() {
         return Err(SplitError::Empty { list: name });
     }
-    let images = Images::Files(files.listed(&name, paths));
-    let indices = (0..labels.len() as i64).collect();
-    Ok(IndexList { name, indices, sha256: hash_bytes(text.as_bytes()), own: Some(ImageSet { images, labels }) })
+    let rows: Vec<i64> = (0..labels.len() as i64).collect();
+    let files = ImageFiles::new(root, &name, paths);
+    let addresses = rows.iter().map(|&row| files.address(row)).collect();
+    let sha256 = hash_bytes(text.as_bytes());
+    Ok(Subset { name, sha256, images: Images::Files(files), rows, labels, addresses })
 }
 
 /// Path and label of a line, or what is wrong with it.

@@ -11,9 +11,9 @@ use tch::{Device, Kind};
 use super::context::Context;
 use super::{PlannedEncoder, SuiteError};
 use crate::network::{Network, NetworkSpec};
-use crate::pretrain::batches::{Views, ViewsAhead, ahead, batches_of};
+use crate::pretrain::Trainer;
+use crate::pretrain::loader::Loader;
 use crate::pretrain::run::CHECKPOINT;
-use crate::pretrain::{PretrainError, Trainer, read_losses};
 use crate::recipe::{JobId, Protocol};
 use crate::record::{self, Event};
 use crate::report::table::{Table, duration};
@@ -238,7 +238,7 @@ fn costs_of(context: &Context, encoder: &PlannedEncoder, folder: &Path, speed: f
     let PlannedEncoder { id, recipe, .. } = encoder;
     let path = |job: &JobId| folder.join(job.to_string());
     // A list that is not there fails its own job, at once.
-    let length = |name| context.list(name).map_or(0, |list| list.indices.len()) as f64;
+    let length = |name| context.list(name).map_or(0, |list| list.len()) as f64;
     let evaluated = length(ListName::Validation) + length(ListName::Test);
     let of_images = |images: f64| images / (TRAINING_PASSES * speed);
     let cost = |job: JobId| {
@@ -279,28 +279,19 @@ fn calibrate(context: &Context, encoder: &PlannedEncoder, window: Duration) -> R
     };
     let network = Network::new(NetworkSpec::of_recipe(recipe), recipe.seed, Kind::Float, context.device)?;
     let mut trainer = Trainer::new(recipe, network, 1000, context.eager())?;
-    trainer.method.begin_epoch(&trainer.network, 1)?;
-    let (set, list, size) = (&context.dataset.train, &list.indices, recipe.batch_size.min(list.indices.len()));
-    let whole = |epoch| Ok(batches_of(list, size, epoch)?.into_iter().filter(|batch| batch.len() == size).collect());
-    let views = Views::new(set, &recipe.augment, recipe.seed)?;
+    // Without the rest behind the whole batches.
+    let size = recipe.batch_size.min(list.len());
+    let whole = list.len() / size * size;
+    let mut loader = Loader::new(&list.limited(Some(whole)), recipe, 1..)?;
     // On a GPU a wait for every step would cost what training does not pay.
     let (slow, together) = (trainer.slow_steps(), if context.device == Device::Cpu { 1 } else { 10 });
-    std::thread::scope(|scope| {
-        let batches = ahead(scope, views, 1.., whole);
-        let mut batches = ViewsAhead::new(views, set, batches.into_iter())?;
-        let mut steps = |count| {
-            let taken = batches.by_ref().take(count);
-            let losses = taken.map(|views| trainer.step(&(views?.to_kind(Kind::Float) / 255.0)));
-            // Which waits for them.
-            read_losses(&losses.collect::<Result<Vec<_>, PretrainError>>()?)
-        };
-        steps(slow)?;
-        let (start, mut images) = (Instant::now(), 0);
-        while images == 0 || start.elapsed() < window {
-            images += size * steps(together)?.len();
-        }
-        Ok(images as f64 / start.elapsed().as_secs_f64())
-    })
+    let mut steps = |count| trainer.epoch(1, loader.by_ref().take(count));
+    steps(slow)?;
+    let (start, mut images) = (Instant::now(), 0);
+    while images == 0 || start.elapsed() < window {
+        images += steps(together)?.images;
+    }
+    Ok(images as f64 / start.elapsed().as_secs_f64())
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::probe::{self, ProbeData, ProbeJob, TrainingLists};
 use crate::progress::Progress;
 use crate::recipe::{DatasetName, JobId, Part, PretrainSplit, Protocol, Recipe, hash_json, name_of};
 use crate::record::{self, Environment, JobHeader, JobRecord, PretrainRecord, SMOKE_STAMP};
-use crate::split::{self, IndexList, ListName};
+use crate::split::{self, ListName, Subset};
 
 /// What a command line says about where and how much to run.
 #[derive(Debug, Clone, Default)]
@@ -108,12 +108,12 @@ impl Context {
     }
 
     /// A whole list, whatever the limits.
-    fn whole_list(&self, name: ListName) -> Result<IndexList, SuiteError> {
+    fn whole_list(&self, name: ListName) -> Result<Subset, SuiteError> {
         Ok(split::read(&self.dataset, self.scale.data.as_deref(), name)?)
     }
 
     /// A list, cut to its first entries where images are limited.
-    pub fn list(&self, name: ListName) -> Result<IndexList, SuiteError> {
+    pub fn list(&self, name: ListName) -> Result<Subset, SuiteError> {
         Ok(self.whole_list(name)?.limited(self.scale.limit_images))
     }
 
@@ -135,7 +135,7 @@ impl Context {
         job: &JobId,
         recipe: &Recipe,
         read: Value,
-        lists: &[&IndexList],
+        lists: &[&Subset],
         network: Option<&str>,
     ) -> Result<JobHeader, SuiteError> {
         let Scale { limit_images, limit_epochs, .. } = self.scale;
@@ -183,7 +183,7 @@ impl Context {
         &self,
         encoder: &PlannedEncoder,
         list: PretrainSplit,
-    ) -> Result<(IndexList, JobHeader), SuiteError> {
+    ) -> Result<(Subset, JobHeader), SuiteError> {
         let recipe = &encoder.recipe;
         let list = self.list(ListName::Pretrain(list, encoder.id.split))?;
         let read = pretraining_keys(recipe)?;
@@ -205,7 +205,6 @@ impl Context {
             header: &header,
             environment: &self.environment,
             recipe: &encoder.recipe,
-            dataset: &self.dataset,
             list: &list,
             device: self.device,
             eager: self.scale.eager,
@@ -270,9 +269,9 @@ impl Context {
         let test = self.list(ListName::Test)?;
         // Groups always come from the whole long-tailed list of the same number, also for models trained on D_b.
         let tail = self.whole_list(ListName::Pretrain(PretrainSplit::D_i, split))?;
-        let class_counts = tail.class_counts(&self.dataset.train, self.dataset.classes.len());
+        let class_counts = tail.class_counts(self.dataset.classes.len());
         let sha256 = checkpoint::state_sha256(&network.state())?;
-        let lists: Vec<&IndexList> = training.iter().flatten().chain([&test, &tail]).collect();
+        let lists: Vec<&Subset> = training.iter().flatten().chain([&test, &tail]).collect();
         let recipe = match job.part {
             Part::Probe { seed, .. } => by_seed(&encoder.recipe, protocol, seed),
             Part::Pretrain | Part::Published { .. } => encoder.recipe.clone(),
