@@ -7,8 +7,8 @@ use sdclr::recipe::{PretrainSplit, Protocol};
 use sdclr::scores::{Scores, mean_std};
 use sdclr::verdict::draws::Draws;
 use sdclr::verdict::{
-    Agreement, AuthorsValue, ClaimPower, Design, Observation, Outcome, Tier, Verdict, compare, judge, ordering_power,
-    powers, value_power,
+    Agreement, AuthorsValue, ClaimPower, Design, Observation, Outcome, Tier, Verdict, compare, judge,
+    label_permutation, ordering_power, powers, value_power,
 };
 
 const SPLITS: usize = 5;
@@ -237,6 +237,35 @@ fn a_gain_is_as_often_found_as_is_printed() {
         assert!((rate - printed).abs() <= 0.03, "{seeds} seeds: {rate}, printed {printed}");
         assert!(printed > 0.4 && printed < 0.95, "{seeds} seeds: a power of {printed} shows little");
     }
+}
+
+/// Values of a split without any pattern: hardly any two sums of them are equal.
+fn irregular(split: usize, seeds: usize, phase: f64) -> Vec<f64> {
+    (0..seeds).map(|seed| 50.0 + ((split * seeds + seed) as f64 * 10.3 + phase).sin()).collect()
+}
+
+#[test]
+fn five_splits_with_four_seeds_are_counted_and_five_seeds_are_not_testable() {
+    let pair = |split: usize, seeds: usize| (irregular(split, seeds, 0.4), irregular(split, seeds, 0.0));
+    let pairs: Vec<_> = (0..SPLITS).map(|split| pair(split, 4)).collect();
+    let swapped: Vec<_> = pairs.iter().cloned().map(|(left, right)| (right, left)).collect();
+    let (found, other) = (label_permutation(&pairs).unwrap(), label_permutation(&swapped).unwrap());
+    assert_eq!(found.all, 70u128.pow(5));
+    // Both count the observed labelling, and the few whose sums agree with it to 1e-9 point a value.
+    let twice = found.at_least + other.at_least - found.all;
+    assert!((1..100).contains(&twice), "{twice}");
+
+    let mut observations = Vec::new();
+    for split in 0..SPLITS {
+        let (left, right) = pair(split, 5);
+        for (method, values) in [(1, left), (0, right)] {
+            let runs = values.iter().enumerate();
+            observations.extend(runs.map(|(seed, value)| observation(&row(method), split + 1, seed, *value)));
+        }
+    }
+    let verdicts = judge(&orderings(), &table(50.0, 1.0), &observations, &[]).unwrap();
+    assert_eq!((verdicts.claims[0].outcome, verdicts.claims[0].p_value), (Outcome::NotTestable, None));
+    assert!(verdicts.claims[0].why.contains("give fewer seeds a split"), "{}", verdicts.claims[0].why);
 }
 
 /// How often `compare` finds any difference between two sets, the right one higher by `gain`.

@@ -148,7 +148,16 @@ fn test(
                 .to_owned();
         return Ok(());
     }
-    let labels = label_permutation(&pairs.towards(sign))?.p_value();
+    let labels = match label_permutation(&pairs.towards(sign)) {
+        Ok(labellings) => labellings.p_value(),
+        // One claim with too many seeds to count does not keep the others from being judged.
+        Err(error @ VerdictError::TooManyLabellings { .. }) => {
+            verdict.outcome = Outcome::NotTestable;
+            verdict.why = format!("With {runs} {error}.");
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
     let favour = Estimate { value: sign * estimate.value, ..estimate };
     let against = Estimate { value: -favour.value, ..estimate };
     let t = favour.one_sided()?;
