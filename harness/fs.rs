@@ -1,6 +1,7 @@
 //! The one door to the disk: every file this program writes goes through here, so that a reader never sees half
 //! of one and a crash never loses the version before.
 
+mod inputs;
 mod lock;
 mod staging;
 
@@ -8,16 +9,69 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
-pub use lock::FolderLock;
+pub use inputs::{Inputs, ReplacesInput};
+pub use lock::{FolderLock, Holder};
 pub use staging::{StagedFile, Staging};
 
 /// A file could not be read or written.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} {}: {source}{}", path.display(), remedy(source))]
+#[error("cannot {} {}: {source}{}", action.words(), path.display(), remedy(*action, source))]
 pub struct FsError {
-    action: &'static str,
+    action: Action,
     path: PathBuf,
     source: std::io::Error,
+}
+
+/// What was being done to a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Read,
+    LookAt,
+    LookInto,
+    List,
+    FindFolder,
+    AskForSpace,
+    Write,
+    Append,
+    Open,
+    Create,
+    CreateFolder,
+    CreateTemporaryFolder,
+    CreateLink,
+    MoveTo,
+    Remove,
+    SyncFolder,
+    OpenLock,
+    Lock,
+}
+
+impl Action {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::LookAt => "look at",
+            Self::LookInto => "look into",
+            Self::List => "list the folder",
+            Self::FindFolder => "find the folder",
+            Self::AskForSpace => "ask for the free space of",
+            Self::Write => "write",
+            Self::Append => "append to",
+            Self::Open => "open",
+            Self::Create => "create",
+            Self::CreateFolder => "create the folder",
+            Self::CreateTemporaryFolder => "create a temporary folder in",
+            Self::CreateLink => "create the link",
+            Self::MoveTo => "move a file or folder to",
+            Self::Remove => "remove",
+            Self::SyncFolder => "sync the folder",
+            Self::OpenLock => "open the lock",
+            Self::Lock => "lock",
+        }
+    }
+
+    fn only_reads(self) -> bool {
+        matches!(self, Self::Read | Self::LookAt | Self::LookInto | Self::List | Self::FindFolder | Self::AskForSpace)
+    }
 }
 
 impl FsError {
@@ -26,39 +80,111 @@ impl FsError {
         matches!(self.source.kind(), std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem)
     }
 
+    /// Whether nothing lies at the path.
+    pub fn is_absent(&self) -> bool {
+        is_absent(&self.source)
+    }
+
     /// Whether a folder with content was where something was to go.
     fn found_a_folder(&self) -> bool {
         matches!(self.source.kind(), std::io::ErrorKind::DirectoryNotEmpty | std::io::ErrorKind::AlreadyExists)
     }
 }
 
-fn remedy(source: &std::io::Error) -> &'static str {
+fn remedy(action: Action, source: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind;
     match source.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
             "; free some space and run the same command again: what was there before is unharmed"
         }
-        std::io::ErrorKind::PermissionDenied => "; choose a folder that you may write to",
-        std::io::ErrorKind::NotFound => "; check the path",
-        std::io::ErrorKind::CrossesDevices => {
+        ErrorKind::PermissionDenied if action.only_reads() => "; ask its owner to let you read it",
+        ErrorKind::PermissionDenied => "; choose a folder that you may write to",
+        ErrorKind::ReadOnlyFilesystem => {
+            "; nobody may write to this file system: choose a folder elsewhere (of the cache: --cache DIR or SDCLR_CACHE)"
+        }
+        ErrorKind::FileTooLarge => {
+            "; a limit on the size of files is set (ulimit -f), or the file system has one: raise it, or choose another folder"
+        }
+        ErrorKind::NotFound if action == Action::CreateTemporaryFolder => {
+            "; set TMPDIR to a folder that is there, or unset it"
+        }
+        ErrorKind::NotFound => "; check the path",
+        ErrorKind::CrossesDevices => {
             "; it lies on another disk: keep the whole cache there (SDCLR_CACHE or --cache DIR), or link all of data or published"
         }
         _ => "",
     }
 }
 
-fn error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> FsError {
+fn error(action: Action, path: &Path) -> impl FnOnce(std::io::Error) -> FsError {
     let path = path.to_path_buf();
     move |source| FsError { action, path, source }
 }
 
+/// Nothing of that name, or a part of the path is a file.
+fn is_absent(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
+}
+
+/// What lies at `path`, links followed; `None` where nothing does.
+///
+/// # Errors
+/// A folder on the way may not be entered: what lies there cannot be told.
+fn look_at(path: &Path) -> Result<Option<std::fs::Metadata>, FsError> {
+    match std::fs::metadata(path) {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(source) if is_absent(&source) => Ok(None),
+        Err(source) => Err(error(Action::LookAt, path)(source)),
+    }
+}
+
+/// Whether anything lies at `path`.
+///
+/// # Errors
+/// A folder on the way may not be entered.
+pub fn exists(path: &Path) -> Result<bool, FsError> {
+    Ok(look_at(path)?.is_some())
+}
+
+/// Whether a file lies at `path`.
+///
+/// # Errors
+/// A folder on the way may not be entered.
+pub fn is_file(path: &Path) -> Result<bool, FsError> {
+    Ok(look_at(path)?.is_some_and(|found| found.is_file()))
+}
+
+/// Whether a folder lies at `path`.
+///
+/// # Errors
+/// A folder on the way may not be entered.
+pub fn is_folder(path: &Path) -> Result<bool, FsError> {
+    Ok(look_at(path)?.is_some_and(|found| found.is_dir()))
+}
+
+/// Whether the folder `path` is there and may be entered.
+///
+/// # Errors
+/// It is there, and this user may not look into it.
+pub fn is_open_folder(path: &Path) -> Result<bool, FsError> {
+    if !is_folder(path)? {
+        return Ok(false);
+    }
+    // To look up a name takes the same permission as to look up any other.
+    match std::fs::metadata(path.join(".")) {
+        Ok(_) => Ok(true),
+        Err(source) => Err(error(Action::LookInto, path)(source)),
+    }
+}
+
 /// The whole file.
 pub fn read(path: &Path) -> Result<Vec<u8>, FsError> {
-    std::fs::read(path).map_err(error("read", path))
+    std::fs::read(path).map_err(error(Action::Read, path))
 }
 
 /// The whole file as UTF-8 text.
 pub fn read_to_string(path: &Path) -> Result<String, FsError> {
-    std::fs::read_to_string(path).map_err(error("read", path))
+    std::fs::read_to_string(path).map_err(error(Action::Read, path))
 }
 
 /// Whether there is anything at `path`.
@@ -71,19 +197,19 @@ pub fn exists(path: &Path) -> Result<bool, FsError> {
 
 /// The file's length in bytes.
 pub fn length(path: &Path) -> Result<u64, FsError> {
-    Ok(path.metadata().map_err(error("read", path))?.len())
+    Ok(path.metadata().map_err(error(Action::Read, path))?.len())
 }
 
 /// Gives the whole file to `each`, in order, in pieces of at most 256 KiB: for files that are larger than the memory.
 pub fn read_pieces(path: &Path, mut each: impl FnMut(&[u8])) -> Result<(), FsError> {
-    let mut file = File::open(path).map_err(error("read", path))?;
+    let mut file = File::open(path).map_err(error(Action::Read, path))?;
     let mut buffer = vec![0; 256 << 10];
     loop {
         match file.read(&mut buffer) {
             Ok(0) => return Ok(()),
             Ok(count) => each(&buffer[..count]),
             Err(source) if source.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(source) => return Err(error("read", path)(source)),
+            Err(source) => return Err(error(Action::Read, path)(source)),
         }
     }
 }
@@ -102,16 +228,16 @@ pub fn read_at_most(path: &Path, limit: u64) -> Result<Vec<u8>, FsError> {
             false => Err(std::io::Error::other(format!("it has more than the {limit} bytes allowed"))),
         }
     })()
-    .map_err(error("read", path))
+    .map_err(error(Action::Read, path))
 }
 
 /// What lies in a folder, in the order of the names.
 pub fn list_folder(path: &Path) -> Result<Vec<PathBuf>, FsError> {
-    let entries = std::fs::read_dir(path).map_err(error("list the folder", path))?;
+    let entries = std::fs::read_dir(path).map_err(error(Action::List, path))?;
     let mut paths = entries
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<std::io::Result<Vec<_>>>()
-        .map_err(error("list the folder", path))?;
+        .map_err(error(Action::List, path))?;
     paths.sort();
     Ok(paths)
 }
@@ -125,7 +251,7 @@ pub fn create_folder(path: &Path) -> Result<(), FsError> {
             ),
             _ => reason,
         };
-        error("create the folder", path)(reason)
+        error(Action::CreateFolder, path)(reason)
     })
 }
 
@@ -160,12 +286,7 @@ pub fn write_with(
         temporary.persist(path).map_err(|failure| failure.error)?;
         File::open(folder)?.sync_all()
     })()
-    .map_err(error("write", path))
-}
-
-/// Whether both paths lead to one file, which is there.
-pub fn same_file(one: &Path, other: &Path) -> bool {
-    one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
+    .map_err(error(Action::Write, path))
 }
 
 /// How the name of what is not whole yet begins and ends.
@@ -181,13 +302,16 @@ fn parent(path: &Path) -> &Path {
 
 /// An empty folder among the system's temporary ones, gone with all that it holds when it is dropped.
 pub fn temporary_folder() -> Result<tempfile::TempDir, FsError> {
-    tempfile::tempdir().map_err(error("create a temporary folder in", &std::env::temp_dir()))
+    let folder = std::env::temp_dir();
+    // The error of the crate names a path below it, which nobody knows.
+    std::fs::metadata(&folder).map_err(error(Action::CreateTemporaryFolder, &folder))?;
+    tempfile::tempdir_in(&folder).map_err(error(Action::CreateTemporaryFolder, &folder))
 }
 
 /// Removes the file; no error where there is none.
 pub fn remove(path: &Path) -> Result<(), FsError> {
     match std::fs::remove_file(path) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(error("remove", path)(source)),
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(error(Action::Remove, path)(source)),
         _ => Ok(()),
     }
 }
@@ -205,23 +329,23 @@ impl Journal {
         if let Some(folder) = path.parent() {
             create_folder(folder)?;
         }
-        let file = OpenOptions::new().create(true).append(true).open(path).map_err(error("open", path))?;
+        let file = OpenOptions::new().create(true).append(true).open(path).map_err(error(Action::Open, path))?;
         Ok(Self { file, path: path.to_path_buf() })
     }
 
     /// Appends one line with a single write.
     pub fn line(&mut self, text: &str) -> Result<(), FsError> {
-        self.file.write_all(format!("{text}\n").as_bytes()).map_err(error("append to", &self.path))
+        self.file.write_all(format!("{text}\n").as_bytes()).map_err(error(Action::Append, &self.path))
     }
 }
 
 fn move_to(from: &Path, to: &Path) -> Result<(), FsError> {
     #[expect(clippy::disallowed_methods, reason = "the callers sync the folders")]
-    std::fs::rename(from, to).map_err(error("move a file or folder to", to))
+    std::fs::rename(from, to).map_err(error(Action::MoveTo, to))
 }
 
 fn sync_folder(path: &Path) -> Result<(), FsError> {
-    File::open(path).and_then(|folder| folder.sync_all()).map_err(error("sync the folder", path))
+    File::open(path).and_then(|folder| folder.sync_all()).map_err(error(Action::SyncFolder, path))
 }
 
 /// Moves a file to `to` (in the same file system, whose folder is created), replacing what is there, and syncs the folder.
@@ -234,11 +358,11 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), FsError> {
 /// Makes `link` lead to `folder`, replacing a link that is there.
 pub fn link_folder(folder: &Path, link: &Path) -> Result<(), FsError> {
     create_folder(parent(link))?;
-    let folder = folder.canonicalize().map_err(error("find the folder", folder))?;
+    let folder = folder.canonicalize().map_err(error(Action::FindFolder, folder))?;
     let staging = tempfile::Builder::new().prefix(TEMPORARY.0).suffix(TEMPORARY.1).tempdir_in(parent(link));
-    let staging = staging.map_err(error("create a temporary folder in", parent(link)))?;
+    let staging = staging.map_err(error(Action::CreateTemporaryFolder, parent(link)))?;
     let new = staging.path().join("link");
-    std::os::unix::fs::symlink(&folder, &new).map_err(error("create the link", link))?;
+    std::os::unix::fs::symlink(&folder, &new).map_err(error(Action::CreateLink, link))?;
     move_to(&new, link)?;
     sync_folder(parent(link))
 }
@@ -246,11 +370,11 @@ pub fn link_folder(folder: &Path, link: &Path) -> Result<(), FsError> {
 /// Bytes that this user may still write to the file system on which the folder `path` lies.
 pub fn free_space(path: &Path) -> Result<u64, FsError> {
     let name = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())
-        .map_err(|source| error("ask for the free space of", path)(source.into()))?;
+        .map_err(|source| error(Action::AskForSpace, path)(source.into()))?;
     let mut answer = std::mem::MaybeUninit::<libc::statvfs>::uninit();
     // SAFETY: `name` ends with a zero byte and `answer` is as large as the call writes.
     if unsafe { libc::statvfs(name.as_ptr(), answer.as_mut_ptr()) } != 0 {
-        return Err(error("ask for the free space of", path)(std::io::Error::last_os_error()));
+        return Err(error(Action::AskForSpace, path)(std::io::Error::last_os_error()));
     }
     // SAFETY: the call succeeded, so all of it is written.
     let answer = unsafe { answer.assume_init() };
@@ -275,15 +399,83 @@ impl Growing {
             file.seek(std::io::SeekFrom::Start(keep))?;
             Ok(file)
         };
-        Ok(Self { file: open().map_err(error("write", path))?, path: path.to_path_buf() })
+        Ok(Self { file: open().map_err(error(Action::Write, path))?, path: path.to_path_buf() })
     }
 
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), FsError> {
-        self.file.write_all(bytes).map_err(error("write", &self.path))
+        self.file.write_all(bytes).map_err(error(Action::Write, &self.path))
     }
 
     /// Syncs the file.
     pub fn sync(&self) -> Result<(), FsError> {
-        self.file.sync_all().map_err(error("write", &self.path))
+        self.file.sync_all().map_err(error(Action::Write, &self.path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_remedy_fits_what_was_being_done() {
+        let said = |action, code| {
+            let error = error(action, Path::new("X"))(std::io::Error::from_raw_os_error(code)).to_string();
+            error.replace(&format!(" (os error {code})"), "")
+        };
+        let known = [
+            (Action::Read, libc::EACCES, "cannot read X: Permission denied; ask its owner to let you read it"),
+            (
+                Action::List,
+                libc::EACCES,
+                "cannot list the folder X: Permission denied; ask its owner to let you read it",
+            ),
+            (Action::LookInto, libc::EACCES, "cannot look into X: Permission denied; ask its owner to let you read it"),
+            (Action::Write, libc::EACCES, "cannot write X: Permission denied; choose a folder that you may write to"),
+            (
+                Action::OpenLock,
+                libc::EACCES,
+                "cannot open the lock X: Permission denied; choose a folder that you may write to",
+            ),
+            (
+                Action::CreateFolder,
+                libc::EROFS,
+                "cannot create the folder X: Read-only file system; nobody may write to this file system: choose a folder \
+                 elsewhere (of the cache: --cache DIR or SDCLR_CACHE)",
+            ),
+            (
+                Action::Write,
+                libc::EFBIG,
+                "cannot write X: File too large; a limit on the size of files is set (ulimit -f), or the file system has one: \
+                 raise it, or choose another folder",
+            ),
+            (Action::Read, libc::ENOENT, "cannot read X: No such file or directory; check the path"),
+            (
+                Action::CreateTemporaryFolder,
+                libc::ENOENT,
+                "cannot create a temporary folder in X: No such file or directory; set TMPDIR to a folder that is there, or \
+                 unset it",
+            ),
+        ];
+        for (action, code, text) in known {
+            assert_eq!(said(action, code), text);
+        }
+    }
+
+    #[test]
+    fn absent_is_what_is_known_to_be_absent() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        write(&at("file"), b"x").unwrap();
+        std::os::unix::fs::symlink(at("nowhere"), at("dangling")).unwrap();
+        std::os::unix::fs::symlink(at("round"), at("round")).unwrap();
+        let kinds = |path: &Path| (exists(path).unwrap(), is_file(path).unwrap(), is_folder(path).unwrap());
+        assert_eq!(kinds(&at("file")), (true, true, false));
+        assert_eq!(kinds(folder.path()), (true, false, true));
+        for name in ["nowhere", "dangling", "file/below"] {
+            assert_eq!(kinds(&at(name)), (false, false, false), "{name}");
+        }
+        let error = exists(&at("round")).unwrap_err().to_string();
+        assert!(error.contains("cannot look at") && error.contains("symbolic links"), "{error}");
+        assert!(is_open_folder(folder.path()).unwrap() && !is_open_folder(&at("file")).unwrap());
     }
 }

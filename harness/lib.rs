@@ -2,11 +2,13 @@
 //!
 //! The rooms in the order in which data walks through them; a room knows only those above it.
 
+pub mod cores;
 pub mod fs;
 pub mod native;
 pub mod npy;
 pub mod progress;
 pub mod random;
+pub mod stop;
 mod text;
 
 pub mod recipe;

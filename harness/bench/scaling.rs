@@ -52,7 +52,7 @@ pub fn scaling(
     grid: &Grid,
     mut seen: impl FnMut(&ScalingRow),
 ) -> Result<ScalingReport, BenchError> {
-    let folder = tempfile::tempdir().map_err(|error| BenchError::Row { reason: error.to_string() })?;
+    let folder = crate::fs::temporary_folder()?;
     let mut rows = Vec::new();
     for &network in &grid.networks {
         for &size in &grid.sizes {

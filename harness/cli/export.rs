@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::checkpoint::export::{Export, Format, Names};
 use crate::checkpoint::{self, Root};
-use crate::fs;
+use crate::fs::Inputs;
 
 /// Write a checkpoint so that PyTorch and torchvision load it
 ///
@@ -32,9 +32,7 @@ pub(super) struct ExportArgs {
 
 impl ExportArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        if fs::same_file(&self.checkpoint, &self.out) {
-            anyhow::bail!("--out names the checkpoint itself, {}; name another file", self.out.display());
-        }
+        Inputs::default().file("the checkpoint", &*self.checkpoint).spare("--out", &*self.out)?;
         let export = Export::new(&checkpoint::read_weights(&self.checkpoint)?, self.names)?;
         export.write(&self.out, self.format)?;
         let (count, bytes) = (export.state.len(), export.bytes());

@@ -82,14 +82,15 @@ pub(super) fn load(
     let (binary, python) = (folder.join(layout.binary), folder.join(layout.python));
     // Images per file: all files of a part are of one size.
     let (train_rows, test_rows) = (50_000 / layout.train.len(), 10_000);
+    let is_binary = fs::is_open_folder(&binary)?;
     let read = |file: &str, rows: usize| {
-        if binary.is_dir() {
+        if is_binary {
             read_binary(&binary.join(format!("{file}.bin")), rows, layout)
         } else {
             read_python(&python.join(file), rows, layout)
         }
     };
-    if !binary.is_dir() && !python.is_dir() {
+    if !is_binary && !fs::is_open_folder(&python)? {
         let (dataset, folder) = (name_of(&name), folder.to_path_buf());
         return Err(DatasetError::NotFound { dataset, folder, layout: layout_text });
     }

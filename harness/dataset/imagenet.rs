@@ -57,11 +57,15 @@ pub(super) fn layout(name: DatasetName) -> String {
 
 /// `imagenet/` of the data folder, or the folder itself where it holds `train/` or `val/`.
 pub(super) fn load(name: DatasetName, folder: &Path, layout: String) -> Result<Dataset, DatasetError> {
-    let holds_images = |root: &PathBuf| root.join("train").is_dir() || root.join("val").is_dir();
-    let root = [folder.join("imagenet"), folder.to_path_buf()]
-        .into_iter()
-        .find(holds_images)
-        .ok_or_else(|| DatasetError::NotFound { dataset: name_of(&name), folder: folder.to_path_buf(), layout })?;
+    let mut root = None;
+    for candidate in [folder.join("imagenet"), folder.to_path_buf()] {
+        let holds_images = fs::is_open_folder(&candidate.join("train"))? || fs::is_open_folder(&candidate.join("val"))?;
+        if root.is_none() && holds_images {
+            root = Some(candidate);
+        }
+    }
+    let root =
+        root.ok_or_else(|| DatasetError::NotFound { dataset: name_of(&name), folder: folder.to_path_buf(), layout })?;
     let classes = if name == DatasetName::Imagenet100 { 100 } else { 1000 };
     Ok(Dataset {
         name,

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use tch::{Device, Tensor};
 
-use crate::fs::FsError;
+use crate::fs::{self, FsError};
 use crate::recipe::{DatasetName, name_of};
 pub use imagenet::ImageFiles;
 pub use picture::{Picture, decode};
@@ -24,6 +24,8 @@ pub enum DatasetError {
         "{dataset} is not here: run sdclr fetch {dataset} {dataset}-splits, or name its folder with --data DIR (or SDCLR_DATA); DIR holds {layout}"
     )]
     NoFolder { dataset: String, layout: String },
+    #[error("there is no folder {}; name that of the data with --data DIR (or SDCLR_DATA)", folder.display())]
+    NoSuchFolder { folder: PathBuf },
     #[error("no {dataset} in {}: expected {layout}; sdclr fetch {dataset} brings it, or says how to", folder.display())]
     NotFound { dataset: String, folder: PathBuf, layout: String },
     #[error(transparent)]
@@ -123,6 +125,9 @@ impl Dataset {
             DatasetName::Imagenet100 | DatasetName::Imagenet => imagenet::layout(name),
         };
         let folder = data.ok_or_else(|| DatasetError::NoFolder { dataset: name_of(&name), layout: layout.clone() })?;
+        if !fs::is_open_folder(folder)? {
+            return Err(DatasetError::NoSuchFolder { folder: folder.to_path_buf() });
+        }
         match name {
             DatasetName::Imagenet100 | DatasetName::Imagenet => imagenet::load(name, folder, layout),
             _ => cifar::load(name, folder, layout, device),

@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{FsError, create_folder, error, list_folder, move_to, parent, sync_folder};
+use super::{Action, FsError, create_folder, error, list_folder, move_to, parent, sync_folder};
 
 /// A tree of files that grows out of sight of the folder where it will appear. Dropped before [`Staging::commit`], it is
 /// gone. Files have the permissions 0644, folders 0755 (less the umask).
@@ -35,7 +35,7 @@ impl Staging {
     pub fn folder(&self, relative: &Path) -> Result<(), FsError> {
         let path = self.new.join(relative);
         let mut builder = std::fs::DirBuilder::new();
-        builder.recursive(true).mode(0o755).create(&path).map_err(error("create the folder", &path))
+        builder.recursive(true).mode(0o755).create(&path).map_err(error(Action::CreateFolder, &path))
     }
 
     /// Adds the empty file `relative`, which must not exist yet, and its parents.
@@ -43,7 +43,7 @@ impl Staging {
         self.folder(parent(relative))?;
         let path = self.new.join(relative);
         let file = OpenOptions::new().create_new(true).write(true).mode(0o644).open(&path);
-        let writer = BufWriter::with_capacity(256 << 10, file.map_err(error("create", &path))?);
+        let writer = BufWriter::with_capacity(256 << 10, file.map_err(error(Action::Create, &path))?);
         Ok(StagedFile { writer, path })
     }
 
@@ -111,19 +111,19 @@ pub struct StagedFile {
 
 impl StagedFile {
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), FsError> {
-        self.writer.write_all(bytes).map_err(error("write", &self.path))
+        self.writer.write_all(bytes).map_err(error(Action::Write, &self.path))
     }
 
     /// Flushes and syncs.
     pub fn finish(mut self) -> Result<(), FsError> {
-        self.writer.flush().and_then(|()| self.writer.get_ref().sync_all()).map_err(error("write", &self.path))
+        self.writer.flush().and_then(|()| self.writer.get_ref().sync_all()).map_err(error(Action::Write, &self.path))
     }
 }
 
 /// Removes the folder and all that it holds; no error where there is none.
 fn remove_tree(path: &Path) -> Result<(), FsError> {
     match std::fs::remove_dir_all(path) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(error("remove", path)(source)),
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(error(Action::Remove, path)(source)),
         _ => Ok(()),
     }
 }
