@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 
+use super::output::out;
 use crate::authors::{self, PublishedMethod, Question};
-use crate::fs;
+use crate::fs::{self, Inputs};
 use crate::recipe::{DatasetName, PretrainSplit, Protocol};
 use crate::report;
 
@@ -63,19 +64,21 @@ impl AnalyseArgs {
         let Self { method, pretrain_split, protocol, strict_original, .. } = self;
         let question = Question { dataset, method, pretrain_split, protocol, strict_original };
         let data = self.data.or_else(crate::artifact::data_folder);
+        let inputs = Inputs::default().folder("the logs", &*self.folder).folder("the data", data.as_deref());
+        inputs.spare("--json", self.json.as_deref())?;
         let analysis = authors::analyse(&self.folder, question, data.as_deref())?;
         for warning in &analysis.warnings {
-            eprintln!("warning: {warning}");
+            tracing::warn!("{warning}");
         }
         for (split, error) in &analysis.failures {
-            eprintln!("failed: split {split}: {error}");
+            tracing::error!(label = "failed", "split {split}: {error}");
         }
-        print!("{}", report::analysis_table(&analysis));
         let failed = analysis.failures.len();
+        if let Some(path) = self.json.as_ref().filter(|_| failed == 0) {
+            fs::write(path, (serde_json::to_string_pretty(&analysis.summary())? + "\n").as_bytes())?;
+        }
+        out!("{}", report::analysis_table(&analysis))?;
         if failed == 0 {
-            if let Some(path) = &self.json {
-                fs::write(path, (serde_json::to_string_pretty(&analysis.summary())? + "\n").as_bytes())?;
-            }
             return Ok(ExitCode::SUCCESS);
         }
         let unwritten = self.json.map(|path| format!("; {} was not written", path.display())).unwrap_or_default();

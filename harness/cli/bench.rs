@@ -7,10 +7,11 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, value_parser};
 use serde::Serialize;
 
+use super::output::out;
 use super::{EngineArgs, OverrideArgs};
 use crate::bench::scaling::{self, Grid};
 use crate::bench::{self, BenchOptions, Kind, Opponent, table};
-use crate::fs;
+use crate::fs::{self, Inputs};
 use crate::recipe::{Depth, name_of};
 use crate::suite::environment;
 
@@ -77,6 +78,9 @@ fn counted() -> RangedU64ValueParser<usize> {
 
 impl BenchArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let inputs = Inputs::default().file("the checkpoint", self.file.as_deref());
+        inputs.spare("--json", self.json.as_deref())?;
+        inputs.spare("--markdown", self.markdown.as_deref())?;
         let grid = Grid { networks: self.network.clone(), sizes: self.size.clone(), batches: self.batch.clone() };
         let firsts = (grid.networks.first(), grid.sizes.first(), grid.batches.first());
         let (Some(&network), Some(&size), Some(&batch)) = firsts else {
@@ -91,9 +95,9 @@ impl BenchArgs {
         }
         let peer = if self.no_peer || growing { None } else { Opponent::find(self.kind, Path::new(".")) };
         if peer.is_none() && !self.no_peer && !growing {
-            eprintln!("no PyTorch to race in this folder (ci/oracle --env makes one); ours runs alone");
+            tracing::info!("no PyTorch to race in this folder (ci/oracle --env makes one); ours runs alone");
         }
-        let scratch = tempfile::tempdir()?;
+        let scratch = fs::temporary_folder()?;
         let file = match &self.file {
             None if self.kind == Kind::Checkpoint && peer.is_none() => {
                 anyhow::bail!("there is no PyTorch here to write a checkpoint for the race; name one with --file")
@@ -119,15 +123,15 @@ impl BenchArgs {
         if growing {
             let report = scaling::scaling(&options, &grid, |row| {
                 let outcome = row.failure.as_deref().unwrap_or("measured");
-                eprintln!("{}, {} pixels, batch {}: {outcome}", name_of(&row.network), row.size, row.batch);
+                tracing::info!("{}, {} pixels, batch {}: {outcome}", name_of(&row.network), row.size, row.batch);
             })?;
-            print!("{}", table::scaling_text(&report));
             self.write(&report, &table::scaling_markdown(&report))?;
+            out!("{}", table::scaling_text(&report))?;
             return Ok(ExitCode::SUCCESS);
         }
         let report = bench::race(&options)?;
-        print!("{}", table::text(&report));
         self.write(&report, &table::markdown(&report))?;
+        out!("{}", table::text(&report))?;
         Ok(if report.absent.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::output::{out, outln};
 use crate::checkpoint::export::{Export, Format, Names};
 use crate::checkpoint::{self, Root};
 use crate::fs::Inputs;
@@ -36,11 +37,11 @@ impl ExportArgs {
         let export = Export::new(&checkpoint::read_weights(&self.checkpoint)?, self.names)?;
         export.write(&self.out, self.format)?;
         let (count, bytes) = (export.state.len(), export.bytes());
-        println!("{}: {count} tensors, {bytes} bytes, of a {}", self.out.display(), export.spec);
+        outln!("{}: {count} tensors, {bytes} bytes, of a {}", self.out.display(), export.spec)?;
         if let (Root::Checkpoint { epoch: None }, Format::TorchPt) = (export.root, self.format) {
-            println!("its epoch is None: the checkpoint does not tell");
+            outln!("its epoch is None: the checkpoint does not tell")?;
         }
-        print!("in Python:\n{}", export.python(&self.out, self.format));
+        out!("in Python:\n{}", export.python(&self.out, self.format))?;
         Ok(ExitCode::SUCCESS)
     }
 }

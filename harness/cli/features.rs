@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use tch::{Kind, Tensor};
 
+use super::output::outln;
 use crate::checkpoint;
+use crate::fs::Inputs;
 use crate::network::{Network, NetworkSpec, Pass};
 use crate::npy;
 use crate::probe::images_at_once;
@@ -48,6 +50,8 @@ pub(super) struct FeaturesArgs {
 
 impl FeaturesArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let inputs = Inputs::default().file("the checkpoint", &*self.checkpoint).file("the images", &*self.images);
+        inputs.spare("--out", &*self.out)?;
         let device = environment::device(self.device.as_deref())?;
         let fits = |shape: &[i64]| shape.len() == 4 && shape[1] == 3 && shape.iter().all(|side| *side > 0);
         let images = npy::read_uint8(&self.images, "[n, 3, H, W], none of them 0", fits)?;
@@ -67,7 +71,7 @@ impl FeaturesArgs {
             Tensor::f_cat(&images.split(at_once, 0).into_iter().map(encode).collect::<Vec<_>>(), 0)
         })?;
         npy::write(&self.out, &features)?;
-        println!("{}: float32 {:?}", self.out.display(), features.size());
+        outln!("{}: float32 {:?}", self.out.display(), features.size())?;
         Ok(ExitCode::SUCCESS)
     }
 }

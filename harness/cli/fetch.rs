@@ -3,14 +3,17 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use clap::Args;
 
+use super::output::{out, outln};
 use crate::artifact::cache::{Cache, State};
 use crate::artifact::fetch::{Fetcher, Options};
 use crate::artifact::pins::Pins;
 use crate::artifact::registry::{Artifact, Registry, Source};
 use crate::artifact::{ArtifactError, Voice, human, verify};
+use crate::fs::{self, Inputs};
 use crate::progress::Progress;
 
 /// Fetch data, split lists and the authors' checkpoints, verified
@@ -70,9 +73,14 @@ impl FetchArgs {
         let registry = Registry::load(self.registry.as_deref())?;
         let cache = Cache::locate(self.cache.clone()).ok_or(ArtifactError::NoCache)?;
         let pins = match self.pins.clone() {
-            Some(path) if !self.pin && !path.exists() => return Err(ArtifactError::NoPins { path }.into()),
+            Some(path) if !self.pin && !fs::exists(&path)? => return Err(ArtifactError::NoPins { path }.into()),
             named => named.unwrap_or_else(|| cache.pins()),
         };
+        let inputs = Inputs::default()
+            .file("the registry", self.registry.as_deref())
+            .file("what --from names", self.from.as_deref())
+            .folder("what --from names", self.from.as_deref());
+        inputs.spare("--pins", &*pins)?;
         let named = !self.names.is_empty() || self.suite.is_some();
         let chosen = match named {
             true => registry.select(&self.names, self.suite.as_deref())?,
@@ -82,7 +90,7 @@ impl FetchArgs {
             }
         };
         if self.list {
-            print!("{}", table(&chosen, &cache, &Pins::load(&pins)?));
+            out!("{}", table(&chosen, &cache, &Pins::load(&pins)?))?;
             return Ok(ExitCode::SUCCESS);
         }
         if self.verify {
@@ -90,14 +98,20 @@ impl FetchArgs {
         }
         let options = Options { offline: self.offline, pin: self.pin, from: self.from, jobs: self.jobs.into() };
         let progress = Progress::default();
-        let failures = AtomicUsize::new(0);
+        let (failures, unwritten) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
         Fetcher::new(&registry, &cache, pins, options, &progress).run(&chosen, |artifact, outcome| match outcome {
-            Ok(outcome) => progress.print(&format!("{}: {outcome}", artifact.name)),
+            Ok(outcome) => {
+                let written = outln!("{}: {outcome}", artifact.name);
+                unwritten.lock().unwrap_or_else(PoisonError::into_inner).extend(written.err());
+            }
             Err(error) => {
                 failures.fetch_add(1, Ordering::Relaxed);
-                progress.say(&format!("error: {}: {error}", artifact.name));
+                tracing::error!("{}: {error}", artifact.name);
             }
         })?;
+        if let Some(error) = unwritten.into_inner().unwrap_or_else(PoisonError::into_inner).pop() {
+            return Err(error.into());
+        }
         Ok(if failures.into_inner() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
@@ -165,7 +179,7 @@ fn verify_all(
     for artifact in chosen {
         if cache.state(artifact, pins) == State::Missing {
             if named {
-                println!("{}: missing; run sdclr fetch {}", artifact.name, artifact.name);
+                outln!("{}: missing; run sdclr fetch {}", artifact.name, artifact.name)?;
                 healthy = false;
             }
             continue;
@@ -175,23 +189,23 @@ fn verify_all(
         let verdict = match verify::verify(artifact, registry, cache, pins, &voice) {
             Ok(verdict) => verdict,
             Err(error) => {
-                progress.say(&format!("error: {}: {error}", artifact.name));
+                tracing::error!("{}: {error}", artifact.name);
                 healthy = false;
                 continue;
             }
         };
         for wrong in &verdict.wrong {
-            println!("{}: {wrong}", artifact.name);
+            outln!("{}: {wrong}", artifact.name)?;
         }
         if verdict.wrong.is_empty() {
-            println!("{}: fine, {}", artifact.name, verdict.right());
+            outln!("{}: fine, {}", artifact.name, verdict.right())?;
         } else {
-            println!("{}: mend it with sdclr fetch {}", artifact.name, artifact.name);
+            outln!("{}: mend it with sdclr fetch {}", artifact.name, artifact.name)?;
             healthy = false;
         }
     }
     if seen == 0 && healthy {
-        println!("nothing is in {} yet", cache.root.display());
+        outln!("nothing is in {} yet", cache.root.display())?;
     }
     Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -6,16 +6,23 @@ mod doctor;
 mod export;
 mod features;
 mod fetch;
+mod log;
+mod output;
 mod pretrain;
 mod probe;
 mod replay;
 mod repro;
 mod views;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::cores;
+use crate::progress;
+use output::OutputError;
 
 use crate::recipe::{Precision, name_of};
 use crate::suite::context::Scale;
@@ -26,6 +33,41 @@ use crate::suite::context::Scale;
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    global: GlobalArgs,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
+struct GlobalArgs {
+    /// Threads to compute with [default: as many as processors, affinity and cgroup quota allow, or OMP_NUM_THREADS]
+    #[arg(long, global = true, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    threads: Option<usize>,
+    /// Progress on standard error: bar, plain (a line now and then), none, or auto (a bar on a terminal, else plain)
+    #[arg(long, global = true, value_name = "HOW", default_value = "auto", hide_possible_values = true)]
+    progress: progress::Mode,
+    /// Lines on standard error: text, or json (an object a line: time, level, message and more)
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text", hide_possible_values = true)]
+    log_format: log::LogFormat,
+    /// Say nothing on standard error but warnings and errors
+    #[arg(long, global = true)]
+    quiet: bool,
+}
+
+impl GlobalArgs {
+    /// Settles all of it for this process.
+    fn apply(&self) {
+        let progress = match (self.quiet, self.log_format, self.progress) {
+            (true, _, _) => progress::Mode::None,
+            // Bars are no JSON.
+            (_, log::LogFormat::Json, progress::Mode::Auto | progress::Mode::Bar) => progress::Mode::Plain,
+            (_, _, chosen) => chosen,
+        };
+        progress::configure(progress);
+        log::start(self.log_format, self.quiet);
+        cores::set_threads(self.threads);
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -134,18 +176,58 @@ impl std::str::FromStr for Numbers {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    prepare_process();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(answer) => return tell(&answer),
+    };
+    cli.global.apply();
     crate::native::prepare();
     let outcome = match crate::native::guarded(|| cli.command.run()) {
-        // As if the signal that tells of it, which Rust ignores, had ended the program.
-        Err(_) if crate::native::is_output_closed() => return ExitCode::from(141),
+        Err(_) if crate::native::is_output_closed() => Err(OutputError::Closed.into()),
         outcome => outcome.unwrap_or_else(|crash| Err(crash.into())),
     };
-    outcome.unwrap_or_else(|error| {
-        // Our messages carry their causes.
-        eprintln!("error: {error}");
-        ExitCode::FAILURE
-    })
+    outcome.unwrap_or_else(|error| failed(&error))
+}
+
+/// As the first thing, while the process has one thread: an empty variable counts as unset, and a limit on the size of
+/// files is an error of the write that goes beyond it.
+fn prepare_process() {
+    let empty =
+        std::env::vars_os().filter(|(name, value)| name.as_encoded_bytes().starts_with(b"SDCLR_") && value.is_empty());
+    for (name, _) in empty.collect::<Vec<_>>() {
+        // SAFETY: no other thread is there that could read the environment.
+        unsafe { std::env::remove_var(name) };
+    }
+    // SAFETY: by default the signal ends the process without a word; no handler runs.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
+/// Prints help or the version, or what is wrong with the arguments.
+fn tell(answer: &clap::Error) -> ExitCode {
+    match answer.print().map_err(OutputError::from) {
+        Err(error) if !answer.use_stderr() => {
+            log::start(log::LogFormat::Text, false);
+            failed(&error.into())
+        }
+        _ => ExitCode::from(answer.exit_code() as u8),
+    }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    if let Some(OutputError::Closed) = error.downcast_ref() {
+        // As if the signal that tells of it, which Rust ignores, had ended the program.
+        return ExitCode::from(141);
+    }
+    // Our messages carry their causes.
+    tracing::error!("{error}");
+    ExitCode::FAILURE
+}
+
+/// The file of a recipe that is none of the embedded ones: `FILE.toml`, or `FILE.toml:METHOD`.
+fn recipe_file(name: &str) -> Option<&Path> {
+    let (file, _) = name.rsplit_once(':').unwrap_or((name, ""));
+    [name, file].into_iter().find(|file| file.ends_with(".toml")).map(Path::new)
 }
 
 impl Command {
@@ -163,7 +245,9 @@ impl Command {
             Command::Bench(args) => args.run(),
             Command::Doctor(args) => args.run(),
             Command::Completions { shell } => {
-                clap_complete::generate(shell, &mut Cli::command(), "sdclr", &mut std::io::stdout());
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Cli::command(), "sdclr", &mut script);
+                output::out!("{}", String::from_utf8_lossy(&script))?;
                 Ok(ExitCode::SUCCESS)
             }
         }

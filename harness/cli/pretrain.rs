@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::output::outln;
 use super::{EngineArgs, OverrideArgs, ScaleArgs};
 use crate::pretrain::run::ENCODER;
 use crate::progress::Progress;
@@ -46,12 +47,14 @@ impl PretrainArgs {
         let encoder = PlannedEncoder::of_recipe(&self.recipe, &overrides, Some(list), self.split)?;
         let scale = Scale { eager: self.engine.eager, ..self.scale.into() };
         let context = Context::open(&encoder.recipe, scale)?;
-        let record = context.pretrain(&encoder, list, &self.out, &Progress::default())?;
+        let progress = Progress::default();
+        let record =
+            progress.job(&encoder.id.to_string(), || context.pretrain(&encoder, list, &self.out, &progress))?;
         if let Some(stamp) = &record.job.header.stamp {
-            println!("{stamp}");
+            outln!("{stamp}")?;
         }
         if let (Some(first), Some(last)) = (record.epochs.first(), record.epochs.last()) {
-            println!(
+            outln!(
                 "{} on {}, split {}: loss {:.4} -> {:.4} in {} epochs, {:.0} s",
                 record.job.header.label,
                 name_of(&list),
@@ -60,9 +63,9 @@ impl PretrainArgs {
                 last.loss,
                 last.epoch,
                 record.job.seconds
-            );
+            )?;
         }
-        println!("encoder: {}", self.out.join(ENCODER).display());
+        outln!("encoder: {}", self.out.join(ENCODER).display())?;
         Ok(ExitCode::SUCCESS)
     }
 }

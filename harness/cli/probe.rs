@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::ScaleArgs;
+use super::output::outln;
+use super::{ScaleArgs, recipe_file};
 use crate::checkpoint;
-use crate::fs;
+use crate::fs::{self, Inputs};
 use crate::progress::Progress;
 use crate::recipe::Protocol;
 use crate::report;
@@ -47,17 +48,24 @@ pub(super) struct ProbeArgs {
 
 impl ProbeArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let data = self.scale.data.clone().or_else(crate::artifact::data_folder);
+        let inputs = Inputs::default()
+            .file("the checkpoint", &*self.checkpoint)
+            .file("the recipe", recipe_file(&self.recipe))
+            .folder("the data", data.as_deref());
+        inputs.spare("--json", self.json.as_deref())?;
         let (protocol, test_only) = (self.protocol, self.test_only);
         let encoder = PlannedEncoder::of_recipe(&self.recipe, &self.set, None, self.split)?;
         let context = Context::open(&encoder.recipe, self.scale.into())?;
         let weights = checkpoint::read_weights(&self.checkpoint)?;
         let network = context.encoder(&encoder.recipe, protocol, &weights.state, test_only)?;
         let (job, progress) = (encoder.id.probe(protocol), Progress::default());
-        let record = context.probe(&encoder, &job, protocol, &network, test_only, None, &progress)?;
+        let record = progress
+            .job(&job.to_string(), || context.probe(&encoder, &job, protocol, &network, test_only, None, &progress))?;
         if let Some(path) = &self.json {
             fs::write(path, (serde_json::to_string_pretty(&record)? + "\n").as_bytes())?;
         }
-        println!("{}", report::job_table(&record));
+        outln!("{}", report::job_table(&record))?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use anyhow::anyhow;
 use clap::Args;
 
+use super::output::out;
 use crate::checkpoint;
-use crate::fs;
+use crate::fs::{self, Inputs};
 use crate::pretrain::replay::{self, Comparison, ReplayReport, Tolerance};
 use crate::suite::environment;
 
@@ -36,30 +37,34 @@ pub(super) struct ReplayArgs {
 
 impl ReplayArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let read = ["replay.toml", "init.pt", "views.npy", "expected.json"];
+        let inputs = read.iter().fold(Inputs::default(), |inputs, name| inputs.file(name, &*self.dir.join(name)));
+        inputs.spare("--out", self.out.as_deref())?;
+        inputs.spare("--save", self.save.as_deref())?;
         let device = environment::device(self.device.as_deref())?;
         let (report, state) = replay::run(&self.dir, device)?;
         let json = serde_json::to_string_pretty(&report)? + "\n";
         match &self.out {
             Some(path) => fs::write(path, json.as_bytes())?,
-            None => print!("{json}"),
+            None => out!("{json}")?,
         }
         if let Some(path) = &self.save {
             checkpoint::write_weights(path, &state)?;
         }
         let path = self.dir.join("expected.json");
-        if !path.exists() {
+        if !fs::exists(&path)? {
             return Ok(ExitCode::SUCCESS);
         }
         let expected: ReplayReport = serde_json::from_str(&fs::read_to_string(&path)?)
             .map_err(|error| anyhow!("{} has not the keys of a replay report: {error}", path.display()))?;
         let rows = replay::compare(&report, &expected, &self.tolerance);
         let differing = rows.iter().filter(|row| row.differs()).count();
-        eprint!("{}", table(&rows));
+        tracing::info!("{}", table(&rows).trim_end());
         if differing > 0 {
-            eprintln!("{differing} of {} numbers differ from {}", rows.len(), path.display());
+            tracing::info!("{differing} of {} numbers differ from {}", rows.len(), path.display());
             return Ok(ExitCode::FAILURE);
         }
-        eprintln!("all {} numbers agree with {}", rows.len(), path.display());
+        tracing::info!("all {} numbers agree with {}", rows.len(), path.display());
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -7,17 +7,16 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 
+use super::output::{out, outln};
 use super::{EngineArgs, Numbers, OverrideArgs, ScaleArgs};
 use crate::artifact;
 use crate::progress::Progress;
 use crate::recipe::{PretrainSplit, Suite};
 use crate::record::PublishedRecord;
 use crate::report;
+use crate::stop;
 use crate::suite::context::Scale;
 use crate::suite::{self, Selection};
-
-/// `EX_TEMPFAIL` of sysexits: nothing is wrong, come again.
-const BUDGET_USED_UP: u8 = 75;
 
 /// A length of time: `90s`, `25m`, `2h`.
 #[derive(Debug, Clone)]
@@ -116,14 +115,14 @@ impl ReproArgs {
             )?;
             let plan = suite::published::plan(&suite, &selection, &folder)?;
             if self.dry_run {
-                print!("{}", plan.describe());
+                out!("{}", plan.describe())?;
                 return Ok(ExitCode::SUCCESS);
             }
             return published(&suite::published::run(&plan, invocation, scale, &out, &Progress::default())?, &out);
         }
         let plan = suite::plan(&suite, &selection)?;
         if self.dry_run {
-            print!("{}", describe(&plan)?);
+            out!("{}", describe(&plan)?)?;
             return Ok(ExitCode::SUCCESS);
         }
         let out = self.out.unwrap_or_else(|| PathBuf::from("runs").join(&suite.name));
@@ -131,22 +130,22 @@ impl ReproArgs {
         let run = suite::run(&suite, invocation, &plan, scale, &out, budget, &Progress::default())?;
         let record = run.record;
         let path = report::write(&out, &record)?;
-        println!("{}", report::summary_table(&record));
+        outln!("{}", report::summary_table(&record))?;
         let failures: Vec<_> = record
             .failures
             .iter()
             .filter(|failure| run.left.iter().all(|left| left.to_string() != failure.job))
             .collect();
         for failure in &failures {
-            eprintln!("failed: {}: {}", failure.job, failure.error);
+            tracing::error!(label = "failed", "{}: {}", failure.job, failure.error);
         }
-        println!("report: {}", path.display());
+        outln!("report: {}", path.display())?;
         if !run.left.is_empty() {
-            eprintln!("budget used up ({} jobs left): the same command goes on", run.left.len());
+            tracing::info!("budget used up ({} jobs left): the same command goes on", run.left.len());
         }
         Ok(match (failures.is_empty(), run.left.is_empty()) {
             (true, true) => ExitCode::SUCCESS,
-            (true, false) => ExitCode::from(BUDGET_USED_UP),
+            (true, false) => ExitCode::from(stop::EXIT_CODE),
             // What failed must not hide behind what was left.
             (false, _) => ExitCode::FAILURE,
         })
@@ -156,11 +155,11 @@ impl ReproArgs {
 /// Says what became of the published files of a suite, and writes the report.
 fn published(record: &PublishedRecord, out: &Path) -> anyhow::Result<ExitCode> {
     let path = report::write_published(out, record)?;
-    println!("{}", report::published_table(record)?);
-    record.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
-    record.missing.iter().for_each(|name| eprintln!("missing: {name}"));
-    record.failures.iter().for_each(|failure| eprintln!("failed: {}: {}", failure.job, failure.error));
-    println!("report: {}", path.display());
+    outln!("{}", report::published_table(record)?)?;
+    record.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    record.missing.iter().for_each(|name| tracing::warn!(label = "missing", "{name}"));
+    record.failures.iter().for_each(|failure| tracing::error!(label = "failed", "{}: {}", failure.job, failure.error));
+    outln!("report: {}", path.display())?;
     Ok(if record.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -8,9 +8,10 @@ use clap::Args;
 use image::{ImageFormat, Rgb, RgbImage};
 use tch::{Device, Tensor};
 
-use super::Numbers;
+use super::output::outln;
+use super::{Numbers, recipe_file};
 use crate::augment;
-use crate::fs;
+use crate::fs::{self, Inputs};
 use crate::npy;
 use crate::pretrain::loader::draw_views;
 use crate::recipe::{PretrainSplit, Recipe};
@@ -49,6 +50,9 @@ pub(super) struct ViewsArgs {
 
 impl ViewsArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let inputs =
+            Inputs::default().file("the recipe", recipe_file(&self.recipe)).folder("the data", self.data.as_deref());
+        inputs.spare_in("--out", &self.out, &["views.npy", "params.jsonl", "views.png"])?;
         let recipe = Recipe::resolve(&self.recipe, &self.set)?;
         let scale = Scale {
             data: self.data.or_else(crate::artifact::data_folder),
@@ -85,7 +89,7 @@ impl ViewsArgs {
             Ok(())
         })?;
         write_grid(&self.out.join("views.png"), &originals, &views)?;
-        println!("{} images, 2 views each: {}", indices.len(), self.out.display());
+        outln!("{} images, 2 views each: {}", indices.len(), self.out.display())?;
         Ok(ExitCode::SUCCESS)
     }
 }

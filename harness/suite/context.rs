@@ -101,7 +101,7 @@ impl Context {
         native::set_deterministic(scale.deterministic)?;
         let dataset = Dataset::load(recipe.dataset, scale.data.as_deref(), device)?;
         if !dataset.official {
-            eprintln!("warning: the {} data differ from the official download", name_of(&recipe.dataset));
+            tracing::warn!("the {} data differ from the official download", name_of(&recipe.dataset));
         }
         let environment = Environment { eager: scale.eager, ..environment::describe(device) };
         Ok(Self { dataset, device, deadline: None, scale, environment })

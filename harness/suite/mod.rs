@@ -152,7 +152,7 @@ pub fn run(
     }
     let bar = progress.jobs(&suite.name, plan.iter().map(|encoder| encoder.jobs().count()).sum());
     for (encoder, job) in plan.iter().flat_map(|encoder| encoder.jobs().map(move |job| (encoder, job))) {
-        let outcome = bar.run(|| match clock.may_start(&job) {
+        let outcome = bar.run(&job.to_string(), || match clock.may_start(&job) {
             true => guarded(|| run_job(&context, encoder, &job, folder, progress)),
             false => Err(SuiteError::Left),
         });
