@@ -50,15 +50,12 @@ pub(super) struct ViewsArgs {
 
 impl ViewsArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let data = self.data.or_else(crate::artifact::data_folder);
         let inputs =
-            Inputs::default().file("the recipe", recipe_file(&self.recipe)).folder("the data", self.data.as_deref());
+            Inputs::default().file("the recipe", recipe_file(&self.recipe)).folder("the data", data.as_deref());
         inputs.spare_in("--out", &self.out, &["views.npy", "params.jsonl", "views.png"])?;
         let recipe = Recipe::resolve(&self.recipe, &self.set)?;
-        let scale = Scale {
-            data: self.data.or_else(crate::artifact::data_folder),
-            device: Some("cpu".to_owned()),
-            ..Scale::default()
-        };
+        let scale = Scale { data, device: Some("cpu".to_owned()), ..Scale::default() };
         let context = Context::open(&recipe, scale)?;
         let set = context.dataset.train("sdclr views")?;
         let mut indices = self.indices.0;
