@@ -15,7 +15,7 @@ pub use staging::{StagedFile, Staging};
 
 /// A file could not be read or written.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {} {}: {source}{}", action.words(), path.display(), remedy(*action, source))]
+#[error("cannot {} {}: {source}{}", action.words(), crate::text::shown(path), remedy(*action, source))]
 pub struct FsError {
     action: Action,
     path: PathBuf,
@@ -229,6 +229,11 @@ pub fn read_at_most(path: &Path, limit: u64) -> Result<Vec<u8>, FsError> {
         }
     })()
     .map_err(error(Action::Read, path))
+}
+
+/// The text of a regular file of at most `limit` bytes, in UTF-8 or UTF-16: what people write or get from others.
+pub fn read_text(path: &Path, limit: u64) -> Result<String, FsError> {
+    Ok(crate::text::decoded(&read_at_most(path, limit)?).into_owned())
 }
 
 /// What lies in a folder, in the order of the names.

@@ -24,7 +24,7 @@ use crate::cores;
 use crate::progress;
 use output::OutputError;
 
-use crate::recipe::{Precision, name_of};
+use crate::recipe::{self, Precision, Recipe, name_of};
 use crate::suite::context::Scale;
 
 /// Reproduce, evaluate and benchmark Self-Damaging Contrastive Learning (SDCLR, ICML 2021).
@@ -153,6 +153,13 @@ impl OverrideArgs {
     }
 }
 
+/// Warns of what overrides do not change although they seem to.
+fn warn_of(recipe: &Recipe, overrides: &[String]) {
+    if let Some(remark) = recipe::remark(recipe, overrides) {
+        eprintln!("warning: {remark}");
+    }
+}
+
 /// Numbers and inclusive ranges, `1-3,5`.
 #[derive(Debug, Clone)]
 struct Numbers(Vec<i64>);
@@ -220,7 +227,7 @@ fn failed(error: &anyhow::Error) -> ExitCode {
         return ExitCode::from(141);
     }
     // Our messages carry their causes.
-    tracing::error!("{error}");
+    tracing::error!("{}", crate::text::message(&error.to_string()));
     ExitCode::FAILURE
 }
 
