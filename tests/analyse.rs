@@ -239,6 +239,47 @@ fn a_log_of_a_thousand_classes() {
     assert!(error.contains("holds no complete result"), "{error}");
 }
 
+/// Logs that went through PowerShell, a terminal, a logger or a copy that failed.
+#[test]
+fn logs_in_other_clothes_are_read_or_named() {
+    let folder = logs();
+    let path = few_log(folder.path(), 1);
+    let whole = std::fs::read_to_string(&path).unwrap();
+    let read = |bytes: &[u8], strict| {
+        write(&path, bytes);
+        let result = read_log(&path, DatasetName::Cifar10, 10, strict);
+        result.map(|log| log.blocks).map_err(|error| error.to_string())
+    };
+    let utf16 = |text: &str, unit: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(unit).collect::<Vec<u8>>();
+    let marked = format!("\u{feff}{whole}");
+    let expected = [false, true].map(|strict| read(whole.as_bytes(), strict).unwrap());
+    let result = "Each class acc";
+    for (name, bytes) in [
+        ("a mark", marked.clone().into_bytes()),
+        ("a mark at once", format!("\u{feff}{}", &whole[whole.rfind("\nEach class acc").unwrap() + 1..]).into_bytes()),
+        ("UTF-16", utf16(&marked, u16::to_le_bytes)),
+        ("UTF-16, the other order", utf16(&marked, u16::to_be_bytes)),
+        ("UTF-16 without its mark", utf16(&whole, u16::to_le_bytes)),
+        ("Windows", whole.replace('\n', "\r\n").into_bytes()),
+        ("old Macs", whole.replace('\n', "\r").into_bytes()),
+        ("a progress bar", whole.replace("\nEach class acc", "\n100%|####| 79/79\rEach class acc").into_bytes()),
+        ("colours", whole.replace(result, "\x1b[1;32mEach class acc").replace("On the", "\x1b[0mOn the").into_bytes()),
+    ] {
+        for (strict, expected) in [false, true].into_iter().zip(&expected) {
+            assert_eq!(read(&bytes, strict).as_ref(), Ok(expected), "{name}");
+        }
+    }
+    let stamped: String = whole.lines().map(|line| format!("2021-06-14 12:00:01 INFO {line}\n")).collect();
+    let line = 1 + whole.lines().position(|line| line.starts_with("On the best_model")).unwrap();
+    let hidden = format!("line {line}, holds 'On the best_model, test tacc is' in its middle");
+    for strict in [false, true] {
+        let error = read(stamped.as_bytes(), strict).unwrap_err();
+        assert!(error.contains(&hidden) && !error.contains("cut short"), "{error}");
+        let error = read(b"", strict).unwrap_err();
+        assert!(error.contains("log.txt is empty") && !error.contains("cut short"), "{error}");
+    }
+}
+
 /// A line of classes belongs to the accuracy that follows it; without one, to an accuracy just before.
 #[test]
 fn classes_go_with_the_accuracy_that_follows() {

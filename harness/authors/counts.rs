@@ -59,7 +59,7 @@ fn imagenet_counts(dataset: DatasetName, data: Option<&Path>) -> Result<Vec<u64>
 /// A line does not end in a class.
 pub fn counts_of_list(bytes: &[u8], classes: usize) -> Result<Vec<u64>, AuthorsError> {
     let mut counts = vec![0; classes];
-    let text = String::from_utf8_lossy(bytes);
+    let text = crate::text::decoded(bytes);
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let class = line.trim_end().rsplit_once(' ').and_then(|(_, class)| class.parse::<usize>().ok());
         match class.and_then(|class| counts.get_mut(class)) {

@@ -1,5 +1,6 @@
 //! A published log.txt. In: its path. Out: the test accuracies per class that it reports. Treated as hostile: its size,
-//! and with it the memory that it takes, is bounded; bytes that are no text belong to no result.
+//! and with it the memory that it takes, is bounded; bytes that are no text belong to no result. UTF-16, byte order marks,
+//! colour codes and carriage returns (which end a line, as in Python) are read through.
 //!
 //! A result block is a line of accuracies per class and a line of the best model's accuracy (REFERENCE.md "Metrics"):
 //! - CIFAR, per cent: `Each class acc is 91.20 ...` and `On the best_model, test tacc is 81.23`. Lines of the
@@ -14,6 +15,7 @@ use super::AuthorsError;
 use crate::fs;
 use crate::recipe::{DatasetName, hash_bytes};
 use crate::scores::{self, Groups, Scores, ScoresError, mean_std};
+use crate::text;
 
 /// Real logs have less than 1 MB.
 const LOG_BYTES: u64 = 16 << 20;
@@ -111,8 +113,29 @@ pub fn read_log(
 ) -> Result<LogResult, AuthorsError> {
     let bytes = fs::read_at_most(path, LOG_BYTES)?;
     let sha256 = hash_bytes(&bytes);
-    let log = Log { path, style: style_of(dataset), classes, text: String::from_utf8_lossy(&bytes), sha256 };
+    if bytes.is_empty() {
+        return Err(AuthorsError::EmptyLog { path: path.to_path_buf() });
+    }
+    let text = plain_lines(text::decoded(&bytes));
+    let log = Log { path, style: style_of(dataset), classes, text, sha256 };
     if strict_original { log.as_the_script_reads() } else { log.last_block() }
+}
+
+/// The text without codes that set a colour or clear a line (`ESC [ ... m` and `K`), every line of it ended by a newline alone.
+fn plain_lines(text: Cow<str>) -> Cow<str> {
+    if !text.contains(['\r', '\u{1b}']) {
+        return text;
+    }
+    let ended = text.replace("\r\n", "\n").replace('\r', "\n");
+    let mut parts = ended.split("\u{1b}[");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').strip_prefix(['m', 'K']) {
+            Some(rest) => plain += rest,
+            None => plain.extend(["\u{1b}[", part]),
+        }
+    }
+    plain.into()
 }
 
 struct Log<'a> {
@@ -139,14 +162,14 @@ impl Log<'_> {
             0 => {}
             count => warnings.push(format!(
                 "{}: {count} of {} earlier results differ from the last, on line {line}, which counts",
-                self.path.display(),
+                text::shown(self.path),
                 earlier.len()
             )),
         }
         if left_over.is_some_and(|left_over| left_over > line) {
             warnings.push(format!(
                 "{}: its last result was cut short; the complete one before it, on line {line}, counts",
-                self.path.display()
+                text::shown(self.path)
             ));
         }
         warnings.extend(self.disagreement(&block));
@@ -170,13 +193,18 @@ impl Log<'_> {
         }
         match (accuracy, blocks.is_empty()) {
             (Some((line, value)), false) => self.number(line, value)?,
-            _ => return Err(AuthorsError::NoResultAtEnd { path: self.path.to_path_buf() }),
+            _ => {
+                return Err(match self.no_result() {
+                    hidden @ AuthorsError::Hidden { .. } => hidden,
+                    _ => AuthorsError::NoResultAtEnd { path: self.path.to_path_buf() },
+                });
+            }
         };
         let mut warnings = Vec::new();
         if blocks.len() > 1 {
             warnings.push(format!(
                 "{}: {} results among its last lines are taken together, as the published script does",
-                self.path.display(),
+                text::shown(self.path),
                 blocks.len()
             ));
         }
@@ -233,7 +261,7 @@ impl Log<'_> {
         (self.style.top1 && (mean - block.accuracy).abs() > ROUNDING).then(|| {
             format!(
                 "{}: the mean over the classes on line {} is {mean:.2}, but the accuracy beside it is {:.2}; the classes count",
-                self.path.display(),
+                text::shown(self.path),
                 block.line,
                 block.accuracy
             )
@@ -241,14 +269,21 @@ impl Log<'_> {
     }
 
     fn bad_value(&self, line: usize, found: &str, expected: &'static str) -> AuthorsError {
-        // What a hostile file holds is cut and escaped before it is shown.
-        let found = found.chars().take(40).flat_map(char::escape_debug).collect();
+        // Lines of hostile files are long.
+        let found = text::printable(&found.chars().take(40).collect::<String>());
         AuthorsError::Value { path: self.path.to_path_buf(), line, found, expected }
     }
 
+    /// Why there is no result: what the lines begin with hides it, or it is not there. Every CIFAR log holds the accuracies
+    /// of validations behind their epoch; the line of accuracy is a result's alone.
     fn no_result(&self) -> AuthorsError {
         let Style { class_line, accuracy_line, .. } = self.style;
-        AuthorsError::NoResult { path: self.path.to_path_buf(), class_line, accuracy_line }
+        let path = self.path.to_path_buf();
+        let hidden = |text: &str| text.find(accuracy_line).is_some_and(|at| at > 0);
+        match self.text.lines().position(hidden) {
+            Some(index) => AuthorsError::Hidden { path, line: index + 1, accuracy_line, class_line },
+            None => AuthorsError::NoResult { path, class_line, accuracy_line },
+        }
     }
 }
 

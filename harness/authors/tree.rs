@@ -42,7 +42,7 @@ impl Found {
             [] => Ok(None),
             [folder] => Ok(Some(folder.join(file)).filter(|path| path.exists())),
             several => {
-                let found = several.iter().map(|path| path.display().to_string()).collect();
+                let found = several.iter().map(|path| crate::text::shown(path)).collect();
                 Err(AuthorsError::Twice { name: folder.to_owned(), found })
             }
         }
