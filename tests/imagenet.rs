@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use sdclr::checkpoint;
-use sdclr::dataset::Dataset;
+use sdclr::dataset::{self, Dataset};
 use sdclr::network::{Network, NetworkSpec};
 use sdclr::recipe::{DatasetName, Recipe, hash_json};
 use sdclr::split::{self, ListName};
@@ -214,7 +214,6 @@ fn hostile_lists_are_refused() {
         "train/a/b.JPEG +1\n",
         "train/a/b.JPEG 100\n",
         "train/a/b.JPEG 99999999999999999999\n",
-        "train/a/b.JPEG\t1\n",
         "../outside.JPEG 1\n",
         "train/../../outside.JPEG 1\n",
         "/etc/passwd 1\n",
@@ -237,9 +236,23 @@ fn hostile_lists_are_refused() {
         assert_eq!(error.lines().count(), 1);
         said += &format!("{}\n", error.replace(&folder.display().to_string(), "[DIR]"));
     }
-    // What is allowed: lines that end as on Windows, a last line without an end.
+    // What is allowed: lines that end as on Windows, a last line without an end, a byte order mark, UTF-16, other blanks.
     write(&list, good.trim_end().replace('\n', "\r\n").as_bytes());
     probed(folder, FEW);
+    let read = |bytes: &[u8]| {
+        write(&list, bytes);
+        let list = split::read(&dataset, Some(folder), ListName::FewShot(1)).unwrap();
+        let images = list.own.as_ref().unwrap();
+        let dataset::Images::Files(files) = &images.images else { panic!("no files") };
+        (0..CLASSES as i64).for_each(|index| _ = files.read(index).unwrap());
+        images.labels.clone()
+    };
+    let labels = read(good.as_bytes());
+    assert_eq!(read(format!("\u{feff}{good}").as_bytes()), labels);
+    assert_eq!(read(good.replace(' ', "  ").as_bytes()), labels);
+    assert_eq!(read(good.replace(' ', "\t").as_bytes()), labels);
+    let utf16: Vec<u8> = format!("\u{feff}{good}").encode_utf16().flat_map(u16::to_le_bytes).collect();
+    assert_eq!(read(&utf16), labels);
     sdclr::fs::remove(&list).unwrap();
     said += &complaint(folder, FEW);
     said += &complaint(folder, &["--split", "2", "--protocol", "few"]);
@@ -266,6 +279,31 @@ fn missing_and_damaged_images_are_named() {
     std::fs::remove_dir_all(folder.join("imagenet")).unwrap();
     said += &complaint(folder, FEW);
     insta::assert_snapshot!("imagenet_images", said);
+}
+
+/// `val/` as its archive unpacks; and folders as Kaggle has them, which are read as they are.
+#[test]
+fn unsorted_and_nested_folders_are_told() {
+    let folder = miniature();
+    let folder = folder.path();
+    let images = folder.join("imagenet");
+    let sorted = images.join("val/n00000000/ILSVRC2012_val_0.JPEG");
+    let flat = images.join("val/ILSVRC2012_val_0.JPEG");
+    write(&flat, &std::fs::read(&sorted).unwrap());
+    sdclr::fs::remove(&sorted).unwrap();
+    let dataset = Dataset::load(DatasetName::Imagenet100, Some(folder), Device::Cpu).unwrap();
+    let list = split::read(&dataset, Some(folder), ListName::Test).unwrap();
+    let dataset::Images::Files(files) = &list.own.as_ref().unwrap().images else { panic!("no files") };
+    let error = files.read(0).unwrap_err().to_string();
+    let paths = (flat.display(), sorted.display());
+    let expected =
+        format!("line 1: the image lies at {}, expected {}: the folder is not sorted by class", paths.0, paths.1);
+    assert!(error.contains(&expected), "{error}");
+    let nested = folder.join("other/ILSVRC/Data/CLS-LOC");
+    sdclr::fs::rename(&images, &nested).unwrap();
+    let dataset = Dataset::load(DatasetName::Imagenet100, Some(&folder.join("other")), Device::Cpu).unwrap();
+    let dataset::Images::Files(files) = &dataset.train.images else { panic!("no files") };
+    assert_eq!(files.root(), nested);
 }
 
 #[test]

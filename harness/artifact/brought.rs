@@ -3,13 +3,17 @@
 //! cache, where other commands look for them.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::cache::Cache;
 use super::check;
 use super::registry::{Artifact, Brought, Registry, RemoteFile};
 use super::{ArtifactError, Voice, human};
-use crate::fs;
+use crate::fs::{self, FsError};
+use crate::text::{printable, shown};
+
+/// The longest published list has 7 MB.
+const LIST_BYTES: u64 = 64 << 20;
 
 pub(super) fn must_be_brought(artifact: &Artifact, source: &Brought) -> ArtifactError {
     ArtifactError::MustBeBrought { licence: artifact.licence.clone(), files: names(source) }
@@ -44,10 +48,32 @@ pub(super) fn check(
         }
         return Ok(format!("{} are the published files", names(source)));
     }
-    if ["train", "val"].iter().any(|part| from.join(part).is_dir()) {
-        return check_tree(artifact, source, from, registry, cache, voice);
+    if !from.exists() {
+        let (found, expected) = ("which does not exist".to_owned(), format!("the folder of {}", names(source)));
+        return Err(ArtifactError::FromWhat { path: from.to_path_buf(), found, expected });
     }
-    Err(ArtifactError::NotThere { folder: from.to_path_buf(), files: names(source) })
+    match image_root(from)? {
+        Some(root) => check_tree(artifact, source, &root, registry, cache, voice),
+        None => Err(ArtifactError::NotThere { folder: from.to_path_buf(), files: names(source) }),
+    }
+}
+
+/// The folder of `train/` and `val/`: `folder` itself; the one below it where Kaggle's archive has them; or the one above,
+/// where `folder` is one of the two.
+///
+/// # Errors
+/// A folder on the way may not be entered.
+pub fn image_root(folder: &Path) -> Result<Option<PathBuf>, FsError> {
+    let below = ["", "CLS-LOC", "Data/CLS-LOC", "ILSVRC/Data/CLS-LOC"].map(|path| folder.join(path));
+    let is_part = folder.file_name().is_some_and(|name| name == "train" || name == "val");
+    let above = folder.parent().filter(|_| is_part).map(Path::to_path_buf);
+    for root in below.into_iter().chain(above) {
+        if fs::is_open_folder(&root.join("train"))? || fs::is_open_folder(&root.join("val"))? {
+            // `folder.join("")` ends in a slash.
+            return Ok(Some(if root == folder { folder.to_path_buf() } else { root }));
+        }
+    }
+    Ok(None)
 }
 
 fn check_archive(file: &RemoteFile, path: &Path, voice: &Voice) -> Result<(), ArtifactError> {
@@ -79,8 +105,7 @@ fn check_tree(
     voice: &Voice,
 ) -> Result<String, ArtifactError> {
     let (mut checked, mut absent) = (Vec::new(), Vec::new());
-    let mut missing: HashSet<String> = HashSet::new();
-    let (mut listed, mut first) = (0, None);
+    let (mut listed, mut missing) = (HashSet::new(), Vec::new());
     for artifact in registry.select(&source.lists, None)? {
         for file in artifact.files() {
             let path = cache.target(artifact, &file);
@@ -88,12 +113,11 @@ fn check_tree(
                 absent.push(file.path);
                 continue;
             }
-            let text = fs::read_to_string(&path)?;
+            let text = fs::read_text(&path, LIST_BYTES)?;
             for image in text.lines().filter_map(|line| line.split_whitespace().next()) {
-                listed += 1;
-                if !folder.join(image).is_file() {
-                    first.get_or_insert_with(|| (image.to_owned(), file.path.clone()));
-                    missing.insert(image.to_owned());
+                // Several lists name the same image.
+                if listed.insert(image.to_owned()) && !folder.join(image).is_file() {
+                    missing.push(Missing { image: image.to_owned(), list: file.path.clone(), path: path.clone() });
                 }
             }
             checked.push(file.path);
@@ -105,18 +129,65 @@ fn check_tree(
     if !absent.is_empty() {
         voice.say(&format!("not checked, since these lists are not in the cache: {}", absent.join(", ")));
     }
-    match first {
+    let listed = listed.len();
+    match missing.first() {
         None => {
             let link = cache.link(artifact);
             if !folder.starts_with(&link) {
                 fs::link_folder(folder, &link)?;
             }
-            let folder = folder.display();
-            Ok(format!("{folder} has all {listed} images of {} lists; linked as {}", checked.len(), link.display()))
+            let (folder, link) = (shown(folder), shown(&link));
+            Ok(format!("{folder} has all {listed} images of {} lists; linked as {link}", checked.len()))
         }
-        Some((first, list)) => {
-            let (folder, missing) = (folder.to_path_buf(), missing.len());
-            Err(ArtifactError::MissingImages { folder, missing, listed, first, list })
-        }
+        Some(Missing { image, list, .. }) => Err(ArtifactError::MissingImages {
+            folder: folder.to_path_buf(),
+            missing: missing.len(),
+            listed,
+            first: printable(image),
+            list: list.clone(),
+            remedy: remedy(folder, &missing),
+        }),
     }
+}
+
+/// An image that a list names and that is not there.
+struct Missing {
+    image: String,
+    list: String,
+    /// Of the list.
+    path: PathBuf,
+}
+
+/// What makes the missing images appear: in `val/` sorting what lies there without the folders of the classes, as
+/// `ILSVRC2012_img_val.tar` unpacks; in `train/` unpacking the archives of the classes; or unpacking again.
+fn remedy(folder: &Path, missing: &[Missing]) -> String {
+    let name = |image: &str| image.rsplit('/').next().unwrap_or_default().to_owned();
+    let is_flat = |image: &str| {
+        let part = image.split('/').next().unwrap_or_default();
+        folder.join(part).join(name(image)).is_file()
+    };
+    let flat: Vec<&Missing> = missing.iter().filter(|missing| is_flat(&missing.image)).collect();
+    let class_archive = |missing: &Missing| {
+        let class = missing.image.rsplit_once('/').map(|(class, _)| format!("{class}.tar"));
+        class.is_some_and(|class| folder.join(class).is_file())
+    };
+    let mut steps = Vec::new();
+    if let Some(Missing { image, path, .. }) = flat.first() {
+        let part = image.split('/').next().unwrap_or_default();
+        steps.push(format!(
+            "{} of them lie in {part}/ itself, not in the folders of their classes: sort them with (cd '{}' && grep '^{part}/' \
+             '{}' | cut -d' ' -f1 | while read -r image; do mkdir -p \"${{image%/*}}\" && mv -n \"{part}/${{image##*/}}\" \
+             \"$image\"; done)",
+            flat.len(),
+            shown(folder),
+            shown(&path.canonicalize().unwrap_or_else(|_| path.clone()))
+        ));
+    }
+    if missing.iter().any(class_archive) {
+        steps.push("train/ holds archives of classes: unpack each into a folder of its name".to_owned());
+    }
+    if steps.is_empty() {
+        steps.push("unpack the archives there again".to_owned());
+    }
+    steps.join("; ")
 }

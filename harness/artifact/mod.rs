@@ -21,6 +21,8 @@ use std::path::PathBuf;
 
 use crate::fs::FsError;
 use crate::progress::Progress;
+use crate::text::{message, shown};
+pub use brought::image_root;
 use cache::Cache;
 use registry::Place;
 
@@ -29,9 +31,9 @@ use registry::Place;
 pub enum ArtifactError {
     #[error("registry {name} is refused: {reason}; see fixtures/registry.toml for its form")]
     Registry { name: String, reason: String },
-    #[error("pins {} are refused: {reason}; mend the file or delete it", path.display())]
+    #[error("pins {} are refused: {reason}; mend the file or delete it", shown(path))]
     Pins { path: PathBuf, reason: String },
-    #[error("there are no pins {}; check the path, or run with --pin to begin them there", path.display())]
+    #[error("there are no pins {}; check the path, or run with --pin to begin them there", shown(path))]
     NoPins { path: PathBuf },
     #[error("nothing to fetch is called '{found}'{}; known are {known}", near.as_ref().map(|near| format!(" (did you mean '{near}'?)")).unwrap_or_default())]
     UnknownName { found: String, near: Option<String>, known: String },
@@ -45,27 +47,27 @@ pub enum ArtifactError {
     Client { reason: String },
     #[error(
         "{what} is not in {}, and --offline forbids to download it; run again without --offline, or bring it with --from",
-        cache.display()
+        shown(cache)
     )]
     Offline { what: String, cache: PathBuf },
     #[error("{reason}; run the same command again later, or {remedy}")]
     Download { reason: String, remedy: String },
     #[error(
         "nobody published a size or hash of this archive, so nothing proves that what comes is what the authors uploaded; run again with --pin to trust what comes first and write its hash to {}, or name the pins of somebody you trust with --pins FILE",
-        pins.display()
+        shown(pins)
     )]
     NotPinned { pins: PathBuf },
     #[error(
         "{} is not {expected_name}: {wrong}{}; get it again from where it is published",
-        path.display(),
-        pins.as_ref().map(|pins| format!(" (pinned in {})", pins.display())).unwrap_or_default()
+        shown(path),
+        pins.as_ref().map(|pins| format!(" (pinned in {})", shown(pins))).unwrap_or_default()
     )]
     Brought { path: PathBuf, expected_name: String, wrong: Box<check::Mismatch>, pins: Option<PathBuf> },
-    #[error("{} is none of {candidates}: {reason}; name one of them to say which it is", path.display())]
+    #[error("{} is none of {candidates}: {reason}; name one of them to say which it is", shown(path))]
     Unidentified { path: PathBuf, candidates: String, reason: String },
-    #[error("--from names {}, {found}; expected {expected}", path.display())]
+    #[error("--from names {}, {found}; expected {expected}", shown(path))]
     FromWhat { path: PathBuf, found: String, expected: String },
-    #[error("{file} of the archive is not the published one: {wrong}; it is kept as {} and is not used", kept.display())]
+    #[error("{file} of the archive is not the published one: {wrong}; it is kept as {} and is not used", shown(kept))]
     Inside { file: String, wrong: Box<check::Mismatch>, kept: PathBuf },
     #[error("the archive lacks {file}; expected all of {expected}")]
     Lacks { file: String, expected: String },
@@ -73,10 +75,15 @@ pub enum ArtifactError {
         "it cannot be downloaded for you ({licence}); get {files} there and name their folder, or that of the unpacked images, with --from DIR"
     )]
     MustBeBrought { licence: String, files: String },
-    #[error("{} holds neither {files} nor the folders train/ and val/; name the folder that does", folder.display())]
+    #[error("{} holds neither {files} nor the folders train/ and val/; name the folder that does", shown(folder))]
     NotThere { folder: PathBuf, files: String },
-    #[error("{missing} of {listed} listed images are missing in {} (first: {first}, of {list}); unpack the archives there again", folder.display())]
-    MissingImages { folder: PathBuf, missing: usize, listed: usize, first: String, list: String },
+    #[error(
+        "{missing} of {listed} listed images are missing in {} (first: {first}, of {list}); {remedy}",
+        shown(folder)
+    )]
+    MissingImages { folder: PathBuf, missing: usize, listed: usize, first: String, list: String, remedy: String },
+    #[error("{} lacks {first}{}; {remedy}", shown(folder), and_more(*more))]
+    LacksLists { folder: PathBuf, first: String, more: usize, remedy: String },
     #[error("the published lists to check against are not in the cache; run sdclr fetch {lists} first")]
     NoLists { lists: String },
     #[error(transparent)]
@@ -85,6 +92,10 @@ pub enum ArtifactError {
     Unpack(#[from] unpack::UnpackError),
     #[error(transparent)]
     File(#[from] FsError),
+}
+
+fn and_more(count: usize) -> String {
+    if count == 0 { String::new() } else { format!(" (and {count} more)") }
 }
 
 impl ArtifactError {
@@ -104,7 +115,7 @@ pub struct Voice<'a> {
 
 impl Voice<'_> {
     pub fn say(&self, text: &str) {
-        self.progress.say(&format!("{}: {text}", self.name));
+        self.progress.say(&message(&format!("{}: {text}", self.name)));
     }
 }
 

@@ -50,7 +50,7 @@ impl DoctorArgs {
             healthy &= outcome.is_ok();
             match outcome {
                 Ok(loss) => println!("one step   on {device:?}: loss {loss:.4}"),
-                Err(error) => println!("one step   on {device:?} FAILED: {error:#}"),
+                Err(error) => println!("one step   on {device:?} FAILED: {error}"),
             }
         }
         match &self.data.or_else(crate::artifact::data_folder) {
@@ -83,7 +83,7 @@ fn describe_data(name: DatasetName, folder: &Path) {
             for list in tail.into_iter().chain(probe) {
                 match first_of(&set, folder, list) {
                     Ok(line) => println!("  {line}"),
-                    Err(error) => println!("  {error:#}"),
+                    Err(error) => println!("  {error}"),
                 }
             }
         }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::picture::{Picture, decode};
+use crate::artifact;
 use super::{Content, Dataset, DatasetError};
 use crate::fs;
 use crate::recipe::{DatasetName, name_of};
@@ -33,7 +34,12 @@ impl ImageFiles {
         let place = || (self.list.clone(), index as usize + 1);
         let file = fs::read(&path).map_err(|source| {
             let (list, line) = place();
-            DatasetError::ImageFile { list, line, source }
+            let name = path.file_name().unwrap_or_default();
+            let part = self.paths[index as usize].split('/').next().unwrap_or_default();
+            match Some(self.root.join(part).join(name)).filter(|flat| flat.is_file()) {
+                Some(found) => DatasetError::Unsorted { list, line, found, expected: path.clone() },
+                None => DatasetError::ImageFile { list, line, source },
+            }
         })?;
         decode(&file).map_err(|reason| {
             let (list, line) = place();
@@ -55,15 +61,13 @@ pub(super) fn layout(name: DatasetName) -> String {
     format!("train/ and val/ of ILSVRC 2012 (itself or in imagenet/; val/ sorted by class), and the lists of {lists}/")
 }
 
-/// `imagenet/` of the data folder, or the folder itself where it holds `train/` or `val/`.
+/// `imagenet/` of the data folder, or the folder itself where it holds `train/` or `val/`, directly or as Kaggle's archive
+/// does.
 pub(super) fn load(name: DatasetName, folder: &Path, layout: String) -> Result<Dataset, DatasetError> {
-    let mut root = None;
-    for candidate in [folder.join("imagenet"), folder.to_path_buf()] {
-        let holds_images = fs::is_open_folder(&candidate.join("train"))? || fs::is_open_folder(&candidate.join("val"))?;
-        if root.is_none() && holds_images {
-            root = Some(candidate);
-        }
-    }
+    let root = match artifact::image_root(&folder.join("imagenet"))? {
+        Some(root) => Some(root),
+        None => artifact::image_root(folder)?,
+    };
     let root =
         root.ok_or_else(|| DatasetError::NotFound { dataset: name_of(&name), folder: folder.to_path_buf(), layout })?;
     let classes = if name == DatasetName::Imagenet100 { 100 } else { 1000 };

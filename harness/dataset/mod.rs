@@ -14,6 +14,7 @@ use tch::{Device, Tensor};
 
 use crate::fs::{self, FsError};
 use crate::recipe::{DatasetName, name_of};
+use crate::text::shown;
 pub use imagenet::ImageFiles;
 pub use picture::{Picture, decode};
 
@@ -24,24 +25,31 @@ pub enum DatasetError {
         "{dataset} is not here: run sdclr fetch {dataset} {dataset}-splits, or name its folder with --data DIR (or SDCLR_DATA); DIR holds {layout}"
     )]
     NoFolder { dataset: String, layout: String },
-    #[error("there is no folder {}; name that of the data with --data DIR (or SDCLR_DATA)", folder.display())]
+    #[error("there is no folder {}; name that of the data with --data DIR (or SDCLR_DATA)", shown(folder))]
     NoSuchFolder { folder: PathBuf },
-    #[error("no {dataset} in {}: expected {layout}; sdclr fetch {dataset} brings it, or says how to", folder.display())]
+    #[error("no {dataset} in {}: expected {layout}; sdclr fetch {dataset} brings it, or says how to", shown(folder))]
     NotFound { dataset: String, folder: PathBuf, layout: String },
     #[error(transparent)]
     File(#[from] FsError),
     #[error(
         "{} has {found} bytes, expected {expected}: it is cut short or not the official file; download it again",
-        path.display()
+        shown(path)
     )]
     Size { path: PathBuf, found: usize, expected: usize },
-    #[error("{}: image {index} has label {found}, expected 0 to {last}; this is not the official file", path.display())]
+    #[error("{}: image {index} has label {found}, expected 0 to {last}; this is not the official file", shown(path))]
     Label { path: PathBuf, index: usize, found: u64, last: usize },
-    #[error("{} is not a batch of the python version: {reason}; download it again", path.display())]
+    #[error("{} is not a batch of the python version: {reason}; download it again", shown(path))]
     Batch { path: PathBuf, reason: String },
     #[error("{list}, line {line}: {source}; is ImageNet unpacked whole, val/ sorted into the folders of its classes?")]
     ImageFile { list: String, line: usize, source: FsError },
-    #[error("{list}, line {line}: {} cannot be decoded: {reason}; unpack it again", path.display())]
+    #[error(
+        "{list}, line {line}: the image lies at {}, expected {}: the folder is not sorted by class; sdclr fetch imagenet --from \
+         DIR says how to sort it",
+        shown(found),
+        shown(expected)
+    )]
+    Unsorted { list: String, line: usize, found: PathBuf, expected: PathBuf },
+    #[error("{list}, line {line}: {} cannot be decoded: {reason}; unpack it again", shown(path))]
     Image { list: String, line: usize, path: PathBuf, reason: String },
     #[error("{what} needs images of one size; those of ImageNet are files of any size")]
     NotResident { what: &'static str },

@@ -167,8 +167,8 @@ pub fn read(dataset: &Dataset, data: Option<&Path>, list: ListName) -> Result<Su
     let set = match &dataset.content {
         Content::Folder(root) => {
             let name = imagenet_path(dataset.name, list);
-            let text = fs::read_to_string(&file(&name)?).map_err(|source| SplitError::File { source })?;
-            return text::parse(name, &text, root, dataset.classes.len());
+            let bytes = fs::read(&file(&name)?).map_err(|source| SplitError::File { source })?;
+            return text::parse(name, &bytes, root, dataset.classes.len());
         }
         Content::Resident { test, .. } if list == ListName::Test => test,
         Content::Resident { train, .. } => train,

@@ -7,13 +7,15 @@ use std::path::Path;
 use super::{Images, SplitError, Subset};
 use crate::dataset::ImageFiles;
 use crate::recipe::hash_bytes;
+use crate::text::decoded;
 
-/// The list called `name` with the lines of `text`; its images lie in the folder `root`.
+/// The list called `name` in `bytes`, in UTF-8 or UTF-16; its images lie in the folder `root`.
 ///
 /// # Errors
 /// A line is not of the form `PATH LABEL`, its path leads out of the folder or is named before, its label is not below
 /// `classes`, or there is no line.
-pub fn parse(name: String, text: &str, root: &Path, classes: usize) -> Result<Subset, SplitError> {
+pub fn parse(name: String, bytes: &[u8], root: &Path, classes: usize) -> Result<Subset, SplitError> {
+    let text = decoded(bytes);
     let mut seen = HashSet::new();
     let (mut paths, mut labels) = (Vec::<Box<str>>::new(), Vec::new());
     for (line, found) in (1..).zip(text.lines()) {
@@ -31,19 +33,21 @@ pub fn parse(name: String, text: &str, root: &Path, classes: usize) -> Result<Su
     let rows: Vec<i64> = (0..labels.len() as i64).collect();
     let files = ImageFiles::new(root, &name, paths);
     let addresses = rows.iter().map(|&row| files.address(row)).collect();
-    let sha256 = hash_bytes(text.as_bytes());
+    let sha256 = hash_bytes(bytes);
     Ok(Subset { name, sha256, images: Images::Files(files), rows, labels, addresses })
 }
 
-/// Path and label of a line, or what is wrong with it.
+/// Path and label of a line, or what is wrong with it. Blanks around either are not part of them, as in Python's `split`.
 fn entry(line: &str, classes: usize) -> Result<(&str, i64), String> {
     let form = || "is not of the form PATH LABEL".to_owned();
-    let (path, label) = line.rsplit_once(' ').ok_or_else(form)?;
+    let (path, label) = line.trim_end().rsplit_once([' ', '\t']).ok_or_else(form)?;
+    let path = path.trim_end();
     if path.is_empty() || label.is_empty() || !label.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(form());
     }
     let stays = |part: &str| !matches!(part, "" | "." | "..");
-    if !path.split('/').all(stays) || path.contains(|character: char| character.is_control() || character == '\\') {
+    let strange = |character: char| character.is_control() || matches!(character, '\\' | char::REPLACEMENT_CHARACTER);
+    if !path.split('/').all(stays) || path.contains(strange) {
         return Err("has a path that is not plain names joined by /, relative to the folder of the images".to_owned());
     }
     match label.parse::<usize>() {
