@@ -117,6 +117,89 @@ fn dry_run_prints_the_plan_and_the_resolved_recipes() {
 }
 
 #[test]
+fn numbers_are_taken_as_people_write_them() {
+    let set = |text: &str| Recipe::resolve("digits-lt/sdclr", &[text.to_owned()]);
+    for (text, lr) in [
+        (".5", 0.5),
+        ("1.", 1.0),
+        ("+1", 1.0),
+        ("1", 1.0),
+        ("5e-1", 0.5),
+        ("1E-4", 1e-4),
+        ("1.e2", 100.0),
+        ("+.5", 0.5),
+        ("5_000", 5000.0),
+        ("5_0.", 50.0),
+    ] {
+        assert_eq!(set(&format!("lr={text}")).unwrap().lr, lr, "{text}");
+    }
+    for (text, epochs) in [("1e1", 10), ("10.", 10), ("1_000", 1000), ("+7", 7), ("2.0", 2)] {
+        assert_eq!(set(&format!("epochs={text}")).unwrap().epochs, epochs, "{text}");
+    }
+    assert_eq!(set("augment.scale=[.25, 1.]").unwrap().augment.scale, [0.25, 1.0]);
+    assert_eq!(set("augment.scale=[.25, 1]").unwrap().augment.scale, [0.25, 1.0]);
+    assert_eq!(set("probe.full.milestones=[1e1, 20]").unwrap_err().to_string(), MILESTONES);
+    let value = |key: &str, found: &str, expected: &str| {
+        let error = set(&format!("{key}={found}")).unwrap_err().to_string();
+        assert_eq!(error, format!("recipe key '{key}' holds {found}, but {expected}"));
+    };
+    let whole = |least: &str| format!("a whole number of at least {least} is needed");
+    value("batch_size", "-64", &(whole("2") + ": the loss contrasts images"));
+    value("batch_size", "1", &(whole("2") + ": the loss contrasts images"));
+    value("epochs", "-1", &whole("1"));
+    value("probe.few.epochs", "-1", &whole("1"));
+    value("probe.few.epochs", "0", &whole("1"));
+    value("seed", "-1", &whole("0"));
+    value("warmup_epochs", "-1", &whole("0"));
+    value("epochs", "1.5", "a whole number is needed");
+    value("epochs", "ten", "a whole number is needed");
+    value("lr", "fast", "a number is needed");
+    value("lr", "0x", "a number is needed");
+    value("dual_bn", "yes", "true or false is needed");
+    value("augment.scale", "0.5", "a list such as [0.4, 1.0] is needed");
+    value("schedule", "none", "only cosine and constant are known");
+    value("schedule", "1", "only cosine and constant are known");
+    value("network", "18", "only resnet10, resnet18, resnet34, resnet50, resnet101, resnet152 are known");
+    value("augment.scale", "[0.4]", "a list of two numbers is needed");
+    value("augment.scale", "[0.4, 0.5, 0.6]", "a list of two numbers is needed");
+}
+
+const MILESTONES: &str = "recipe key 'probe.full.milestones' holds [10.0, 20], but a whole number is needed";
+
+/// What a recipe of somebody else's holds is cut and escaped, and no recipe is read without a bound.
+#[test]
+fn foreign_recipes_are_bounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("own.toml");
+    let read = |text: &str| {
+        write(&path, text.as_bytes());
+        let error = Recipe::resolve(path.to_str().unwrap(), &[]).unwrap_err().to_string();
+        assert!(error.len() < 1000 && !error.contains(char::is_control), "{error:?}");
+        error
+    };
+    let good = include_str!("../fixtures/recipes/digits-lt/sdclr.toml");
+    assert!(read(&format!("\"\\u001b[2J\\u202e\" = 1\n{good}")).contains("'\\u{1b}[2J\\u{202e}'"));
+    assert!(read(&format!("a = {}1{}", "[".repeat(100_000), "]".repeat(100_000))).contains("line 1: "));
+    assert!(read(&"[".repeat(50_000)).contains("cannot be read"));
+    assert!(read(&good.replace("lr = 0.5", "lr = .5")).contains("line 13: "));
+    assert!(read(&good.replace("\"cosine\"", "\"\\u001b]0;none\"")).contains("only cosine and constant are known"));
+    assert!(read(&"#".repeat(2 << 20)).contains("more than the 1048576 bytes allowed"));
+    // A mark at the beginning is skipped.
+    write(&path, format!("\u{feff}{good}").as_bytes());
+    assert_eq!(Recipe::resolve(path.to_str().unwrap(), &[]).unwrap().lr, 0.5);
+}
+
+#[test]
+fn a_network_without_its_width_is_warned_of() {
+    let plan = |set: &[&str]| text(&sdclr(&[&["repro", "digits-lt", "--dry-run", "--set"], set].concat()).stderr);
+    assert!(
+        plan(&["network=resnet18"]).starts_with("warning: network=resnet18 keeps the recipe's width of 8 channels")
+    );
+    assert_eq!(plan(&["network=resnet18", "width=64"]), "");
+    assert_eq!(plan(&["epochs=3"]), "");
+}
+
+#[test]
 fn recipe_errors() {
     let none = Path::new("/nonexistent");
     let dry = |set: &str| error(none, &["repro", "cifar10-lt", "--dry-run", "--set", set]);

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::output::outln;
-use super::{EngineArgs, OverrideArgs, ScaleArgs};
+use super::{EngineArgs, OverrideArgs, ScaleArgs, warn_of};
 use crate::pretrain::run::ENCODER;
 use crate::progress::Progress;
 use crate::recipe::{PretrainSplit, name_of};
@@ -45,6 +45,7 @@ impl PretrainArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let (list, overrides) = (self.pretrain_split, self.overrides.overrides()?);
         let encoder = PlannedEncoder::of_recipe(&self.recipe, &overrides, Some(list), self.split)?;
+        warn_of(&encoder.recipe, &overrides);
         let scale = Scale { eager: self.engine.eager, ..self.scale.into() };
         let context = Context::open(&encoder.recipe, scale)?;
         let progress = Progress::default();

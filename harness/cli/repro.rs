@@ -121,6 +121,9 @@ impl ReproArgs {
             return published(&suite::published::run(&plan, invocation, scale, &out, &Progress::default())?, &out);
         }
         let plan = suite::plan(&suite, &selection)?;
+        if let Some(first) = plan.first() {
+            super::warn_of(&first.recipe, &selection.overrides);
+        }
         if self.dry_run {
             out!("{}", describe(&plan)?)?;
             return Ok(ExitCode::SUCCESS);

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 pub(crate) use checks::{check, share};
 use checks::{count, not_negative, positive, range};
 pub use job::{EncoderId, JobId, JobIdError, Part, PublishedKind};
-pub(crate) use overrides::nearest;
+pub(crate) use overrides::{nearest, remark};
 pub use probe::{OrderName, ProbeRecipe, ProbeRecipes, Selection, TestTransform, TrainTransform};
 pub use suite::{EncoderSpec, Suite};
 
@@ -28,10 +28,10 @@ pub enum RecipeError {
     NotARecipe { name: String, known: String },
     #[error(transparent)]
     File(#[from] crate::fs::FsError),
-    #[error("recipe {name} does not parse: {reason}")]
+    #[error("recipe {name} cannot be read: {reason}")]
     Syntax { name: String, reason: String },
-    #[error("unknown recipe key '{key}'{}; the keys are {known}", suggestion(.near))]
-    UnknownKey { key: String, near: Option<String>, known: String },
+    #[error("unknown recipe key '{key}'; {}", near_keys(.near))]
+    UnknownKey { key: String, near: Vec<String> },
     #[error("override '{text}' is not of the form key=value")]
     NotAnOverride { text: String },
     #[error("recipe key '{key}' holds {found}, but {expected}")]
@@ -44,6 +44,14 @@ pub enum RecipeError {
 
 fn suggestion(near: &Option<String>) -> String {
     near.as_ref().map(|near| format!(" (did you mean '{near}'?)")).unwrap_or_default()
+}
+
+fn near_keys(near: &[String]) -> String {
+    match near {
+        [] => "nothing like it is a key: sdclr repro SUITE --dry-run shows all of them".to_owned(),
+        [one] => format!("did you mean '{one}'?"),
+        several => format!("did you mean one of {}?", several.join(", ")),
+    }
 }
 
 /// Everything that can change a result.
@@ -229,13 +237,13 @@ impl Recipe {
     /// A key is missing, unknown or of another type.
     pub fn method_keys<T: serde::de::DeserializeOwned>(&self) -> Result<T, RecipeError> {
         serde_json::from_value(serde_json::Value::Object(self.own.clone()))
-            .map_err(|error| RecipeError::MethodKeys { method: self.method.clone(), reason: error.to_string() })
+            .map_err(|error| RecipeError::MethodKeys { method: self.method.clone(), reason: crate::text::printable(&error.to_string()) })
     }
 
     /// Rejects values that no run can have, naming the key, what it holds and what is allowed.
     pub(crate) fn validate(&self) -> Result<(), RecipeError> {
         count("epochs", self.epochs)?;
-        let expected = "at least 2 images are needed: the loss contrasts them";
+        let expected = "a whole number of at least 2 is needed: the loss contrasts images";
         check("batch_size", self.batch_size.to_string(), self.batch_size >= 2, expected)?;
         for (key, value) in
             [("width", self.width), ("output_dim", self.output_dim), ("augment.size", self.augment.size)]

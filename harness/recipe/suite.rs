@@ -8,6 +8,10 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::{DatasetName, EncoderId, PretrainSplit, Protocol, Recipe, RecipeError, overrides};
+use crate::text::{printable, toml_reason};
+
+/// An embedded suite has about 2 KB.
+const SUITE_BYTES: u64 = 1 << 20;
 
 // Every file of fixtures/suites: (name, text).
 include!(concat!(env!("OUT_DIR"), "/suites.rs"));
@@ -81,7 +85,7 @@ impl Suite {
             None if name.ends_with(".toml") => {
                 let path = Path::new(name);
                 let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-                Self::parse(&stem, &crate::fs::read_to_string(path)?)
+                Self::parse(&stem, &crate::fs::read_text(path, SUITE_BYTES)?)
             }
             None => Err(RecipeError::UnknownSuite {
                 name: name.to_owned(),
@@ -96,8 +100,8 @@ impl Suite {
     /// # Errors
     /// The text does not parse, has unknown keys, or names an encoder or split that no run can have.
     pub fn parse(name: &str, text: &str) -> Result<Self, RecipeError> {
-        let syntax = |error: toml::de::Error| RecipeError::Syntax { name: name.to_owned(), reason: error.to_string() };
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let syntax =
+            |error: toml::de::Error| RecipeError::Syntax { name: printable(name), reason: toml_reason(text, &error) };
         let SuiteFile { title, dataset, mut splits, protocols, encoders, method, recipe } =
             toml::from_str(text).map_err(syntax)?;
         splits.sort_unstable();
@@ -225,10 +229,10 @@ impl Suite {
         let own: BTreeMap<String, Value> = own.collect();
         table.insert("method".to_owned(), Value::String(encoder.method.clone()));
         table.insert("dataset".to_owned(), Value::String(super::name_of(&self.dataset)));
-        let syntax = |reason: String| RecipeError::Syntax { name: name.clone(), reason };
-        let mut recipe: Recipe = table.try_into().map_err(|error: toml::de::Error| syntax(error.to_string()))?;
+        let mut recipe: Recipe =
+            table.clone().try_into().map_err(|error| super::checks::misfit(&name, &table, &error))?;
         for (key, value) in own {
-            let value = serde_json::to_value(value).map_err(|error| syntax(error.to_string()))?;
+            let value = serde_json::to_value(value)?;
             recipe.own.insert(key, value);
         }
         recipe.validate()?;
