@@ -17,9 +17,10 @@ use super::page;
 use super::registry::{RemoteFile, Transfer};
 use super::{Voice, human};
 use crate::fs::{self, FsError, Growing};
+use crate::text::{printable, shown};
 
-/// A round of tries that gained less than this counts as lost.
-const PROGRESS: u64 = 1 << 20;
+/// A round of tries that gained less than this counts as lost: some servers and proxies break every connection after 64 KiB.
+const PROGRESS: u64 = 16 << 10;
 /// Bytes read from a connection at once.
 const PIECE: usize = 256 << 10;
 
@@ -30,7 +31,7 @@ pub enum DownloadError {
     File(#[from] FsError),
     #[error(
         "{file} needs {} more in {}, which has {} free; free some space, or choose another folder with --cache DIR",
-        human(*need), folder.display(), human(*free)
+        human(*need), shown(folder), human(*free)
     )]
     NoSpace { file: String, need: u64, free: u64, folder: PathBuf },
     #[error("no mirror gave {file}: {reasons}{kept}")]
@@ -206,8 +207,10 @@ impl Download<'_> {
             // Killed between the last byte and the rename.
             return self.accept(check::digest(self.part, self.file)?, true);
         }
-        let mut response = http::ask(self.client, self.transfer, url, offset, self.validator(url).as_deref())?;
-        let (start, total) = self.placed(&response, offset)?;
+        let http::Answer { mut response, begun } =
+            http::ask(self.client, self.transfer, url, offset, self.validator(url).as_deref())?;
+        let decode = self.is_gzipped(&response)?;
+        let (start, total) = self.placed(&response, offset, decode)?;
         self.check_space(start, total.unwrap_or(0))?;
         let mut digester = Digester::new(self.file);
         if start > 0 {
@@ -219,8 +222,11 @@ impl Download<'_> {
         }
         let mut growing = Growing::open(self.part, start)?;
         let bar = self.voice.progress.bytes(self.voice.name, total, start);
-        let outcome =
-            self.receive(&mut response, &mut growing, &mut digester, (start, total), |at| bar.set_position(at));
+        let coded = begun.as_slice().chain(&mut response);
+        let mut body: Box<dyn Read> =
+            if decode { Box::new(flate2::read::MultiGzDecoder::new(coded)) } else { Box::new(coded) };
+        let outcome = self.receive(&mut body, &mut growing, &mut digester, (start, total), |at| bar.set_position(at));
+        drop(body);
         bar.finish_and_clear();
         match outcome {
             Ok(()) => {}
@@ -236,21 +242,36 @@ impl Download<'_> {
         self.accept(digester.finish(), start > 0)
     }
 
-    /// Where in the file the body of `response` lies, and how long the file is.
-    fn placed(&self, response: &Response, offset: u64) -> Result<(u64, Option<u64>), Refusal> {
+    /// Whether the server compressed the file on the way, in spite of what it was asked. Some call the coding of an archive
+    /// that which it is itself compressed by: it comes as it is.
+    fn is_gzipped(&self, response: &Response) -> Result<bool, Refusal> {
+        let itself = [".gz", ".tgz"].iter().any(|ending| self.file.path.ends_with(ending));
+        let as_it_is = http::length(response).is_some_and(|length| Some(length) == self.file.size);
+        match http::coding(response) {
+            None => Ok(false),
+            Some("gzip" | "x-gzip") => Ok(!itself && !as_it_is),
+            Some(other) => Err(Refusal::Coding(printable(other))),
+        }
+    }
+
+    /// Where in the file the body of `response` lies, and how long the file is. The lengths and ranges of a body to `decode`
+    /// are those of the compressed one.
+    fn placed(&self, response: &Response, offset: u64, decode: bool) -> Result<(u64, Option<u64>), Refusal> {
         let (start, total) = if response.status() == StatusCode::PARTIAL_CONTENT {
             let range = http::content_range(response);
             match range {
-                Some((start, end, total)) if offset > 0 && start == offset && total.is_none_or(|n| n == end + 1) => {
+                Some((start, end, total))
+                    if !decode && offset > 0 && start == offset && total.is_none_or(|n| n == end + 1) =>
+                {
                     (start, Some(end + 1))
                 }
                 _ => {
                     let found = http::header(response, reqwest::header::CONTENT_RANGE).unwrap_or("no Content-Range");
-                    return Err(Refusal::Range { asked: offset, found: found.to_owned() });
+                    return Err(Refusal::Range { asked: offset, found: printable(found) });
                 }
             }
         } else {
-            (0, response.content_length())
+            (0, http::length(response).filter(|_| !decode))
         };
         match (total, self.file.size) {
             (Some(found), Some(expected)) if found != expected && start > 0 => {
@@ -284,7 +305,7 @@ impl Download<'_> {
     /// Reads the body to its end.
     fn receive(
         &self,
-        response: &mut Response,
+        body: &mut dyn Read,
         growing: &mut Growing,
         digester: &mut Digester,
         (start, total): (u64, Option<u64>),
@@ -297,7 +318,7 @@ impl Download<'_> {
         let mut begin = Vec::new();
         let mut pace = Pace { since: Instant::now(), bytes: 0 };
         loop {
-            let count = match response.read(&mut buffer) {
+            let count = match body.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -313,7 +334,9 @@ impl Download<'_> {
             at += count as u64;
             if at > allowed {
                 self.discard()?;
-                return Err(Refusal::TooLong { allowed }.into());
+                let too_long = Refusal::TooLong { allowed };
+                // A server that cannot count the rest may still give the whole.
+                return Err(if start > 0 { Refusal::Stale(too_long.to_string()) } else { too_long }.into());
             }
             growing.append(piece)?;
             digester.update(piece);

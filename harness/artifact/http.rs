@@ -6,13 +6,17 @@ use std::io::{ErrorKind, Read};
 use std::time::{Duration, SystemTime};
 
 use reqwest::blocking::{Client, Response};
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, HeaderName, IF_RANGE, RANGE, RETRY_AFTER};
+use reqwest::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, IF_RANGE, RANGE,
+    RETRY_AFTER,
+};
 use reqwest::{StatusCode, Url, redirect};
 
 use super::ArtifactError;
 use super::drive::{self, Obstacle, Page};
-use super::page::title;
+use super::page::{TELLING_BYTES, title};
 use super::registry::Transfer;
+use crate::text::printable;
 
 /// Most of a web page that is read to see what it says.
 const PAGE_BYTES: u64 = 256 << 10;
@@ -34,6 +38,8 @@ pub enum Refusal {
     Length { found: u64, expected: u64 },
     #[error("more than {allowed} bytes came, which is all that the file may have")]
     TooLong { allowed: u64 },
+    #[error("it sends the file in the content coding '{0}', which was not asked for; a proxy on the way may do so")]
+    Coding(String),
     #[error("asked for bytes from {asked} on, it answered with '{found}'")]
     Range { asked: u64, found: String },
     #[error("after resuming, {0}")]
@@ -94,6 +100,13 @@ pub fn client(transfer: &Transfer) -> Result<Client, ArtifactError> {
         .map_err(|error| ArtifactError::Client { reason: cause(&error) })
 }
 
+/// An answer whose body is not the page that its headers may say it is.
+pub struct Answer {
+    pub response: Response,
+    /// What of the body was read already.
+    pub begun: Vec<u8>,
+}
+
 /// Asks for `url` from byte `offset` on; with a `validator` only if the file is still the same. Follows Google Drive's
 /// confirmation once.
 pub fn ask(
@@ -102,7 +115,7 @@ pub fn ask(
     url: &Url,
     offset: u64,
     validator: Option<&str>,
-) -> Result<Response, Refusal> {
+) -> Result<Answer, Refusal> {
     let mut target = url.clone();
     for confirmed in [false, true] {
         let mut request = client.get(target.clone()).header(ACCEPT_ENCODING, "identity");
@@ -112,16 +125,25 @@ pub fn ask(
                 request = request.header(IF_RANGE, validator);
             }
         }
-        let response = request.send().map_err(|error| of_request(&error, transfer))?;
-        let is_page = header(&response, CONTENT_TYPE).is_some_and(|kind| kind.starts_with("text/html"));
+        let mut response = request.send().map_err(|error| of_request(&error, &target, transfer))?;
+        let mut begun = Vec::new();
+        let mut is_page = header(&response, CONTENT_TYPE).is_some_and(|kind| kind.starts_with("text/html"));
+        if is_page && response.status().is_success() {
+            // Servers call what they do not know a page, too.
+            let _ = response.by_ref().take(TELLING_BYTES as u64).read_to_end(&mut begun);
+            is_page = begun.is_empty() || begun.trim_ascii_start().starts_with(b"<");
+        }
         if !is_page {
             return match response.status() {
-                StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
+                // 203: a proxy changed the headers. What it changed of the content, the hash tells.
+                StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION | StatusCode::PARTIAL_CONTENT => {
+                    Ok(Answer { response, begun })
+                }
                 StatusCode::RANGE_NOT_SATISFIABLE => Err(Refusal::Range { asked: offset, found: "416".to_owned() }),
                 status => Err(Refusal::Status { status, retry_after: retry_after(&response) }),
             };
         }
-        target = match read_page(response, &[])? {
+        target = match read_page(response, &begun)? {
             Some(_) if confirmed => return Err(Obstacle::Loop.into()),
             Some(next) => next,
             None => return Err(Obstacle::Loop.into()),
@@ -146,6 +168,16 @@ pub fn read_page(response: Response, begun: &[u8]) -> Result<Option<Url>, Refusa
     }
 }
 
+/// The length of the whole body, of which a part may have been read already.
+pub fn length(response: &Response) -> Option<u64> {
+    header(response, CONTENT_LENGTH)?.trim().parse().ok()
+}
+
+/// The coding in which the body comes, if it does in any.
+pub fn coding(response: &Response) -> Option<&str> {
+    header(response, CONTENT_ENCODING).map(str::trim).filter(|coding| !matches!(*coding, "" | "identity"))
+}
+
 /// A header as text.
 pub fn header(response: &Response, name: HeaderName) -> Option<&str> {
     response.headers().get(name)?.to_str().ok()
@@ -168,16 +200,25 @@ fn retry_after(response: &Response) -> Option<Duration> {
 }
 
 /// Why a request brought no answer.
-fn of_request(error: &reqwest::Error, transfer: &Transfer) -> Refusal {
+fn of_request(error: &reqwest::Error, url: &Url, transfer: &Transfer) -> Refusal {
     if error.is_redirect() {
         Refusal::Redirects
-    } else if error.is_connect() {
-        Refusal::Connect(cause(error))
-    } else if error.is_timeout() {
+    } else if error.is_timeout() && !error.is_connect() {
         Refusal::Stalled(transfer.stall_seconds)
     } else {
-        Refusal::Connect(cause(error))
+        let proxy = proxy(url).map(|proxy| format!("; {proxy}")).unwrap_or_default();
+        Refusal::Connect(cause(error) + &proxy)
     }
+}
+
+/// The environment's proxy for `url`, in words, without its password.
+fn proxy(url: &Url) -> Option<String> {
+    let own = format!("{}_proxy", url.scheme());
+    [own.clone(), own.to_uppercase(), "all_proxy".to_owned(), "ALL_PROXY".to_owned()].into_iter().find_map(|name| {
+        let value = std::env::var(&name).ok().filter(|value| !value.is_empty())?;
+        let shown = value.rsplit_once('@').map_or(value.as_str(), |(_, host)| host);
+        Some(format!("{name} names the proxy {}", printable(shown)))
+    })
 }
 
 /// Why a body ended early.
@@ -195,5 +236,5 @@ fn cause(error: &reqwest::Error) -> String {
     while let Some(source) = innermost.source() {
         innermost = source;
     }
-    innermost.to_string()
+    printable(&innermost.to_string())
 }

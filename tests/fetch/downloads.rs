@@ -177,6 +177,7 @@ fn refusals_that_may_pass_are_asked_again() {
     let insta_settings = {
         let mut settings = insta::Settings::clone_current();
         settings.add_filter(r"too slow: \d+ bytes in [\d.]+ s", "too slow: [N] bytes in [TIME]");
+        settings.add_filter(r"\b\d\d B are kept", "[N] are kept");
         settings
     };
     let whole = body.clone();
@@ -267,6 +268,112 @@ fn a_proxy_is_asked_where_one_is_named() {
     let output = world.command(&["thing"]).env("HTTP_PROXY", &proxy.url).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(proxy.requests()[0].path, "http://files.invalid/split/thing.bin");
+}
+
+#[test]
+fn a_proxy_that_refuses_is_named() {
+    let body = noise(1_000);
+    let (good, proxy) = (Server::good(body.clone()), Server::closed());
+    let world = World::new(&[list("thing", &[&good], &body)]);
+    let secret = proxy.url.replace("http://", "http://me:secret@");
+    let output = world.command(&["thing"]).env("http_proxy", &secret).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let named =
+        format!("Connection refused (os error 111); http_proxy names the proxy {}", &proxy.url["http://".len()..]);
+    assert!(said.contains(&named) && !said.contains("secret"), "{said}");
+    assert_eq!(good.requests().len(), 0);
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn a_file_that_is_compressed_on_the_way_is_decoded() {
+    let body = [noise(100_000), vec![7; 200_000]].concat();
+    let packed = gzip(&body);
+    let whole = packed.clone();
+    // First broken off; a range of what is compressed is of no use.
+    let server = Server::start(move |number, request, stream| match (number, request.start()) {
+        (0, _) => {
+            head(stream, "200 OK", &format!("Content-Encoding: gzip\r\nContent-Length: {}\r\n", whole.len()));
+            let _ = stream.write_all(&whole[..50_000]);
+        }
+        (_, Some(start)) => {
+            let range = format!("Content-Range: bytes {start}-{}/{0}\r\n", whole.len() - 1);
+            reply(stream, "206 Partial Content", &format!("Content-Encoding: gzip\r\n{range}"), &whole[start.min(9)..]);
+        }
+        _ => reply(stream, "200 OK", "Content-Encoding: x-gzip\r\nContent-Type: text/html\r\n", &whole),
+    });
+    let world = World::new(&[list("thing", &[&server], &body)]);
+    world.good(&["thing"]);
+    assert!(world.cached("data/split/thing.bin").unwrap() == body);
+
+    // A bomb is cut off, other codings are named, and an archive that is called coded comes as it is.
+    let bomb = gzip(&vec![0; 50_000_000]);
+    let server = Server::start(move |_, _, stream| reply(stream, "200 OK", "Content-Encoding: gzip\r\n", &bomb));
+    let (_, error) = refusal(&body, &server);
+    assert!(error.contains("more than 300000 bytes came"), "{error}");
+    let (_, error) = refusal(&body, &Server::fixed("200 OK", "Content-Encoding: br\r\n", "x"));
+    assert!(error.contains("in the content coding 'br', which was not asked for"), "{error}");
+    let whole = packed.clone();
+    let server = Server::start(move |_, _, stream| reply(stream, "200 OK", "Content-Encoding: x-gzip\r\n", &whole));
+    let world = World::new(&[list("thing", &[&server], &packed)]);
+    world.good(&["thing"]);
+    assert!(world.cached("data/split/thing.bin").unwrap() == packed);
+}
+
+#[test]
+fn a_file_that_is_called_a_page_is_told_by_its_bytes() {
+    let body = [b"\x93NUMPY".to_vec(), noise(5_000)].concat();
+    for (status, headers) in
+        [("200 OK", "Content-Type: text/html; charset=utf-8\r\n"), ("203 Non-Authoritative Information", "")]
+    {
+        let whole = body.clone();
+        let server = Server::start(move |_, _, stream| reply(stream, status, headers, &whole));
+        let world = World::new(&[list("thing", &[&server], &body)]);
+        world.good(&["thing"]);
+        assert!(world.cached("data/split/thing.bin").unwrap() == body, "{status}");
+    }
+}
+
+#[test]
+fn a_rest_that_is_too_long_is_asked_for_again_as_a_whole() {
+    let body = noise(300_000);
+    let whole = body.clone();
+    let server = Server::start(move |number, request, stream| match (number, request.start()) {
+        (0, _) => broken_off(stream, &whole, 100_000),
+        (_, Some(start)) => {
+            let range = format!("Content-Range: bytes {start}-{}/{}\r\n", whole.len() - 1, whole.len());
+            head(stream, "206 Partial Content", &range);
+            let _ = stream.write_all(&[&whole[start..], b"more"].concat());
+        }
+        (_, None) => reply(stream, "200 OK", "", &whole),
+    });
+    let world = World::new(&[list("thing", &[&server], &body)]);
+    world.good(&["thing"]);
+    assert!(world.cached("data/split/thing.bin").unwrap() == body);
+    assert_eq!(server.starts(), [0, 100_000, 0]);
+}
+
+/// As some proxies do: every connection ends after 64 KiB.
+#[test]
+fn little_at_a_time_is_progress() {
+    let body = noise(640 << 10);
+    let whole = body.clone();
+    let server = Server::start(move |_, request, stream| {
+        let start = request.start().unwrap_or(0);
+        let range = format!("Content-Range: bytes {start}-{}/{}\r\n", whole.len() - 1, whole.len());
+        let status = if start > 0 { "206 Partial Content" } else { "200 OK" };
+        head(stream, status, &format!("{range}ETag: \"one\"\r\nContent-Length: {}\r\n", whole.len() - start));
+        let _ = stream.write_all(&whole[start..whole.len().min(start + (64 << 10))]);
+    });
+    let world = World::new(&[list("thing", &[&server], &body)]);
+    world.good(&["thing"]);
+    assert!(world.cached("data/split/thing.bin").unwrap() == body);
+    assert_eq!(server.requests().len(), 10);
 }
 
 #[test]
