@@ -16,6 +16,7 @@ use super::registry::{Archive, Artifact, Registry, RemoteFile, Source};
 use super::{ArtifactError, Voice, brought, http, human, unpack};
 use crate::fs::{self, Growing};
 use crate::progress::Progress;
+use crate::text::shown;
 
 /// How to fetch.
 #[derive(Debug, Default)]
@@ -62,7 +63,7 @@ pub enum Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Present { folder } => write!(f, "already in {}", folder.display()),
+            Self::Present { folder } => write!(f, "already in {}", shown(&folder)),
             Self::Checked(text) => f.write_str(text),
             Self::Fetched { bytes, files, folder, sha256, pinned } => {
                 write!(f, "{} verified", human(*bytes))?;
@@ -70,9 +71,9 @@ impl fmt::Display for Outcome {
                     write!(f, " (sha256 {sha256})")?;
                 }
                 let plural = if *files == 1 { "" } else { "s" };
-                write!(f, ", {files} file{plural} in {}", folder.display())?;
+                write!(f, ", {files} file{plural} in {}", shown(&folder))?;
                 match pinned {
-                    Some(pins) => write!(f, "; pinned in {}", pins.display()),
+                    Some(pins) => write!(f, "; pinned in {}", shown(&pins)),
                     None => Ok(()),
                 }
             }
@@ -156,7 +157,7 @@ impl<'a> Fetcher<'a> {
             && !pins.apply(&artifact.name, &archive.file).has_hash()
             && let Some(Manifest { size, sha256, .. }) = self.cache.manifest(&artifact.name)
         {
-            voice.say(&format!("pinning what is in the cache in {}", self.pins.display()));
+            voice.say(&format!("pinning what is in the cache in {}", shown(&self.pins)));
             Pins::add(&self.pins, &artifact.name, Pin { size, sha256 }, voice)?;
             pins = Pins::load(&self.pins)?;
         }
@@ -204,7 +205,7 @@ impl<'a> Fetcher<'a> {
             (found, None) => Ok(Some(found)),
             (found, Some(wrong)) => {
                 let aside = check::set_aside(path, &found)?;
-                voice.say(&format!("{} is not the right file: {wrong}; moved to {}", path.display(), aside.display()));
+                voice.say(&format!("{} is not the right file: {wrong}; moved to {}", shown(&path), shown(&aside)));
                 Ok(None)
             }
         }
@@ -251,7 +252,7 @@ impl<'a> Fetcher<'a> {
         let pin = if file.has_hash() { "" } else { " --pin" };
         let mut remedy = format!("save {url} with a browser and run sdclr fetch {name} --from FILE{pin}");
         if Pins::load(&self.pins).is_ok_and(|pins| pins.has(name)) {
-            let pins = self.pins.display();
+            let pins = shown(&self.pins);
             remedy +=
                 &format!("; the expected hash is pinned in {pins}: delete it there if the authors replaced the file");
         }
@@ -277,14 +278,19 @@ impl<'a> Fetcher<'a> {
         pins: &Pins,
     ) -> Result<Digests, ArtifactError> {
         if !from.is_file() {
-            let found = if from.is_dir() { "a folder" } else { "which is no file" };
+            let found = what_is(from);
             let expected = format!("the archive {} itself", file.path);
             return Err(ArtifactError::FromWhat { path: from.to_path_buf(), found: found.to_owned(), expected });
         }
-        if let Source::Archive(archive) = &artifact.source
-            && !file.has_hash()
-            && is_another(archive, from)
-        {
+        // Of an archive with a hash, the hash tells.
+        let unknown = match &artifact.source {
+            Source::Archive(archive) if !file.has_hash() => Some(archive),
+            _ => None,
+        };
+        if unknown.is_some() {
+            unpack::check_begin(from)?;
+        }
+        if let Some(archive) = unknown.filter(|archive| is_another(archive, from)) {
             let found = format!("an archive without any {}", archive.marks.join(" or "));
             let expected = format!("the archive {} itself", file.path);
             return Err(ArtifactError::FromWhat { path: from.to_path_buf(), found, expected });
@@ -354,15 +360,13 @@ impl<'a> Fetcher<'a> {
         }
         let _lock = self.cache.lock(&artifact.name, voice)?;
         let (mut bytes, mut files) = (0, 0);
+        if let Some(from) = &self.options.from {
+            check_lists(artifact, from)?;
+        }
         for file in artifact.files() {
             let path = self.cache.target(artifact, &file);
             let digests = match &self.options.from {
-                Some(from) if from.is_dir() => self.bring(artifact, &file, &from.join(&file.path), &path, &pins)?,
-                Some(from) => {
-                    let expected = format!("a folder that holds {} and its siblings", file.path);
-                    let found = "which is no folder".to_owned();
-                    return Err(ArtifactError::FromWhat { path: from.clone(), found, expected });
-                }
+                Some(from) => self.bring(artifact, &file, &from.join(&file.path), &path, &pins)?,
                 None => match self.kept(&file, &path, voice)? {
                     Some(digests) => digests,
                     None => self.download(artifact, &file, Some(0), voice)?,
@@ -373,4 +377,34 @@ impl<'a> Fetcher<'a> {
         }
         Ok(Outcome::Fetched { bytes, files, folder, sha256: None, pinned: None })
     }
+}
+
+/// What the user named instead of what was expected: goes on after "--from names PATH,".
+fn what_is(path: &Path) -> &'static str {
+    match path {
+        _ if path.is_dir() => "a folder",
+        _ if path.exists() => "which is no plain file",
+        _ => "which does not exist",
+    }
+}
+
+/// Refuses a folder `from` that lacks lists of `artifact`, before any of them is copied.
+fn check_lists(artifact: &Artifact, from: &Path) -> Result<(), ArtifactError> {
+    let files = artifact.files();
+    if !from.is_dir() {
+        let found = if from.is_file() { "a file" } else { what_is(from) }.to_owned();
+        let first = files.first().map(|file| file.path.as_str()).unwrap_or_default();
+        let expected = format!("a folder that holds {first} and its siblings");
+        return Err(ArtifactError::FromWhat { path: from.to_path_buf(), found, expected });
+    }
+    let missing: Vec<&RemoteFile> = files.iter().filter(|file| !from.join(&file.path).is_file()).collect();
+    let Some(first) = missing.first() else { return Ok(()) };
+    // `from` may be the folder that the paths begin with.
+    let top = first.path.split('/').next().unwrap_or_default();
+    let remedy = match first.path.strip_prefix(top).map(|rest| from.join(rest.trim_start_matches('/'))) {
+        Some(path) if path.is_file() => format!("name the folder that holds {top}/, which is one level above"),
+        _ => format!("name the folder that holds {top}/ with all of its lists"),
+    };
+    let (folder, more) = (from.to_path_buf(), missing.len() - 1);
+    Err(ArtifactError::LacksLists { folder, first: first.path.clone(), more, remedy })
 }

@@ -10,12 +10,15 @@ use super::registry::RemoteFile;
 use super::waiting::wait_for;
 use super::{ArtifactError, Voice};
 use crate::fs::{self, FolderLock};
-use crate::text::printable;
+use crate::text::{printable, toml_reason};
 
 const HEADER: &str = "\
 # Sizes and sha256 of archives that were published without a hash, as they were when somebody fetched them first with
 # `sdclr fetch NAME --pin`. Give this file to others (--pins FILE): what they fetch must then be the same.
 ";
+
+/// A pin has about 130 bytes.
+const PINS_BYTES: u64 = 1 << 20;
 
 /// What one archive was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,16 +39,20 @@ impl Pins {
     /// Reads the file; where there is none, there are no pins yet. Hashes may be written in capitals.
     pub fn load(path: &Path) -> Result<Self, ArtifactError> {
         let mut pins: BTreeMap<String, Pin> = if path.exists() {
-            let text = fs::read_to_string(path)?;
+            let text = fs::read_text(path, PINS_BYTES)?;
             toml::from_str(&text)
-                .map_err(|error| ArtifactError::Pins { path: path.to_path_buf(), reason: error.message().to_owned() })?
+                .map_err(|error| ArtifactError::Pins { path: path.to_path_buf(), reason: toml_reason(&text, &error) })?
         } else {
             BTreeMap::new()
         };
         for (name, pin) in &mut pins {
             pin.sha256.make_ascii_lowercase();
             if pin.sha256.len() != 64 || !pin.sha256.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-                let reason = format!("the sha256 of {name} is '{}', not 64 hexadecimal digits", printable(&pin.sha256));
+                let reason = format!(
+                    "the sha256 of {} is '{}', not 64 hexadecimal digits",
+                    printable(name),
+                    printable(&pin.sha256)
+                );
                 return Err(ArtifactError::Pins { path: path.to_path_buf(), reason });
             }
         }

@@ -8,6 +8,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::ArtifactError;
+use crate::text::{printable, shown, toml_reason};
+
+/// The embedded registry has 20 KB.
+const REGISTRY_BYTES: u64 = 4 << 20;
+/// Of the name of an artefact or group.
+const NAME_BYTES: usize = 64;
 
 const EMBEDDED: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/registry.toml"));
 
@@ -143,8 +149,9 @@ impl RemoteFile {
 
     fn problem(&self) -> Option<String> {
         let relative = Path::new(&self.path).components().all(|part| matches!(part, Component::Normal(_)));
-        if !relative || self.path.is_empty() {
-            return Some(format!("path '{}' is not a plain relative path", self.path));
+        let path = printable(&self.path);
+        if !relative || self.path.is_empty() || path != self.path {
+            return Some(format!("path '{path}' is not a plain relative path of at most 300 bytes"));
         }
         if self.size.is_none() && self.at_most.is_none() {
             return Some(format!("{} has neither size nor at_most", self.path));
@@ -157,13 +164,13 @@ impl RemoteFile {
                 && !(hash.len() == digits && hash.bytes().all(is_digit))
             {
                 return Some(format!(
-                    "{name} of {} is '{hash}', not {digits} lower-case hexadecimal digits",
-                    self.path
+                    "{name} of {path} is '{}', not {digits} lower-case hexadecimal digits",
+                    printable(hash)
                 ));
             }
         }
         let strange = self.urls.iter().find(|url| reqwest::Url::parse(url).is_err() || !url.starts_with("http"));
-        strange.map(|url| format!("'{url}' is no http or https url"))
+        strange.map(|url| format!("'{}' is no http or https url", printable(url)))
     }
 }
 
@@ -207,11 +214,14 @@ impl Artifact {
 
     fn problem(&self) -> Option<String> {
         let plain = |name: &String| {
-            !name.is_empty()
+            (1..=NAME_BYTES).contains(&name.len())
                 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
         };
         if let Some(name) = [&self.name].into_iter().chain(&self.groups).find(|name| !plain(name)) {
-            return Some(format!("'{name}' is no name: lower-case letters, digits and - are expected"));
+            let name = printable(name);
+            return Some(format!(
+                "'{name}' is no name: 1 to {NAME_BYTES} lower-case letters, digits and - are expected"
+            ));
         }
         let files = self.files();
         if let Some(problem) = files.iter().find_map(RemoteFile::problem) {
@@ -238,24 +248,25 @@ impl Registry {
     pub fn load(file: Option<&Path>) -> Result<Self, ArtifactError> {
         match file {
             None => Self::parse("fixtures/registry.toml", EMBEDDED),
-            Some(path) => Self::parse(&path.display().to_string(), &crate::fs::read_to_string(path)?),
+            Some(path) => Self::parse(&shown(path), &crate::fs::read_text(path, REGISTRY_BYTES)?),
         }
     }
 
     /// The registry in `text`; `name` is for messages.
     pub fn parse(name: &str, text: &str) -> Result<Self, ArtifactError> {
         let refuse = |reason: String| ArtifactError::Registry { name: name.to_owned(), reason };
-        let registry: Self = toml::from_str(text).map_err(|error| refuse(one_line(&error.to_string())))?;
+        let registry: Self = toml::from_str(text).map_err(|error| refuse(toml_reason(text, &error)))?;
         let mut problem = registry.transfer.problem();
         let (mut names, mut archives) = (BTreeSet::new(), BTreeSet::new());
         for artifact in &registry.artifacts {
-            let own = artifact.problem().map(|problem| format!("artifact {}: {problem}", artifact.name));
+            let own = artifact.problem().map(|problem| format!("artifact {}: {problem}", printable(&artifact.name)));
             if let Source::Archive(archive) = &artifact.source
                 && !archives.insert(&archive.file.path)
             {
                 problem = problem.or(Some(format!("two archives are called {}", archive.file.path)));
             }
-            let twice = (!names.insert(&artifact.name)).then(|| format!("two artifacts are called {}", artifact.name));
+            let twice = (!names.insert(&artifact.name))
+                .then(|| format!("two artifacts are called {}", printable(&artifact.name)));
             problem = problem.or(own).or(twice);
         }
         let groups = registry.artifacts.iter().flat_map(|artifact| &artifact.groups);
@@ -305,8 +316,4 @@ impl Artifact {
     fn answers_to(&self, name: &str) -> bool {
         self.name == name || self.groups.iter().any(|group| group == name)
     }
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

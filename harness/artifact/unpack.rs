@@ -14,7 +14,7 @@ use std::io::{BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use crate::fs::{FsError, Staging};
-use crate::text::printable;
+use crate::text::{printable, shown};
 use names::{Refusal, Tree};
 
 /// How large an archive and its parts may be. The published archives hold at most some hundred files of at most 0.3 GB;
@@ -45,30 +45,30 @@ mod bounds {
 pub enum UnpackError {
     #[error(transparent)]
     File(#[from] FsError),
-    #[error("cannot read {}: {source}; check the path", path.display())]
+    #[error("cannot read {}: {source}; check the path", shown(path))]
     Unreadable { path: PathBuf, source: std::io::Error },
-    #[error("{} is not an archive: it {found}; expected .tar.gz or .zip, download it again", path.display())]
+    #[error("{} is not an archive: it {found}; expected .tar.gz or .zip, download it again", shown(path))]
     NotAnArchive { path: PathBuf, found: String },
-    #[error("{} is cut short or damaged: {found}; download it again", path.display())]
+    #[error("{} is cut short or damaged: {found}; download it again", shown(path))]
     Damaged { path: PathBuf, found: String },
-    #[error("{} is refused: {what}: found {found}, allowed {allowed}; check where the file comes from", path.display())]
+    #[error("{} is refused: {what}: found {found}, allowed {allowed}; check where the file comes from", shown(path))]
     Bound { path: PathBuf, what: String, found: u64, allowed: u64 },
     #[error(
         "{} is refused: its entry '{entry}' {reason}; expected plain relative names, check where the file comes from",
-        path.display()
+        shown(path)
     )]
     Name { path: PathBuf, entry: String, reason: &'static str },
     #[error(
         "{} is refused: its entry '{entry}' {reason}; expected each name once, check where the file comes from",
-        path.display()
+        shown(path)
     )]
     Duplicate { path: PathBuf, entry: String, reason: String },
     #[error(
         "{} is refused: its entry '{entry}' is {kind}; expected files and folders alone, check where the file comes from",
-        path.display()
+        shown(path)
     )]
     Kind { path: PathBuf, entry: String, kind: String },
-    #[error("{} is refused: {reason}; check where the file comes from, or pack it anew", path.display())]
+    #[error("{} is refused: {reason}; check where the file comes from, or pack it anew", shown(path))]
     Malformed { path: PathBuf, reason: String },
 }
 
@@ -113,6 +113,11 @@ pub fn names_in_zip(archive: &Path) -> Result<Vec<String>, UnpackError> {
         (archive, Format::Zip, reader) => zip_file::names(reader, &archive),
         _ => Ok(Vec::new()),
     }
+}
+
+/// Refuses a file that does not begin as an archive does.
+pub(super) fn check_begin(archive: &Path) -> Result<(), UnpackError> {
+    Archive::open(archive).map(|_| ())
 }
 
 /// By its first bytes.

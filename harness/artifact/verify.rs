@@ -9,6 +9,7 @@ use super::check;
 use super::pins::Pins;
 use super::registry::{Artifact, Registry, RemoteFile, Source};
 use super::{ArtifactError, Voice, brought, human};
+use crate::text::shown;
 
 /// What is there of one artefact, as it was found.
 #[derive(Debug, Default)]
@@ -90,7 +91,7 @@ impl Verdict {
 
     fn look_at(&mut self, path: &Path, file: &RemoteFile) -> Result<(), ArtifactError> {
         if !path.is_file() {
-            self.wrong.push(format!("{} is missing", path.display()));
+            self.wrong.push(format!("{} is missing", shown(&path)));
             return Ok(());
         }
         match check::check(path, file)? {
@@ -99,14 +100,12 @@ impl Verdict {
                 self.bytes += found.bytes;
             }
             (_, Some(wrong)) if self.read_only => {
-                self.wrong.push(format!(
-                    "{} is wrong: {wrong}; left there, since the cache may only be read",
-                    path.display()
-                ));
+                self.wrong
+                    .push(format!("{} is wrong: {wrong}; left there, since the cache may only be read", shown(&path)));
             }
             (found, Some(wrong)) => {
                 let aside = check::set_aside(path, &found)?;
-                self.wrong.push(format!("{} is wrong: {wrong}; moved to {}", path.display(), aside.display()));
+                self.wrong.push(format!("{} is wrong: {wrong}; moved to {}", shown(&path), shown(&aside)));
             }
         }
         Ok(())

@@ -15,6 +15,7 @@ use crate::artifact::registry::{Artifact, Registry, Source};
 use crate::artifact::{ArtifactError, Voice, human, verify};
 use crate::fs::{self, Inputs};
 use crate::progress::Progress;
+use crate::text::{message, printable, shown};
 
 /// Fetch data, split lists and the authors' checkpoints, verified
 ///
@@ -42,6 +43,9 @@ pub(super) struct FetchArgs {
     /// Show what there is to fetch and what is here, and fetch nothing
     #[arg(long, conflicts_with_all = ["verify", "from", "pin"])]
     list: bool,
+    /// With --list: as JSON (format 1: cache, and for each artefact name, about, licence, groups, suites, bytes, state, pinned)
+    #[arg(long, requires = "list")]
+    json: bool,
     /// Read what is in the cache again and compare its hashes; move aside what is wrong
     #[arg(long, conflicts_with_all = ["from", "pin"])]
     verify: bool,
@@ -90,7 +94,11 @@ impl FetchArgs {
             }
         };
         if self.list {
-            out!("{}", table(&chosen, &cache, &Pins::load(&pins)?))?;
+            let pins = Pins::load(&pins)?;
+            match self.json {
+                true => outln!("{}", serde_json::to_string_pretty(&json(&chosen, &cache, &pins))?)?,
+                false => out!("{}", table(&chosen, &cache, &pins))?,
+            }
             return Ok(ExitCode::SUCCESS);
         }
         if self.verify {
@@ -106,7 +114,7 @@ impl FetchArgs {
             }
             Err(error) => {
                 failures.fetch_add(1, Ordering::Relaxed);
-                tracing::error!("{}: {error}", artifact.name);
+                tracing::error!("{}", message(&format!("{}: {error}", artifact.name)));
             }
         })?;
         if let Some(error) = unwritten.into_inner().unwrap_or_else(PoisonError::into_inner).pop() {
@@ -123,8 +131,8 @@ fn table(chosen: &[&Artifact], cache: &Cache, pins: &Pins) -> String {
             artifact.name.clone(),
             size(artifact),
             state(artifact, cache, pins),
-            artifact.licence.clone(),
-            artifact.about.clone(),
+            printable(&artifact.licence),
+            printable(&artifact.about),
         ]
     };
     let head = ["name", "size", "state", "licence or terms", "what it is"].map(str::to_owned);
@@ -140,9 +148,38 @@ fn table(chosen: &[&Artifact], cache: &Cache, pins: &Pins) -> String {
     groups.sort_unstable();
     groups.dedup();
     if !groups.is_empty() {
-        text += &format!("\ngroups: {}\ncache: {}\n", groups.join(", "), cache.root.display());
+        text += &format!("\ngroups: {}\ncache: {}\n", groups.join(", "), shown(&cache.root));
     }
     text
+}
+
+/// The version of what `--list --json` prints.
+const FORMAT: u32 = 1;
+
+/// What [`table`] shows, for programs. `bytes` are those of the known files of an artefact, null where none is known.
+fn json(chosen: &[&Artifact], cache: &Cache, pins: &Pins) -> serde_json::Value {
+    let entry = |artifact: &&Artifact| {
+        let known: Vec<u64> = artifact.files().iter().filter_map(|file| file.size).collect();
+        let (state, detail) = match cache.state(artifact, pins) {
+            State::Missing => ("missing", None),
+            State::Partial(what) => ("partial", Some(what)),
+            State::Present => ("present", None),
+        };
+        serde_json::json!({
+            "name": artifact.name,
+            "about": artifact.about,
+            "licence": artifact.licence,
+            "groups": artifact.groups,
+            "suites": artifact.suites,
+            "bytes": (!known.is_empty()).then(|| known.iter().sum::<u64>()),
+            "state": state,
+            "detail": detail,
+            "pinned": pins.has(&artifact.name),
+            "brought": matches!(artifact.source, Source::Brought(_)),
+        })
+    };
+    let artifacts: Vec<_> = chosen.iter().map(entry).collect();
+    serde_json::json!({ "format": FORMAT, "cache": cache.root, "artifacts": artifacts })
 }
 
 /// Bytes to download, as far as they are known.
@@ -189,7 +226,7 @@ fn verify_all(
         let verdict = match verify::verify(artifact, registry, cache, pins, &voice) {
             Ok(verdict) => verdict,
             Err(error) => {
-                tracing::error!("{}: {error}", artifact.name);
+                tracing::error!("{}", message(&format!("{}: {error}", artifact.name)));
                 healthy = false;
                 continue;
             }

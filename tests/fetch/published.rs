@@ -158,7 +158,7 @@ fn a_file_that_was_brought_is_told_from_its_siblings() {
     let no_archive = fresh.error(&["checkpoints-tune", "--from", fresh.path("f.zip").to_str().unwrap(), "--pin"]);
     let folder = fresh.error(&["checkpoints-tune", "--from", fresh.folder.path().to_str().unwrap(), "--pin"]);
     assert!(fresh.cached("pins.toml").is_none());
-    assert_eq!(fresh.files(), ["downloads/checkpoints-tune.zip.wrong-hash-b7d082ee"]);
+    assert_eq!(fresh.files(), [""; 0]);
     insta::assert_snapshot!("fetch_from", format!("{said}{single}\n{no_archive}\n{folder}"));
     assert_eq!(server.requests().len(), 0);
     assert_eq!(world.cached("published/checkpoints-pretrain/checkpoints/run/model_2000.pt").unwrap(), b"weights");
@@ -181,6 +181,87 @@ fn lists_are_brought_as_a_folder() {
 }
 
 /// A page in the manner of Google Drive's.
+/// A folder one level off, one that lacks lists, and files that are no archives are named as the user named them.
+#[test]
+fn what_is_not_what_was_meant_is_named() {
+    let bodies = [noise(100), noise(200)];
+    let server = Server::closed();
+    let second = list("other", &[&server], &bodies[1]);
+    let files = second.split_once("[[artifact.source.lists.files]]").unwrap().1;
+    let lists = format!("{}[[artifact.source.lists.files]]{files}", list("thing", &[&server], &bodies[0]));
+    let world = World::new(&[lists, checkpoints(&server.url)[1].clone()]);
+    let put = |name: &str, bytes: &[u8]| sdclr::fs::write(&world.path(name), bytes).unwrap();
+    let error = |name: &str, from: &str| world.error(&[name, "--from", world.path(from).to_str().unwrap(), "--pin"]);
+    put("in/split/thing.bin", &bodies[0]);
+    put("page.zip", b"<!DOCTYPE html><html><title>Quota exceeded</title></html>");
+    put("empty/x", b"");
+    let named = |error: &str, expected: &str| assert!(error.contains(expected), "{error}");
+    named(
+        &error("thing", "in"),
+        "[DIR]/in lacks split/other.bin; name the folder that holds split/ with all of its lists",
+    );
+    named(
+        &error("thing", "empty"),
+        "[DIR]/empty lacks split/thing.bin (and 1 more); name the folder that holds split/",
+    );
+    named(
+        &error("thing", "in/split"),
+        "[DIR]/in/split lacks split/thing.bin (and 1 more); name the folder that holds split/, which is one level above",
+    );
+    named(
+        &error("thing", "nowhere"),
+        "--from names [DIR]/nowhere, which does not exist; expected a folder that holds split/",
+    );
+    named(
+        &error("checkpoints-tune", "page.zip"),
+        "[DIR]/page.zip is not an archive: it begins with the text '<!DOCTYPE html>",
+    );
+    assert!(world.cached("data/split/thing.bin").is_none(), "some lists were copied");
+}
+
+/// ImageNet as its archives unpack and as Kaggle has it.
+#[test]
+fn imagenet_one_step_off_is_read_or_told_how_to_mend() {
+    let lists = ["train/n1/a.JPEG 0\ntrain/n2/b.JPEG 1\n", "val/n1/c.JPEG 0\nval/n2/d.JPEG 1\ntrain/n1/a.JPEG 0\n"];
+    let servers = lists.map(|text| Server::good(text.as_bytes().to_vec()));
+    let imagenet = format!(
+        "[[artifact]]\nname = 'imagenet'\nabout = ''\nplace = 'data'\nlicence = 'terms'\nnote = ''\n\
+         [artifact.source.brought]\nlists = ['one', 'two']\n\
+         [[artifact.source.brought.files]]\npath = 'train.tar'\nsize = 3\nmd5 = '{}'\n",
+        crate::world::md5(b"tar")
+    );
+    let [one, two] = [("one", 0), ("two", 1)].map(|(name, at)| list(name, &[&servers[at]], lists[at].as_bytes()));
+    let world = World::new(&[one, two, imagenet]);
+    world.good(&["one", "two"]);
+    let put = |name: &str| sdclr::fs::write(&world.path(name), b"jpeg").unwrap();
+    let error = |from: &str| world.error(&["imagenet", "--from", world.path(from).to_str().unwrap()]);
+    let flat = ["c.JPEG", "d.JPEG"];
+    ["train/n1/a.JPEG", "train/n2.tar"].iter().for_each(|name| put(&format!("flat/{name}")));
+    flat.iter().for_each(|name| put(&format!("flat/val/{name}")));
+    let said = error("flat");
+    assert!(
+        said.contains("3 of 4 listed images are missing in [DIR]/flat (first: train/n2/b.JPEG, of split/one.bin)"),
+        "{said}"
+    );
+    assert!(
+        said.contains("2 of them lie in val/ itself") && said.contains("train/ holds archives of classes"),
+        "{said}"
+    );
+    // What it says to do does it.
+    let (_, command) = said.split_once("sort them with ").unwrap();
+    let command = command.split_once("); ").unwrap().0.replace("[DIR]", world.folder.path().to_str().unwrap());
+    assert!(std::process::Command::new("sh").args(["-c", &format!("{command})")]).status().unwrap().success());
+    put("flat/train/n2/b.JPEG");
+    world.good(&["imagenet", "--from", world.path("flat").to_str().unwrap()]);
+    assert!(error("nowhere").contains("[DIR]/nowhere, which does not exist"));
+    std::fs::create_dir_all(world.path("kaggle/ILSVRC/Data")).unwrap();
+    sdclr::fs::rename(&world.path("flat"), &world.path("kaggle/ILSVRC/Data/CLS-LOC")).unwrap();
+    for from in ["kaggle", "kaggle/ILSVRC", "kaggle/ILSVRC/Data/CLS-LOC/train"] {
+        let said = world.good(&["imagenet", "--from", world.path(from).to_str().unwrap()]);
+        assert!(said.out.contains("kaggle/ILSVRC/Data/CLS-LOC has all 4 images of 2 lists"), "{}", said.out);
+    }
+}
+
 fn drive_page(title: &str, body: &str) -> String {
     format!("<!DOCTYPE html><html><head><title>Google Drive - {title}</title></head><body>{body}</body></html>")
 }

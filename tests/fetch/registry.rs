@@ -78,6 +78,60 @@ fn registries_that_contradict_themselves_are_refused() {
     insta::assert_snapshot!("fetch_registry_errors", format!("{}\n{zero}\n{pins}", errors.join("\n")));
 }
 
+/// What somebody else's registry may say and cost.
+#[test]
+fn foreign_registries_are_bounded() {
+    let good = Server::good(Vec::new());
+    let thing = list("thing", &[&good], b"x");
+    let hostile = "\\u001b[2J\\u001b]0;pwn\\u0007\\u202e";
+    let errors = [
+        thing.replace("'thing'", &format!("'{}'", "a".repeat(100_000))),
+        thing.replace("'thing'", &format!("\"{hostile}\"")),
+        thing.replace("'split/thing.bin'", &format!("\"split/{hostile}\"")),
+        thing.replace("'split/thing.bin'", &format!("'{}'", "a".repeat(100_000))),
+        format!("a = {}", "[".repeat(100_000)),
+    ];
+    for text in errors {
+        let error = Registry::parse("REGISTRY", &format!("{TRANSFER}{text}")).unwrap_err().to_string();
+        assert!(error.len() < 1000 && !error.contains(|c: char| c.is_control() || c == '\u{202e}'), "{error:?}");
+    }
+    let world = World::new(&[thing.replace("'a list'", &format!("\"{hostile}{}\"", "b".repeat(100_000)))]);
+    let said = world.good(&["--list"]);
+    let plain = |c: char| c == '\n' || !(c.is_control() || c == '\u{202e}');
+    assert!(said.out.chars().all(plain) && said.out.len() < 2000, "{:?}", said.out);
+    let fifo = world.path("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    for path in ["/dev/zero", fifo.to_str().unwrap()] {
+        let output = plain_list(path);
+        assert!(output.contains("it is a folder or a device, not a file"), "{output}");
+    }
+}
+
+fn plain_list(registry: &str) -> String {
+    let output = plain(&["fetch", "--list", "--cache", "/nonexistent", "--registry", registry]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn the_list_is_json_too() {
+    let good = Server::good(b"x".to_vec());
+    let pack = archive("pack", "data", "b.zip", "http://localhost/", &[], "at_most = 1");
+    let world = World::new(&[list("thing", &[&good], b"x"), pack]);
+    world.good(&["thing"]);
+    let found: serde_json::Value = serde_json::from_str(&world.good(&["--list", "--json"]).out).unwrap();
+    let entry = |name: &str, about: &str, groups: &[&str], bytes: Option<u64>, state: &str| {
+        serde_json::json!({
+            "name": name, "about": about, "licence": "none", "groups": groups, "suites": [], "bytes": bytes,
+            "state": state, "detail": null, "pinned": false, "brought": false,
+        })
+    };
+    let entries =
+        [entry("thing", "a list", &[], Some(1), "present"), entry("pack", "an archive", &["all"], None, "missing")];
+    assert_eq!(found, serde_json::json!({ "format": 1, "cache": "[DIR]/cache", "artifacts": entries }));
+    assert_eq!(world.fetch(&["--json", "thing"]).code, Some(2));
+}
+
 fn remote_file() -> impl Strategy<Value = RemoteFile> {
     let hash = |digits: usize| prop::option::of(prop::string::string_regex(&format!("[0-9a-f]{{{digits}}}")).unwrap());
     let urls = prop::collection::vec("https?://[a-z]{1,9}\\.org/[a-zA-Z0-9 '\"&=?%~-]{0,20}", 0..3);

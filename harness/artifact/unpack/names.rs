@@ -43,6 +43,8 @@ pub(super) fn check(name: &[u8]) -> Result<&str, Refusal> {
         "has a backslash in its name"
     } else if name.contains(char::is_control) {
         "has a control character in its name"
+    } else if name.contains(|character: char| matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')) {
+        "has a character in its name that turns the direction of writing"
     } else {
         return Ok(name);
     };
