@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -44,14 +45,14 @@ impl Staging {
         let path = self.new.join(relative);
         let file = OpenOptions::new().create_new(true).write(true).mode(0o644).open(&path);
         let writer = BufWriter::with_capacity(256 << 10, file.map_err(error(Action::Create, &path))?);
-        Ok(StagedFile { writer, path })
+        Ok(StagedFile { writer, path, bytes: 0 })
     }
 
     /// Moves the tree into place and syncs it. Where `into` does not exist it appears at once. Where it does, each
     /// top-level entry of the tree replaces what has its name, and everything else stays; a reader may meet the moment
     /// in which a replaced entry is absent, never a part of one. After an error `into` is as it was.
     pub fn commit(mut self) -> Result<(), FsError> {
-        sync_folders(&self.new)?;
+        sync_file_system(&self.new)?;
         let absent = self.into.symlink_metadata().is_err();
         match absent.then(|| move_to(&self.new, &self.into)) {
             Some(Err(failure)) if !failure.found_a_folder() => return Err(failure),
@@ -102,21 +103,30 @@ impl Drop for Staging {
     }
 }
 
+/// A file of so many bytes is synced by itself.
+const LARGE: u64 = 1 << 20;
+
 /// A file of a [`Staging`] tree.
 #[derive(Debug)]
 pub struct StagedFile {
     writer: BufWriter<File>,
     path: PathBuf,
+    bytes: u64,
 }
 
 impl StagedFile {
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), FsError> {
+        self.bytes += bytes.len() as u64;
         self.writer.write_all(bytes).map_err(error(Action::Write, &self.path))
     }
 
-    /// Flushes and syncs.
+    /// Flushes, and syncs a large file; small ones, of which there may be thousands, [`Staging::commit`] syncs at once.
     pub fn finish(mut self) -> Result<(), FsError> {
-        self.writer.flush().and_then(|()| self.writer.get_ref().sync_all()).map_err(error(Action::Write, &self.path))
+        let large = self.bytes >= LARGE;
+        let flushed = self.writer.flush();
+        flushed
+            .and_then(|()| if large { self.writer.get_ref().sync_all() } else { Ok(()) })
+            .map_err(error(Action::Write, &self.path))
     }
 }
 
@@ -128,12 +138,12 @@ fn remove_tree(path: &Path) -> Result<(), FsError> {
     }
 }
 
-/// Syncs the folder and those below it; their files are synced already.
-fn sync_folders(path: &Path) -> Result<(), FsError> {
-    for child in list_folder(path)? {
-        if child.is_dir() {
-            sync_folders(&child)?;
-        }
+/// Syncs everything on the file system of the folder `path`: one call for a tree of thousands of files.
+fn sync_file_system(path: &Path) -> Result<(), FsError> {
+    let folder = File::open(path).map_err(error(Action::Sync, "", path))?;
+    // SAFETY: the descriptor is open for as long as `folder` lives.
+    match unsafe { libc::syncfs(folder.as_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(error(Action::Sync, "", path)(std::io::Error::last_os_error())),
     }
-    sync_folder(path)
 }
