@@ -187,14 +187,6 @@ pub fn read_to_string(path: &Path) -> Result<String, FsError> {
     std::fs::read_to_string(path).map_err(error(Action::Read, path))
 }
 
-/// Whether there is anything at `path`.
-///
-/// # Errors
-/// That cannot be told: a folder on the way may not be entered.
-pub fn exists(path: &Path) -> Result<bool, FsError> {
-    path.try_exists().map_err(error("look for", path))
-}
-
 /// The file's length in bytes.
 pub fn length(path: &Path) -> Result<u64, FsError> {
     Ok(path.metadata().map_err(error(Action::Read, path))?.len())
