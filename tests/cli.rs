@@ -7,7 +7,7 @@ use ndarray::{Array1, Array4};
 use ndarray_npy::WriteNpyExt;
 use sdclr::checkpoint;
 use sdclr::network::{Network, NetworkSpec};
-use sdclr::recipe::Recipe;
+use sdclr::recipe::{Recipe, Suite};
 use tch::{Device, Kind};
 use tempfile::TempDir;
 
@@ -173,20 +173,22 @@ fn foreign_recipes_are_bounded() {
     let path = folder.path().join("own.toml");
     let read = |text: &str| {
         write(&path, text.as_bytes());
-        let error = Recipe::resolve(path.to_str().unwrap(), &[]).unwrap_err().to_string();
+        let error = Suite::open(path.to_str().unwrap()).unwrap_err().to_string();
         assert!(error.len() < 1000 && !error.contains(char::is_control), "{error:?}");
         error
     };
-    let good = include_str!("../fixtures/recipes/digits-lt/sdclr.toml");
-    assert!(read(&format!("\"\\u001b[2J\\u202e\" = 1\n{good}")).contains("'\\u{1b}[2J\\u{202e}'"));
+    let good = include_str!("../fixtures/suites/digits-lt.toml");
+    assert!(
+        read(&good.replace("[recipe]\n", "[recipe]\n\"\\u001b[2J\\u202e\" = 1\n")).contains("'\\u{1b}[2J\\u{202e}'")
+    );
     assert!(read(&format!("a = {}1{}", "[".repeat(100_000), "]".repeat(100_000))).contains("line 1: "));
     assert!(read(&"[".repeat(50_000)).contains("cannot be read"));
-    assert!(read(&good.replace("lr = 0.5", "lr = .5")).contains("line 13: "));
+    assert!(read(&good.replace("lr = 0.5", "lr = .5")).contains("line 35: "));
     assert!(read(&good.replace("\"cosine\"", "\"\\u001b]0;none\"")).contains("only cosine and constant are known"));
     assert!(read(&"#".repeat(2 << 20)).contains("more than the 1048576 bytes allowed"));
     // A mark at the beginning is skipped.
     write(&path, format!("\u{feff}{good}").as_bytes());
-    assert_eq!(Recipe::resolve(path.to_str().unwrap(), &[]).unwrap().lr, 0.5);
+    assert_eq!(Suite::open(path.to_str().unwrap()).unwrap().splits, [1, 2, 3]);
 }
 
 #[test]

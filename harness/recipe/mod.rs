@@ -236,8 +236,10 @@ impl Recipe {
     /// # Errors
     /// A key is missing, unknown or of another type.
     pub fn method_keys<T: serde::de::DeserializeOwned>(&self) -> Result<T, RecipeError> {
-        serde_json::from_value(serde_json::Value::Object(self.own.clone()))
-            .map_err(|error| RecipeError::MethodKeys { method: self.method.clone(), reason: crate::text::printable(&error.to_string()) })
+        serde_json::from_value(serde_json::Value::Object(self.own.clone())).map_err(|error| RecipeError::MethodKeys {
+            method: self.method.clone(),
+            reason: crate::text::printable(&error.to_string()),
+        })
     }
 
     /// Rejects values that no run can have, naming the key, what it holds and what is allowed.
