@@ -6,10 +6,12 @@ pub mod cores;
 pub mod fs;
 pub mod native;
 pub mod npy;
+mod pickle;
 pub mod progress;
 pub mod random;
 pub mod stop;
 mod text;
+mod zip_directory;
 
 pub mod recipe;
 pub mod scores;

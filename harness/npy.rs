@@ -1,90 +1,324 @@
-//! NumPy files to tensors and back: what replays, views and features are exchanged in.
+//! NumPy's `.npy` files (versions 1 to 3), read and written: lists, images, replays, views and features.
+//!
+//! The header is a Python literal of a dictionary. It is parsed here under bounds, and all of it is heeded: an array's
+//! type, order and shape must be what the caller asks for, and fit the bytes that follow, before memory is taken.
+//! Source: numpy.lib.format.
 
-use std::io::Cursor;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use ndarray::{ArrayD, ArrayViewD};
-use ndarray_npy::{ReadNpyExt, WritableElement, WriteNpyExt};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::fs::{self, FsError};
+use crate::text::printable;
 
 /// A `.npy` file could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum NpyError {
     #[error(transparent)]
     File(#[from] FsError),
-    #[error("{} is not a .npy file of uint8: {reason}", path.display())]
-    NotBytes { path: PathBuf, reason: String },
+    #[error("{} is not a .npy file of uint8: {source}", path.display())]
+    NotBytes { path: PathBuf, source: FormatError },
     #[error("{} has shape {found:?}, expected {expected}", path.display())]
-    Shape { path: PathBuf, found: Vec<i64>, expected: &'static str },
+    Shape { path: PathBuf, found: Vec<usize>, expected: &'static str },
     #[error("a tensor of kind {0:?} cannot be written as .npy; uint8 and float32 can")]
     Kind(Kind),
     #[error("libtorch: {0}")]
     Torch(#[from] tch::TchError),
 }
 
-/// Refuses a `.npy` file whose header promises other than the bytes that follow it, before memory is taken for them.
+/// Why bytes are not the `.npy` array that was asked for.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FormatError {
+    #[error("it does not begin as a .npy file does")]
+    Magic,
+    #[error("its format version is {0}.{1}; versions 1.0, 2.0 and 3.0 are read")]
+    Version(u8, u8),
+    #[error("its header is cut short")]
+    CutShort,
+    #[error("its header has {0} bytes, at most {HEADER_BYTES} are read")]
+    HeaderLength(usize),
+    #[error("its header is not a dictionary of descr, fortran_order and shape: {0}")]
+    Header(String),
+    #[error("its elements are of type '{found}', expected {expected}")]
+    Type { found: String, expected: &'static str },
+    #[error("its shape {0} is impossible")]
+    Shape(String),
+    #[error("its shape {shape} needs {expected} bytes, {found} follow")]
+    Length { shape: String, expected: usize, found: usize },
+}
+
+/// More images than this are given in parts.
+const FILE_BYTES: u64 = 64 << 30;
+/// NumPy itself reads no header above 10,000 bytes.
+const HEADER_BYTES: usize = 10_000;
+/// As in NumPy 2.
+const DIMENSIONS: usize = 64;
+const MAGIC: &[u8] = b"\x93NUMPY";
+
+/// A type of elements that files are read as.
+pub trait Element: Copy {
+    const NAME: &'static str;
+    /// What a header may call it.
+    const DESCR: &'static [&'static str];
+    const BYTES: usize;
+    /// Reads one element of [`Element::BYTES`] bytes.
+    fn of(bytes: &[u8], big_endian: bool) -> Self;
+}
+
+impl Element for u8 {
+    const NAME: &'static str = "uint8 ('|u1')";
+    const DESCR: &'static [&'static str] = &["|u1", "<u1", ">u1"];
+    const BYTES: usize = 1;
+
+    fn of(bytes: &[u8], _: bool) -> Self {
+        bytes[0]
+    }
+}
+
+impl Element for i64 {
+    const NAME: &'static str = "int64 ('<i8')";
+    const DESCR: &'static [&'static str] = &["<i8", ">i8"];
+    const BYTES: usize = 8;
+
+    fn of(bytes: &[u8], big_endian: bool) -> Self {
+        let number = bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
+        (if big_endian { number.swap_bytes() } else { number }) as i64
+    }
+}
+
+/// An array in C order.
+#[derive(Debug)]
+pub struct Array<T> {
+    pub shape: Vec<usize>,
+    pub values: Vec<T>,
+}
+
+/// Parses a whole `.npy` file. Either byte order and either memory order is read.
 ///
 /// # Errors
-/// What the header says, in words.
-pub fn check_length(bytes: &[u8], element_size: usize) -> Result<(), String> {
-    let rest =
-        bytes.strip_prefix(b"\x93NUMPY").filter(|rest| rest.len() >= 6).ok_or("it lacks the header of a .npy file")?;
-    let (start, length) = match rest[0] {
-        1 => (4, usize::from(u16::from_le_bytes([rest[2], rest[3]]))),
-        _ => (6, u32::from_le_bytes([rest[2], rest[3], rest[4], rest[5]]) as usize),
-    };
-    let header = rest.get(start..).and_then(|rest| rest.get(..length)).ok_or("its header is cut short")?;
-    let header = String::from_utf8_lossy(header);
-    let shape = header.split_once("'shape'").and_then(|(_, rest)| rest.split_once('(')?.1.split_once(')'));
-    let (shape, _) = shape.ok_or("its header has no shape")?;
-    let sides = shape.split(',').map(str::trim).filter(|side| !side.is_empty()).map(str::parse::<usize>);
-    let expected = sides
-        .into_iter()
-        .try_fold(element_size, |product, side| product.checked_mul(side.ok()?))
-        .ok_or_else(|| format!("its shape ({shape}) is impossible"))?;
-    let found = rest.len() - start - length;
-    if found != expected {
-        return Err(format!("its shape ({shape}) needs {expected} bytes, {found} follow"));
+/// The bytes are not one array of `T`, or not all of it, or more follows.
+pub fn parse<T: Element>(bytes: &[u8]) -> Result<Array<T>, FormatError> {
+    let (header, data) = split(bytes)?;
+    let Header { descr, fortran_order, shape } = Header::parse(header)?;
+    if !T::DESCR.contains(&descr) {
+        return Err(FormatError::Type { found: printable(descr), expected: T::NAME });
     }
-    Ok(())
+    let shown = || printable(&format!("{shape:?}"));
+    let count = element_count(&shape, T::BYTES).ok_or_else(|| FormatError::Shape(shown()))?;
+    if data.len() != count * T::BYTES {
+        return Err(FormatError::Length { shape: shown(), expected: count * T::BYTES, found: data.len() });
+    }
+    let big_endian = descr.starts_with('>');
+    let values: Vec<T> = data.chunks_exact(T::BYTES).map(|element| T::of(element, big_endian)).collect();
+    let values = if fortran_order { from_fortran_order(&values, &shape) } else { values };
+    Ok(Array { shape, values })
+}
+
+/// The number of elements, where neither it nor a part of it overflows. An extent of 0 is taken for 1 on the way: what
+/// comes of the shape must not overflow either.
+fn element_count(shape: &[usize], element_bytes: usize) -> Option<usize> {
+    let fits = |product: &usize| *product <= isize::MAX as usize;
+    shape
+        .iter()
+        .try_fold(element_bytes, |product, extent| product.checked_mul((*extent).max(1)).filter(fits))
+        .map(|_| shape.iter().product())
+}
+
+/// Elements whose first index changes fastest, in C order. There are as many as the shape says.
+pub(crate) fn from_fortran_order<T: Copy>(values: &[T], shape: &[usize]) -> Vec<T> {
+    let mut strides = vec![1; shape.len()];
+    for axis in 1..shape.len() {
+        strides[axis] = strides[axis - 1] * shape[axis - 1];
+    }
+    let mut index = vec![0; shape.len()];
+    let mut position = 0;
+    let mut ordered = Vec::with_capacity(values.len());
+    for _ in 0..values.len() {
+        ordered.push(values[position]);
+        for axis in (0..shape.len()).rev() {
+            index[axis] += 1;
+            position += strides[axis];
+            if index[axis] < shape[axis] {
+                break;
+            }
+            position -= strides[axis] * shape[axis];
+            index[axis] = 0;
+        }
+    }
+    ordered
+}
+
+/// The header's text and what follows it.
+fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), FormatError> {
+    let rest = bytes.strip_prefix(MAGIC).ok_or(FormatError::Magic)?;
+    let (&[major, minor], rest) = rest.split_first_chunk().ok_or(FormatError::CutShort)?;
+    let (length, rest) = match (major, minor) {
+        (1, 0) => {
+            let (length, rest) = rest.split_first_chunk().ok_or(FormatError::CutShort)?;
+            (usize::from(u16::from_le_bytes(*length)), rest)
+        }
+        (2 | 3, 0) => {
+            let (length, rest) = rest.split_first_chunk().ok_or(FormatError::CutShort)?;
+            (u32::from_le_bytes(*length) as usize, rest)
+        }
+        _ => return Err(FormatError::Version(major, minor)),
+    };
+    if length > HEADER_BYTES {
+        return Err(FormatError::HeaderLength(length));
+    }
+    rest.split_at_checked(length).ok_or(FormatError::CutShort)
+}
+
+/// What the header says.
+struct Header<'a> {
+    descr: &'a str,
+    fortran_order: bool,
+    shape: Vec<usize>,
+}
+
+impl<'a> Header<'a> {
+    fn parse(header: &'a [u8]) -> Result<Self, FormatError> {
+        let text = std::str::from_utf8(header).map_err(|_| FormatError::Header("it is not text".into()))?;
+        Self::of_literal(text).map_err(FormatError::Header)
+    }
+
+    /// `{'descr': '|u1', 'fortran_order': False, 'shape': (4, 3), }` in any order, each key once.
+    fn of_literal(text: &'a str) -> Result<Self, String> {
+        let mut literal = Literal { rest: text };
+        let (mut descr, mut fortran_order, mut shape) = (None, None, None);
+        literal.expect("{")?;
+        while !literal.takes("}") {
+            let key = literal.string()?;
+            literal.expect(":")?;
+            let twice = match key {
+                "descr" => descr.replace(literal.string()?).is_some(),
+                "fortran_order" => fortran_order.replace(literal.boolean()?).is_some(),
+                "shape" => shape.replace(literal.tuple()?).is_some(),
+                _ => return Err(format!("it has the key '{}'", printable(key))),
+            };
+            if twice {
+                return Err(format!("'{key}' stands twice"));
+            }
+            if !literal.takes(",") {
+                literal.expect("}")?;
+                break;
+            }
+        }
+        if !literal.rest.trim_ascii().is_empty() {
+            return Err(format!("'{}' follows it", printable(literal.rest.trim_ascii())));
+        }
+        match (descr, fortran_order, shape) {
+            (Some(descr), Some(fortran_order), Some(shape)) => Ok(Self { descr, fortran_order, shape }),
+            _ => Err("a key is missing".to_owned()),
+        }
+    }
+}
+
+/// The part of a Python literal that is still to be read.
+struct Literal<'a> {
+    rest: &'a str,
+}
+
+impl<'a> Literal<'a> {
+    fn takes(&mut self, token: &str) -> bool {
+        let rest = self.rest.trim_ascii_start();
+        let after = rest.strip_prefix(token);
+        self.rest = after.unwrap_or(rest);
+        after.is_some()
+    }
+
+    fn expect(&mut self, token: &str) -> Result<(), String> {
+        if self.takes(token) { Ok(()) } else { Err(self.unexpected(&format!("'{token}'"))) }
+    }
+
+    fn unexpected(&self, expected: &str) -> String {
+        let found: String = self.rest.chars().take(24).collect();
+        format!("expected {expected}, found '{}'", printable(&found))
+    }
+
+    /// Between single or double quotes, without escapes.
+    fn string(&mut self) -> Result<&'a str, String> {
+        let quote = ['\'', '"'].into_iter().find(|quote| self.takes(quote.encode_utf8(&mut [0; 4])));
+        let quote = quote.ok_or_else(|| self.unexpected("a string"))?;
+        let end = self.rest.find([quote, '\\', '\n']).filter(|end| self.rest[*end..].starts_with(quote));
+        let end = end.ok_or_else(|| self.unexpected("the end of a string"))?;
+        let text = &self.rest[..end];
+        self.rest = &self.rest[end + 1..];
+        Ok(text)
+    }
+
+    fn boolean(&mut self) -> Result<bool, String> {
+        if self.takes("True") {
+            return Ok(true);
+        }
+        if self.takes("False") { Ok(false) } else { Err(self.unexpected("True or False")) }
+    }
+
+    /// A tuple of extents; one alone has a comma behind it.
+    fn tuple(&mut self) -> Result<Vec<usize>, String> {
+        let mut extents = Vec::new();
+        self.expect("(")?;
+        while !self.takes(")") {
+            if extents.len() == DIMENSIONS {
+                return Err(format!("its shape has more than {DIMENSIONS} dimensions"));
+            }
+            extents.push(self.extent()?);
+            if !self.takes(",") {
+                self.expect(")")?;
+                if extents.len() == 1 {
+                    return Err("its shape is a number, expected a tuple".to_owned());
+                }
+                break;
+            }
+        }
+        Ok(extents)
+    }
+
+    /// Digits, behind which Python 2 could write an L.
+    fn extent(&mut self) -> Result<usize, String> {
+        let rest = self.rest.trim_ascii_start();
+        let end = rest.find(|character: char| !character.is_ascii_digit()).unwrap_or(rest.len());
+        let extent = rest[..end].parse().map_err(|_| self.unexpected("an extent"))?;
+        self.rest = rest[end..].strip_prefix('L').unwrap_or(&rest[end..]);
+        Ok(extent)
+    }
 }
 
 /// Reads a uint8 array whose shape `fits`; `expected` says in words what does.
-pub fn read_uint8(path: &Path, expected: &'static str, fits: impl Fn(&[i64]) -> bool) -> Result<Tensor, NpyError> {
-    let not_bytes = |reason: String| NpyError::NotBytes { path: path.to_path_buf(), reason };
-    let bytes = fs::read(path)?;
-    // An array of another type is told by its type, not by its length.
-    if String::from_utf8_lossy(&bytes[..bytes.len().min(128)]).contains("u1") {
-        check_length(&bytes, 1).map_err(not_bytes)?;
-    }
-    let array = ArrayD::<u8>::read_npy(Cursor::new(bytes)).map_err(|error| not_bytes(error.to_string()))?;
-    let shape: Vec<i64> = array.shape().iter().map(|side| *side as i64).collect();
+pub fn read_uint8(path: &Path, expected: &'static str, fits: impl Fn(&[usize]) -> bool) -> Result<Tensor, NpyError> {
+    let bytes = fs::read_at_most(path, FILE_BYTES)?;
+    let Array { shape, values } =
+        parse::<u8>(&bytes).map_err(|source| NpyError::NotBytes { path: path.to_path_buf(), source })?;
     if !fits(&shape) {
         return Err(NpyError::Shape { path: path.to_path_buf(), found: shape, expected });
     }
-    let array = array.as_standard_layout();
-    let values = array.as_slice().ok_or_else(|| not_bytes("its memory layout is not contiguous".to_owned()))?;
-    Ok(Tensor::f_from_slice(values)?.f_view(shape.as_slice())?)
+    let shape: Vec<i64> = shape.into_iter().map(|extent| extent as i64).collect();
+    Ok(Tensor::f_from_slice(&values)?.f_view(shape.as_slice())?)
 }
 
-/// Writes a uint8 or float32 tensor.
+/// Writes a uint8 or float32 tensor as numpy.save does.
 pub fn write(path: &Path, tensor: &Tensor) -> Result<(), NpyError> {
-    match tensor.kind() {
-        Kind::Uint8 => write_array::<u8>(path, tensor),
-        Kind::Float => write_array::<f32>(path, tensor),
-        other => Err(NpyError::Kind(other)),
-    }
-}
-
-fn write_array<T: WritableElement + tch::kind::Element + Copy>(path: &Path, tensor: &Tensor) -> Result<(), NpyError>
-where
-    Vec<T>: TryFrom<Tensor, Error = tch::TchError>,
-{
-    let shape: Vec<usize> = tensor.size().iter().map(|side| *side as usize).collect();
-    let values = Vec::<T>::try_from(tensor.f_to_device(tch::Device::Cpu)?.f_contiguous()?.f_flatten(0, -1)?)?;
-    let torch = |error: ndarray::ShapeError| tch::TchError::Shape(error.to_string());
-    let array = ArrayViewD::from_shape(shape, &values).map_err(torch)?;
-    Ok(fs::write_with(path, |file| array.write_npy(file).map_err(std::io::Error::other))?)
+    let descr = match tensor.kind() {
+        Kind::Uint8 => "|u1",
+        Kind::Float => "<f4",
+        other => return Err(NpyError::Kind(other)),
+    };
+    let extents: String = tensor.size().iter().map(|extent| format!("{extent}, ")).collect();
+    // NumPy ends a tuple of one with a comma, longer ones without.
+    let extents = extents.trim_end_matches(if tensor.dim() == 1 { " " } else { ", " });
+    let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({extents}), }}");
+    let start = MAGIC.len() + 4;
+    let padded = (start + header.len() + 1).next_multiple_of(64) - start;
+    header = format!("{header:<0$}\n", padded - 1);
+    let tensor = tensor.f_to_device(Device::Cpu)?.f_contiguous()?;
+    let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
+    tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
+    Ok(fs::write_with(path, |file| {
+        file.write_all(MAGIC)?;
+        file.write_all(&[1, 0])?;
+        file.write_all(&(header.len() as u16).to_le_bytes())?;
+        file.write_all(header.as_bytes())?;
+        file.write_all(&bytes)
+    })?)
 }

@@ -2,18 +2,22 @@
 //! tensor that reaches out of its storage.
 #![no_main]
 
-#[allow(dead_code)]
-#[path = "../../harness/checkpoint/bounds.rs"]
-mod bounds;
 #[allow(dead_code, unused_imports)]
-#[path = "../../harness/checkpoint/pt/mod.rs"]
+#[path = "../../harness/pickle/mod.rs"]
+mod pickle;
+#[allow(dead_code)]
+#[path = "../../harness/checkpoint/pt.rs"]
 mod pt;
 #[allow(dead_code)]
 #[path = "../../harness/text.rs"]
 mod text;
+#[allow(dead_code)]
+#[path = "../../harness/zip_directory.rs"]
+mod zip_directory;
 
 use libfuzzer_sys::fuzz_target;
-use pt::{Checkpoint, Format, Path, TensorSpec, Value};
+use pickle::{Path, TensorSpec, Value};
+use pt::{Checkpoint, Format};
 
 fuzz_target!(|bytes: &[u8]| {
     let Some(format) = Format::of(&bytes[..bytes.len().min(512)]) else {

@@ -4,7 +4,6 @@
 //! training checkpoints, all treated as hostile: nothing in them is executed, and every size is bounded before memory
 //! is taken for it. Out: a [`StateDict`] on the CPU, or a [`Training`] from which a run goes on bitwise.
 
-mod bounds;
 pub mod export;
 mod pt;
 mod safetensors_file;
@@ -19,12 +18,12 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use tch::{Device, Kind, TchError, Tensor};
 
-use bounds::Exceeded;
 use pt::Format;
 
 pub use crate::network::StateDict;
+use crate::pickle::bounds::{self, Exceeded};
+pub use crate::pickle::{Array, Value};
 use crate::text::{describe, printable};
-pub use pt::Value;
 pub use torch_pt::Object;
 pub use torch_pt_writer::Root;
 pub use training::{FORMAT, Training, TrainingMeta, read_training, write_training};

@@ -11,7 +11,8 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use tch::{Kind, Tensor};
 
-use super::{CheckpointError, StateDict, bounds, kind_error};
+use super::{CheckpointError, StateDict, kind_error};
+use crate::pickle::bounds;
 
 /// Bytes of the header's length.
 const LENGTH_BYTES: usize = 8;

@@ -7,8 +7,9 @@ use std::path::Path as FilePath;
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::pt::{Checkpoint, Format, Path, Refusal, TensorSpec, Value};
+use super::pt::{Checkpoint, Format};
 use super::{CheckpointError, StateDict, Weights, too_large};
+use crate::pickle::{Path, Refusal, TensorSpec, Value};
 use crate::text::printable;
 
 /// A Python object as data, its tensors on the CPU. Tensors of one storage share memory, as in PyTorch.

@@ -53,7 +53,7 @@ impl FeaturesArgs {
         let inputs = Inputs::default().file("the checkpoint", &*self.checkpoint).file("the images", &*self.images);
         inputs.spare("--out", &*self.out)?;
         let device = environment::device(self.device.as_deref())?;
-        let fits = |shape: &[i64]| shape.len() == 4 && shape[1] == 3 && shape.iter().all(|side| *side > 0);
+        let fits = |shape: &[usize]| shape.len() == 4 && shape[1] == 3 && shape.iter().all(|side| *side > 0);
         let images = npy::read_uint8(&self.images, "[n, 3, H, W], none of them 0", fits)?;
         let state = checkpoint::read_weights(&self.checkpoint)?.state;
         let state = state.without_prefix(state.ddp_prefix());

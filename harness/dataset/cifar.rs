@@ -1,16 +1,19 @@
 //! CIFAR-10 and CIFAR-100 from the official binary version or from the python version that torchvision users have.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde_pickle::{DeOptions, HashableValue, Value};
 use tch::Device;
 
 use super::{Content, Dataset, DatasetError, Part, content_hash};
 use crate::fs;
+use crate::npy;
+use crate::pickle::{self, Array, TensorSpec};
 use crate::recipe::{DatasetName, name_of};
+use crate::text::printable;
 
 const PIXELS: usize = 3 * 32 * 32;
+/// The largest official file has 161 MB.
+const FILE_BYTES: u64 = 1 << 30;
 
 /// What differs between the two data sets on disk.
 struct Layout {
@@ -113,7 +116,7 @@ pub(super) fn load(
 
 /// Records of label bytes and 3072 pixels (red, green, blue planes, rows from the top).
 fn read_binary(path: &Path, rows: usize, layout: &Layout) -> Result<Part, DatasetError> {
-    let bytes = fs::read(path)?;
+    let bytes = fs::read_at_most(path, FILE_BYTES)?;
     let record = layout.label_bytes + PIXELS;
     check_size(path, bytes.len(), rows * record)?;
     let mut part = Part { pixels: Vec::with_capacity(rows * PIXELS), labels: Vec::with_capacity(rows) };
@@ -143,33 +146,27 @@ fn check_labels(path: &Path, labels: &[u8], layout: &Layout) -> Result<(), Datas
     }
 }
 
-/// A pickled dictionary whose `data` is a uint8 array `[rows, 3072]`. The parser executes nothing: it stands in for
-/// the array's constructor, which leaves the array's state, `(version, shape, dtype, fortran, bytes)`.
+type Value = pickle::Value<TensorSpec>;
+
+/// A pickled dictionary whose `data` is a uint8 array `[rows, 3072]`, in either memory order.
 fn read_python(path: &Path, rows: usize, layout: &Layout) -> Result<Part, DatasetError> {
-    let bytes = fs::read(path)?;
+    let bytes = fs::read_at_most(path, FILE_BYTES)?;
     let malformed = |reason: String| DatasetError::Batch { path: path.to_path_buf(), reason };
-    let value = serde_pickle::value_from_slice(&bytes, DeOptions::new().replace_unresolved_globals())
-        .map_err(|error| malformed(error.to_string()))?;
-    let Value::Dict(mut batch) = value else {
-        return Err(malformed("it holds no dictionary".to_owned()));
+    let mut batch = match pickle::read(&bytes) {
+        Ok(Value::Dict(entries)) => entries,
+        Ok(_) => return Err(malformed("it holds no dictionary".to_owned())),
+        Err(refusal) => return Err(malformed(refusal.to_string())),
     };
     let pixels = match take(&mut batch, "data") {
-        Some(Value::Tuple(mut state)) => match state.pop() {
-            Some(Value::Bytes(pixels)) => pixels,
-            _ => return Err(malformed("its 'data' is not an array of bytes".to_owned())),
-        },
+        Some(Value::Array(array)) => pixels_of(array, rows).map_err(malformed)?,
         _ => return Err(malformed("it has no array 'data'".to_owned())),
     };
-    check_size(path, pixels.len(), rows * PIXELS)?;
     let Some(Value::List(labels)) = take(&mut batch, layout.python_label) else {
         return Err(malformed(format!("it has no list '{}'", layout.python_label)));
     };
     let labels: Vec<u8> = labels
-        .into_iter()
-        .map(|label| match label {
-            Value::I64(label) => u8::try_from(label).ok(),
-            _ => None,
-        })
+        .iter()
+        .map(|label| label.as_int().and_then(|label| u8::try_from(label).ok()))
         .collect::<Option<_>>()
         .ok_or_else(|| malformed("a label is not a small number".to_owned()))?;
     if labels.len() != rows {
@@ -179,9 +176,34 @@ fn read_python(path: &Path, rows: usize, layout: &Layout) -> Result<Part, Datase
     Ok(Part { pixels, labels })
 }
 
-/// Removes a key, which Python 2 wrote as bytes and Python 3 reads as either.
-fn take(batch: &mut BTreeMap<HashableValue, Value>, key: &str) -> Option<Value> {
-    batch
-        .remove(&HashableValue::Bytes(key.as_bytes().to_vec()))
-        .or_else(|| batch.remove(&HashableValue::String(key.to_owned())))
+/// The bytes of the array in C order.
+fn pixels_of(array: Array, rows: usize) -> Result<Vec<u8>, String> {
+    if array.dtype != "|u1" {
+        return Err(format!("its array 'data' has the type {}, expected |u1 (uint8)", printable(&array.dtype)));
+    }
+    if array.shape != [rows as u64, PIXELS as u64] {
+        let found = printable(&shape_text(&array.shape));
+        return Err(format!("its array 'data' has shape {found}, expected ({rows}, {PIXELS})"));
+    }
+    match array.fortran_order {
+        true => Ok(npy::from_fortran_order(&array.bytes, &[rows, PIXELS])),
+        false => Ok(array.bytes),
+    }
+}
+
+/// As Python writes a tuple.
+fn shape_text(shape: &[u64]) -> String {
+    let extents: Vec<_> = shape.iter().map(u64::to_string).collect();
+    format!("({}{})", extents.join(", "), if shape.len() == 1 { "," } else { "" })
+}
+
+/// Removes a key, which Python 2 wrote as a string and Python 3 reads as bytes or as a string.
+fn take(batch: &mut Vec<(Value, Value)>, key: &str) -> Option<Value> {
+    let is_key = |found: &Value| match found {
+        Value::Str(text) => text == key,
+        Value::Bytes(bytes) => bytes == key.as_bytes(),
+        _ => false,
+    };
+    let index = batch.iter().position(|(found, _)| is_key(found))?;
+    Some(batch.swap_remove(index).1)
 }

@@ -1,14 +1,12 @@
 //! The embedded digits: the 1,797 8x8 images of the UCI optical-digits test set (fixtures/digits/README.md), shown at
 //! 16x16 (every pixel doubled) in three equal channels.
 
-use std::io::Cursor;
 use std::path::PathBuf;
 
-use ndarray::Array2;
-use ndarray_npy::ReadNpyExt;
 use tch::Device;
 
 use super::{Content, Dataset, DatasetError, ImageSet, Part, content_hash};
+use crate::npy;
 use crate::recipe::DatasetName;
 
 const DIGITS: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/digits/digits.npy"));
@@ -16,10 +14,10 @@ const SIDE: usize = 8;
 const SCALE: usize = 2;
 
 pub(super) fn load(device: Device) -> Result<Dataset, DatasetError> {
-    let rows = Array2::<u8>::read_npy(Cursor::new(DIGITS))
+    let rows = npy::parse::<u8>(DIGITS)
         .map_err(|error| DatasetError::Batch { path: PathBuf::from("digits.npy"), reason: error.to_string() })?;
     let mut all = Part { pixels: Vec::new(), labels: Vec::new() };
-    for row in rows.outer_iter() {
+    for row in rows.values.chunks_exact(SIDE * SIDE + 1) {
         let grey = (0..SIDE * SCALE).flat_map(|y| (0..SIDE * SCALE).map(move |x| (y / SCALE) * SIDE + x / SCALE));
         // 0..=16 to 0..=255, rounded.
         let grey: Vec<u8> = grey.map(|pixel| ((u32::from(row[pixel]) * 255 + 8) / 16) as u8).collect();

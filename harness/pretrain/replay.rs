@@ -139,7 +139,7 @@ pub fn run(folder: &Path, device: Device) -> Result<(ReplayReport, StateDict), R
     network.load(&init)?;
 
     let shape = "[steps_per_epoch, batch, 2, 3, H, W] with a batch of 2 or more";
-    let fits = |shape: &[i64]| shape.len() == 6 && shape[2..4] == [2, 3] && shape[1] >= 2;
+    let fits = |shape: &[usize]| shape.len() == 6 && shape[2..4] == [2, 3] && shape[1] >= 2;
     let views = npy::read_uint8(&folder.join("views.npy"), shape, fits)?;
     if views.size()[0] != config.steps_per_epoch as i64 {
         return Err(ReplayError::Steps { found: views.size()[0], expected: config.steps_per_epoch });

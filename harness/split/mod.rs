@@ -6,12 +6,11 @@ mod text;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use ndarray::Array1;
-use ndarray_npy::ReadNpyExt;
 use tch::Tensor;
 
 use crate::dataset::{Content, Dataset, DatasetError, ImageFiles, ImageSet};
 use crate::fs::{self, FsError};
+use crate::npy::{self, FormatError};
 use crate::recipe::{DatasetName, PretrainSplit, hash_bytes, name_of};
 
 /// A list could not be used.
@@ -27,8 +26,10 @@ pub enum SplitError {
         "{source}; the published lists are expected under split/ of the data folder, and sdclr fetch splits brings them"
     )]
     File { source: FsError },
-    #[error("{list} is not a one-dimensional .npy list of int64: {reason}; download it again")]
-    Malformed { list: String, reason: String },
+    #[error("{list} is not a .npy list of int64: {reason}; download it again")]
+    Malformed { list: String, reason: FormatError },
+    #[error("{list} has shape {found:?}, expected one dimension; download it again")]
+    Shape { list: String, found: Vec<usize> },
     #[error(
         "{list}: entry {entry} is {found}, outside the {images} images of {dataset}; is the list of this data set?"
     )]
@@ -192,15 +193,11 @@ pub fn read(dataset: &Dataset, data: Option<&Path>, list: ListName) -> Result<Su
 /// The entries of a list from the bytes of its `.npy` file, checked against `images`.
 fn parse(name: &str, bytes: &[u8], images: usize, dataset: &str) -> Result<Vec<i64>, SplitError> {
     let list_name = || name.to_owned();
-    if String::from_utf8_lossy(&bytes[..bytes.len().min(128)]).contains("<i8")
-        && let Err(reason) = crate::npy::check_length(bytes, 8)
-    {
-        return Err(SplitError::Malformed { list: list_name(), reason });
+    let malformed = |reason| SplitError::Malformed { list: list_name(), reason };
+    let npy::Array { shape, values: list } = npy::parse::<i64>(bytes).map_err(malformed)?;
+    if shape.len() != 1 {
+        return Err(SplitError::Shape { list: list_name(), found: shape });
     }
-    let list = match Array1::<i64>::read_npy(bytes) {
-        Ok(array) => array.to_vec(),
-        Err(error) => return Err(SplitError::Malformed { list: list_name(), reason: error.to_string() }),
-    };
     if list.is_empty() {
         return Err(SplitError::Empty { list: list_name() });
     }

@@ -164,6 +164,22 @@ def values():
     }
 
 
+def arrays():
+    """NumPy's arrays: both memory orders, neither, both byte orders, no elements, no dimensions."""
+    array = numpy.arange(24, dtype=numpy.uint8).reshape(2, 3, 4)
+    return {
+        b"data": array,
+        "fortran": numpy.asfortranarray(array),
+        "transposed": array.T,
+        "strided": array[:, ::2],
+        "big_endian": numpy.arange(6, dtype=">i8"),
+        "float": numpy.linspace(0, 1, 5),
+        "bool": numpy.array([True, False]),
+        "scalar": numpy.array(7),
+        "empty": numpy.zeros((0, 3), numpy.float32),
+    }
+
+
 def refused():
     """(sort, a tensor of a sort that is not read)"""
     for name in "uint16 uint32 uint64 float8_e8m0fnu float4_e2m1fn_x2 bits8".split():
@@ -221,6 +237,8 @@ def objects():
     yield "adam", adam(), {}
     for protocol in range(2, 6):
         yield f"values_protocol{protocol}", values(), {"pickle_protocol": protocol}
+    for protocol in range(2, 6):
+        yield f"arrays_protocol{protocol}", arrays(), {"pickle_protocol": protocol}
     yield "root_tensor", torch.arange(3), {}
     yield "root_list", [torch.arange(3), None], {}
 
@@ -305,6 +323,10 @@ class Tree:
                 return value
             case numpy.generic():
                 return self.of(value.item())
+            case numpy.ndarray():
+                fortran = value.flags.f_contiguous and not value.flags.c_contiguous
+                order = {"fortran_order": fortran, "bytes": value.tobytes("F" if fortran else "C").hex()}
+                return {"array": {"dtype": value.dtype.str, "shape": list(value.shape), **order}}
             case int():
                 return {"int": str(value)}
             case float():

@@ -2,7 +2,7 @@
 //! which they believe, so both must say the same, and every byte of content may belong to one entry only.
 
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{BufReader, Read};
 
 use flate2::Crc;
 use flate2::bufread::DeflateDecoder;
@@ -12,6 +12,7 @@ use zip::{CompressionMethod, ZipArchive};
 
 use super::{Archive, Extraction, UnpackError, Unpacked, bounds};
 use crate::text::printable;
+use crate::zip_directory::{self, End};
 
 type ZipFile = ZipArchive<BufReader<File>>;
 
@@ -42,9 +43,14 @@ pub(super) fn names(reader: BufReader<File>, file: &Archive) -> Result<Vec<Strin
 
 /// Reads the directory, which must be within bounds, and the only one that can be read.
 fn open(mut reader: BufReader<File>, file: &Archive) -> Result<ZipFile, UnpackError> {
-    let end = End::read(&mut reader, file)?;
+    let end = End::read(&mut reader, file.packed).map_err(|error| match error {
+        zip_directory::Error::Io(error) => file.unreadable(&error),
+        zip_directory::Error::Missing(what) => file.damaged(what.into()),
+    })?;
+    file.check("number of entries", end.entries, bounds::ENTRIES)?;
+    file.check("bytes of its zip directory", end.bytes, bounds::ENTRIES * zip_directory::ENTRY_BYTES)?;
     let archive = ZipArchive::new(reader).map_err(|error| zip_error(file, &error))?;
-    if archive.offset() != 0 || archive.central_directory_start() != end.directory_start {
+    if archive.offset() != 0 || archive.central_directory_start() != end.start {
         return Err(file.malformed("its zip directory can be read in two ways".into()));
     }
     if archive.has_duplicate_names() {
@@ -55,57 +61,6 @@ fn open(mut reader: BufReader<File>, file: &Archive) -> Result<ZipFile, UnpackEr
         return Err(file.malformed(format!("its zip directory has {found} entries and says {said}")));
     }
     Ok(archive)
-}
-
-/// The record at the end of the file, read before the directory takes memory.
-struct End {
-    entries: u64,
-    directory_start: u64,
-}
-
-impl End {
-    const BYTES: u64 = 22;
-    const SIGNATURE: &[u8] = b"PK\x05\x06";
-    /// The longest comment that may follow it.
-    const COMMENT_BYTES: u64 = 0xffff;
-    /// Of the directory: per entry a header of 46 bytes, the name, and fields for times and sizes.
-    const DIRECTORY_BYTES: u64 = bounds::ENTRIES * 512;
-
-    fn read(reader: &mut (impl Read + Seek), file: &Archive) -> Result<Self, UnpackError> {
-        let unreadable = |error: std::io::Error| file.unreadable(&error);
-        let tail_start = file.packed.saturating_sub(Self::BYTES + Self::COMMENT_BYTES);
-        reader.seek(SeekFrom::Start(tail_start)).map_err(unreadable)?;
-        let mut tail = Vec::new();
-        reader.take(Self::BYTES + Self::COMMENT_BYTES).read_to_end(&mut tail).map_err(unreadable)?;
-        let is_end = |at: &usize| {
-            let record = &tail[*at..];
-            record.starts_with(Self::SIGNATURE) && Self::BYTES as usize + number(record, 20, 2) as usize == record.len()
-        };
-        let last = tail.len().checked_sub(Self::BYTES as usize);
-        let at = last.and_then(|last| (0..=last).rev().find(is_end));
-        let at = at.ok_or_else(|| file.damaged("no zip directory ends it".into()))?;
-        let record = &tail[at..];
-        let (mut entries, mut size, mut directory_start) =
-            (number(record, 10, 2), number(record, 12, 4), number(record, 16, 4));
-        if entries == 0xffff || size == 0xffff_ffff || directory_start == 0xffff_ffff {
-            // The record of zip64 stands at the place that the 20 bytes before this one name.
-            let locator =
-                at.checked_sub(20).map(|start| &tail[start..at]).filter(|bytes| bytes.starts_with(b"PK\x06\x07"));
-            let locator = locator.ok_or_else(|| file.damaged("its zip64 directory is missing".into()))?;
-            let mut large = [0; 56];
-            reader.seek(SeekFrom::Start(number(locator, 8, 8))).map_err(unreadable)?;
-            reader.read_exact(&mut large).map_err(unreadable)?;
-            (entries, size, directory_start) = (number(&large, 32, 8), number(&large, 40, 8), number(&large, 48, 8));
-        }
-        file.check("number of entries", entries, bounds::ENTRIES)?;
-        file.check("bytes of its zip directory", size, Self::DIRECTORY_BYTES)?;
-        Ok(Self { entries, directory_start })
-    }
-}
-
-/// The little-endian number of `count` bytes at `start`.
-fn number(bytes: &[u8], start: usize, count: usize) -> u64 {
-    bytes[start..start + count].iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 /// Checks what the directory says of an entry.

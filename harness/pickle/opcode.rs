@@ -78,10 +78,13 @@ impl<'a> Opcodes<'a> {
             0x8a => self.long(1, offset)?,
             0x8b => self.long(4, offset)?,
             b'G' => Op::Float(f64::from_bits(self.unsigned(8)?.swap_bytes())),
-            // SHORT_BINUNICODE SHORT_BINSTRING, BINUNICODE BINSTRING, BINUNICODE8; Python 2 wrote the BINSTRINGs.
-            0x8c | b'U' => self.text(1, offset)?,
-            b'X' | b'T' => self.text(4, offset)?,
+            // SHORT_BINUNICODE, BINUNICODE, BINUNICODE8
+            0x8c => self.text(1, offset)?,
+            b'X' => self.text(4, offset)?,
             0x8d => self.text(8, offset)?,
+            // SHORT_BINSTRING, BINSTRING: Python 2's
+            b'U' => self.prefixed(1).map(string)?,
+            b'T' => self.prefixed(4).map(string)?,
             // SHORT_BINBYTES, BINBYTES, BINBYTES8 BYTEARRAY8
             b'C' => Op::Bytes(self.prefixed(1)?),
             b'B' => Op::Bytes(self.prefixed(4)?),
@@ -184,6 +187,14 @@ impl<'a> Opcodes<'a> {
             None => Refusal::Global { global: printable(&format!("{module}.{name}")), offset },
             Some(_) => Refusal::Opcode { opcode: "INST".into(), offset },
         })
+    }
+}
+
+/// What Python 2 called a string: bytes, which are text where they are ASCII.
+fn string(bytes: &[u8]) -> Op<'_> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if text.is_ascii() => Op::Text(text),
+        _ => Op::Bytes(bytes),
     }
 }
 

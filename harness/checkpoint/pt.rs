@@ -1,17 +1,19 @@
-//! What the pickle and the storages lie in: the zip archive that torch.save writes since 1.6 (`NAME/data.pkl` and one
+//! PyTorch's `.pt` files, read without PyTorch: the zip archive that torch.save writes since 1.6 (`NAME/data.pkl` and one
 //! entry `NAME/data/KEY` per storage), and the stream of pickles and storages that it wrote before.
+//!
+//! In: any [`Source`] of bytes, treated as hostile. Out: a [`Checkpoint`]: a tree of plain values in which tensors stand as
+//! descriptions, and the bytes of their storages, read on demand. The names of the authors' files stand in REFERENCE.md
+//! "Networks", last bullet. The fuzz target under `fuzz/` compiles this file by itself.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Seek, SeekFrom};
 
 use zip::{CompressionMethod, ZipArchive};
 
-use super::super::bounds::{self, Exceeded, check};
-use super::Refusal;
-use super::machine::Machine;
-use super::tree::{Storage, TensorSpec, unfold};
-use super::value::Value;
+use crate::pickle::bounds::{self, Exceeded, check};
+use crate::pickle::{Machine, Refusal, Storage, TensorSpec, Value, unfold};
 use crate::text::printable;
+use crate::zip_directory;
 
 /// Bytes to be read at any position.
 pub trait Source: Copy {
@@ -108,7 +110,14 @@ impl<S: Source> Checkpoint<S> {
 
     fn open_zip(source: S) -> Result<Self, Refusal> {
         let length = source.length().map_err(Refusal::Io)?;
-        let mut archive = ZipArchive::new(Positioned { source, position: 0, length }).map_err(|error| {
+        let mut reader = Positioned { source, position: 0, length };
+        let directory = zip_directory::End::read(&mut reader, length).map_err(|error| match error {
+            zip_directory::Error::Io(error) => Refusal::Io(error),
+            zip_directory::Error::Missing(what) => Refusal::Truncated(what.to_owned()),
+        })?;
+        check("number of zip entries", directory.entries, bounds::ZIP_ENTRIES)?;
+        check("bytes of its zip directory", directory.bytes, bounds::ZIP_ENTRIES * zip_directory::ENTRY_BYTES)?;
+        let mut archive = ZipArchive::new(reader).map_err(|error| {
             Refusal::Truncated(format!("the zip directory at its end is missing or broken ({})", said(&error)))
         })?;
         let entries = entries(&mut archive, length)?;
@@ -215,7 +224,6 @@ struct Entry {
 /// The archive's directory by name, checked.
 fn entries<S: Source>(archive: &mut ZipArchive<Positioned<S>>, length: u64) -> Result<HashMap<String, Entry>, Refusal> {
     let malformed = |reason: String| Refusal::Malformed(reason);
-    check("number of zip entries", archive.len() as u64, bounds::ZIP_ENTRIES)?;
     if archive.has_duplicate_names() {
         return Err(malformed("two of its zip entries have the same name".into()));
     }

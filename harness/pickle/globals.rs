@@ -36,6 +36,12 @@ pub enum Global {
     TensorClass,
     Scalar,
     NumpyDtype,
+    /// `numpy.ndarray`, named by what makes one.
+    ArrayClass,
+    /// `_reconstruct`: an array without a state.
+    EmptyArray,
+    /// `_frombuffer`
+    ArrayOfBuffer,
     /// Part of what is not read; stands for nothing by itself.
     Inert,
     /// Makes a tensor of this sort, which is not read.
@@ -57,7 +63,10 @@ pub fn find(module: &str, name: &str) -> Option<Global> {
         ("builtins" | "__builtin__", "bytes" | "bytearray") => Bytes,
         ("_codecs", "encode") => Encode,
         ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar") => Scalar,
+        ("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct") => EmptyArray,
+        ("numpy.core.numeric" | "numpy._core.numeric", "_frombuffer") => ArrayOfBuffer,
         ("numpy", "dtype") => NumpyDtype,
+        ("numpy", "ndarray") => ArrayClass,
         ("torch", "Size") => Size,
         ("torch", "device") => Device,
         ("torch", "Tensor") | ("torch.nn.parameter", "Parameter" | "Buffer") => TensorClass,

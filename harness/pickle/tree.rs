@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::super::bounds::{self, NESTING, OBJECTS, TEXT_BYTES, check};
 use super::Refusal;
+use super::bounds::{self, NESTING, OBJECTS, TEXT_BYTES, check};
 use super::dtype::Dtype;
 use super::globals::Global;
-use super::machine::{Id, Machine, Node, RawTensor};
-use super::value::{Path, Value};
+use super::machine::{Id, Machine, Node, RawArray, RawTensor};
+use super::value::{Array, Path, Value};
 use crate::text::printable;
 
 /// A tensor whose every element lies in its storage.
@@ -88,7 +88,7 @@ impl Walk<'_, '_> {
             }
             Node::Bytes(bytes) => {
                 self.count_text(bytes.len())?;
-                Value::Bytes(bytes.clone())
+                Value::Bytes(bytes.to_vec())
             }
             Node::Device(name) => {
                 self.count_text(name.len())?;
@@ -99,6 +99,7 @@ impl Walk<'_, '_> {
             Node::Set(items) => Value::Set(self.items(id, items, path)?),
             Node::Dict(dict) => Value::Dict(self.entries(id, &dict.entries, path)?),
             Node::Global(Global::Dtype(dtype)) => Value::Dtype(dtype.name),
+            Node::Array(Some(array)) => Value::Array(self.array(array, path)?),
             Node::Tensor(tensor) => Value::Tensor(self.tensor(tensor, path)?),
             Node::Unreadable(sort) => {
                 return Err(Refusal::Kind { name: path.to_string(), kind: (*sort).to_owned() });
@@ -106,7 +107,7 @@ impl Walk<'_, '_> {
             other @ (Node::Global(Global::Inert) | Node::Storage(..)) => {
                 return Err(Refusal::NotRead(format!("its object '{path}' is {}", other.describe())));
             }
-            other @ (Node::Global(_) | Node::NumpyDtype { .. }) => {
+            other @ (Node::Global(_) | Node::NumpyDtype { .. } | Node::Array(None)) => {
                 let what = other.describe();
                 return Err(Refusal::Malformed(format!("its object '{path}' is {what}, which is no value here")));
             }
@@ -115,7 +116,8 @@ impl Walk<'_, '_> {
 
     fn count_text(&mut self, bytes: usize) -> Result<(), Refusal> {
         self.text_bytes += bytes as u64;
-        Ok(check("bytes of text in its objects, shared ones counted wherever they stand", self.text_bytes, TEXT_BYTES)?)
+        let allowed = TEXT_BYTES.max(self.file_bytes);
+        Ok(check("bytes of text in its objects, shared ones counted wherever they stand", self.text_bytes, allowed)?)
     }
 
     /// Goes into a container that is not around us already.
@@ -161,6 +163,38 @@ impl Walk<'_, '_> {
         Ok(values)
     }
 
+    /// An array whose bytes are as many as its shape and type say.
+    fn array(&mut self, raw: &RawArray<'_>, path: &Path<'_>) -> Result<Array, Refusal> {
+        let shape = self.extents(raw.shape, "extent", path)?;
+        let bytes = match &self.machine.nodes[raw.bytes] {
+            Node::Bytes(bytes) => bytes.as_ref(),
+            // Of Python 2; ASCII characters are bytes.
+            Node::Text(text) if text.is_ascii() => text.as_bytes(),
+            other => {
+                let found = format!("its array '{path}' of type {} holds {}", printable(raw.code), other.describe());
+                return Err(Refusal::NotRead(found));
+            }
+        };
+        let element_bytes: Option<u64> = raw.code.get(1..).and_then(|size| size.parse().ok());
+        let expected =
+            element_bytes.and_then(|size| shape.iter().try_fold(size, |size, &extent| size.checked_mul(extent)));
+        if expected != Some(bytes.len() as u64) {
+            let (code, found) = (printable(raw.code), bytes.len());
+            return Err(Refusal::Malformed(format!(
+                "its array '{path}' of type {code} and shape {} has {found} bytes",
+                printable(&format!("{shape:?}"))
+            )));
+        }
+        self.count_text(bytes.len())?;
+        let order = match (element_bytes, raw.big_endian) {
+            (Some(1), _) => '|',
+            (_, true) => '>',
+            (_, false) => '<',
+        };
+        let dtype = format!("{order}{}", raw.code);
+        Ok(Array { dtype, shape, fortran_order: raw.fortran_order, bytes: bytes.to_vec() })
+    }
+
     fn tensor(&mut self, raw: &RawTensor, path: &Path<'_>) -> Result<TensorSpec, Refusal> {
         let wrong = |what: String| Refusal::Malformed(format!("its tensor '{path}' {what}"));
         if raw.lazy {
@@ -197,10 +231,10 @@ impl Walk<'_, '_> {
     /// The numbers of a tuple, none of them negative.
     fn extents(&self, tuple: Id, what: &str, path: &Path<'_>) -> Result<Vec<u64>, Refusal> {
         let Node::Tuple(extents) = &self.machine.nodes[tuple] else {
-            return Err(Refusal::Malformed(format!("its tensor '{path}' has no tuple of {what}s")));
+            return Err(Refusal::Malformed(format!("'{path}' has no tuple of {what}s")));
         };
         self.tensors.check_rank(path, extents.len())?;
-        let wrong = |found: &str| Refusal::Malformed(format!("its tensor '{path}' has the {what} {found}"));
+        let wrong = |found: &str| Refusal::Malformed(format!("'{path}' has the {what} {found}"));
         let extent = |&id: &Id| match &self.machine.nodes[id] {
             // libtorch counts in signed integers.
             Node::Int(extent) if (0..=i64::MAX.into()).contains(extent) => Ok(*extent as u64),

@@ -4,22 +4,22 @@
 
 use std::fmt::Display;
 
-pub(super) const FILE_BYTES: u64 = 8 << 30;
+pub const FILE_BYTES: u64 = 8 << 30;
 /// Entries of a zip archive.
-pub(super) const ZIP_ENTRIES: u64 = 20_000;
-pub(super) const TENSORS: u64 = 20_000;
+pub const ZIP_ENTRIES: u64 = 20_000;
+pub const TENSORS: u64 = 20_000;
 /// Dimensions of a tensor.
-pub(super) const RANK: u64 = 16;
+pub const RANK: u64 = 16;
 /// Of the pickle in a `.pt` file, and of the JSON header of a safetensors file.
-pub(super) const HEADER_BYTES: u64 = 16 << 20;
+pub const HEADER_BYTES: u64 = 16 << 20;
 /// Opcodes of a pickle: each may leave an object of some ten bytes in memory.
-pub(super) const OPCODES: u64 = 1_000_000;
+pub const OPCODES: u64 = 1_000_000;
 /// Objects of a pickle, one that stands in several places counted in each.
-pub(super) const OBJECTS: u64 = 500_000;
+pub const OBJECTS: u64 = 500_000;
 /// Bytes of text in a pickle's objects, counted likewise.
-pub(super) const TEXT_BYTES: u64 = 64 << 20;
+pub const TEXT_BYTES: u64 = 64 << 20;
 /// Objects around an object.
-pub(super) const NESTING: u64 = 64;
+pub const NESTING: u64 = 64;
 
 /// Something is larger than it may be.
 #[derive(Debug)]
@@ -31,12 +31,12 @@ pub struct Exceeded {
 
 /// Bytes that a file of `length` may unfold to, by compression or by views that repeat elements: torch.save does not
 /// compress, and weights shared between names unfold to a few times their size.
-pub(super) fn unfolded_bytes(length: u64) -> u64 {
+pub fn unfolded_bytes(length: u64) -> u64 {
     16 * length + (1 << 20)
 }
 
 /// An error that names `what` where `found` exceeds `allowed`.
-pub(super) fn check(what: &str, found: impl Into<u128>, allowed: u64) -> Result<(), Exceeded> {
+pub fn check(what: &str, found: impl Into<u128>, allowed: u64) -> Result<(), Exceeded> {
     let (found, allowed) = (found.into(), u128::from(allowed));
     if found <= allowed {
         return Ok(());
@@ -47,7 +47,7 @@ pub(super) fn check(what: &str, found: impl Into<u128>, allowed: u64) -> Result<
 /// Checks the shapes of tensors before any of them takes memory: their number, their ranks, their extents (also where
 /// another extent is 0), and their sum in bytes against the length of the file.
 #[derive(Debug)]
-pub(super) struct Tensors {
+pub struct Tensors {
     file_bytes: u64,
     count: u64,
     total: u128,
@@ -55,19 +55,19 @@ pub(super) struct Tensors {
 
 impl Tensors {
     /// For a file of so many bytes.
-    pub(super) fn of(file_bytes: u64) -> Self {
+    pub fn of(file_bytes: u64) -> Self {
         Self { file_bytes, count: 0, total: 0 }
     }
 
     /// Before the extents of a tensor take memory.
-    pub(super) fn check_rank(&self, name: &dyn Display, rank: usize) -> Result<(), Exceeded> {
+    pub fn check_rank(&self, name: &dyn Display, rank: usize) -> Result<(), Exceeded> {
         if rank as u64 <= RANK {
             return Ok(());
         }
         check(&format!("dimensions of tensor '{name}'"), rank as u64, RANK)
     }
 
-    pub(super) fn add(&mut self, name: &dyn Display, shape: &[u64], element_bytes: u64) -> Result<(), Exceeded> {
+    pub fn add(&mut self, name: &dyn Display, shape: &[u64], element_bytes: u64) -> Result<(), Exceeded> {
         self.check_rank(name, shape.len())?;
         let product = |extent: fn(u64) -> u64| {
             shape.iter().fold(u128::from(element_bytes), |product, &size| product.saturating_mul(extent(size).into()))

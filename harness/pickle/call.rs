@@ -1,9 +1,11 @@
 //! What a call (REDUCE) of an allowed global gives: plain data, worked out here.
 
+use std::borrow::Cow;
+
 use super::Refusal;
 use super::dtype::{self, Number};
 use super::globals::Global;
-use super::machine::{Dict, Id, Machine, Node, RawTensor, malformed};
+use super::machine::{Dict, Id, Machine, Node, RawArray, RawTensor, malformed};
 
 impl<'a> Machine<'a> {
     /// The object that `callable` of the tuple `arguments` stands for. `offset` is that of the opcode, for errors.
@@ -32,10 +34,12 @@ impl<'a> Machine<'a> {
             Global::FromType => return self.with_attributes(&arguments, offset),
             Global::NumpyDtype => self.numpy_dtype(&arguments),
             Global::Scalar => self.scalar(&arguments)?,
+            Global::EmptyArray => self.empty_array(&arguments),
+            Global::ArrayOfBuffer => self.array_of_buffer(&arguments),
             Global::Quantised => self.quantised(&arguments),
             Global::Unreadable(sort) => Some(Node::Unreadable(sort)),
             Global::Inert => Some(Node::Global(Global::Inert)),
-            Global::Factory | Global::Storage(_) | Global::Dtype(_) | Global::TensorClass => None,
+            Global::Factory | Global::Storage(_) | Global::Dtype(_) | Global::TensorClass | Global::ArrayClass => None,
         };
         made.ok_or_else(|| malformed(offset, &format!("calls {global:?} with arguments that are not its own")))
     }
@@ -105,7 +109,7 @@ impl<'a> Machine<'a> {
 
     fn bytes(&mut self, arguments: &[Id]) -> Result<Option<Node<'a>>, Refusal> {
         let bytes = match *arguments {
-            [] => Vec::new(),
+            [] => Cow::Borrowed(&[][..]),
             [bytes] => match &self.nodes[bytes] {
                 Node::Bytes(bytes) => bytes.clone(),
                 _ => return Ok(None),
@@ -128,7 +132,7 @@ impl<'a> Machine<'a> {
         };
         self.copy(text.len())?;
         let bytes: Option<Vec<u8>> = text.chars().map(|character| u8::try_from(u32::from(character)).ok()).collect();
-        Ok(bytes.map(Node::Bytes))
+        Ok(bytes.map(|bytes| Node::Bytes(Cow::Owned(bytes))))
     }
 
     fn size(&mut self, arguments: &[Id]) -> Result<Option<Node<'a>>, Refusal> {
@@ -242,6 +246,32 @@ impl<'a> Machine<'a> {
             Number::Float(value) => Node::Float(value),
             Number::Complex(real, imaginary) => Node::Complex(real, imaginary),
         }))
+    }
+
+    /// `(numpy.ndarray, (0,), b'b')`, which BUILD fills.
+    fn empty_array(&self, arguments: &[Id]) -> Option<Node<'a>> {
+        match (arguments.len(), &self.nodes[*arguments.first()?]) {
+            (3, Node::Global(Global::ArrayClass)) => Some(Node::Array(None)),
+            _ => None,
+        }
+    }
+
+    /// `(buffer, dtype, shape, order)`, the way of protocol 5; the buffer stands in the pickle as bytes.
+    fn array_of_buffer(&self, arguments: &[Id]) -> Option<Node<'a>> {
+        let &[bytes, dtype, shape, order] = arguments else {
+            return None;
+        };
+        let fortran_order = match self.text(order)? {
+            "C" => false,
+            "F" => true,
+            _ => return None,
+        };
+        match self.nodes[dtype] {
+            Node::NumpyDtype { code, big_endian } => {
+                Some(Node::Array(Some(RawArray { code, big_endian, shape, fortran_order, bytes })))
+            }
+            _ => None,
+        }
     }
 
     fn quantised(&self, arguments: &[Id]) -> Option<Node<'a>> {

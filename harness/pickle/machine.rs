@@ -1,10 +1,11 @@
 //! The stack machine that runs a pickle. It builds plain nodes in one arena, so that objects which stand in several
 //! places, or in themselves, cost what they cost once, and nothing here or in dropping it recurses.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
-use super::super::bounds::{Exceeded, HEADER_BYTES, OPCODES, check};
 use super::Refusal;
+use super::bounds::{Exceeded, HEADER_BYTES, OPCODES, check};
 use super::dtype::Dtype;
 use super::globals::{self, Global};
 use super::opcode::{Op, Opcodes};
@@ -24,7 +25,7 @@ pub enum Node<'a> {
     Text(&'a str),
     /// Text that NumPy packed: a value, never a name.
     Unpacked(String),
-    Bytes(Vec<u8>),
+    Bytes(Cow<'a, [u8]>),
     List(Vec<Id>),
     Tuple(Vec<Id>),
     Set(Vec<Id>),
@@ -35,11 +36,26 @@ pub enum Node<'a> {
         code: &'a str,
         big_endian: bool,
     },
+    /// NumPy's array; `None` until BUILD gives it a state.
+    Array(Option<RawArray<'a>>),
     /// A place in [`Machine::storages`], and the first of its elements where the format before 1.6 wrote a part.
     Storage(usize, i128),
     Tensor(Box<RawTensor>),
     /// A tensor of a sort that is not read, or a part of one.
     Unreadable(&'static str),
+}
+
+/// An array as the pickle gives it; the sizes are checked once its name is known.
+#[derive(Debug, Clone, Copy)]
+pub struct RawArray<'a> {
+    /// NumPy's code of the type: `u1`, `f8`, ...
+    pub code: &'a str,
+    pub big_endian: bool,
+    /// A tuple.
+    pub shape: Id,
+    pub fortran_order: bool,
+    /// Of the elements.
+    pub bytes: Id,
 }
 
 #[derive(Debug, Default)]
@@ -85,6 +101,8 @@ pub struct Machine<'a> {
     memo: HashMap<u32, Id>,
     /// Bytes that calls copied: a pickle fetches a large object again in two bytes.
     copied: u64,
+    /// How many they may copy.
+    copies: u64,
 }
 
 impl<'a> Machine<'a> {
@@ -100,6 +118,7 @@ impl<'a> Machine<'a> {
             marks: Vec::new(),
             memo: HashMap::new(),
             copied: 0,
+            copies: HEADER_BYTES.max(bytes.len() as u64),
         };
         for _ in 0..OPCODES {
             let (offset, op) = machine.opcodes.next()?;
@@ -122,7 +141,7 @@ impl<'a> Machine<'a> {
             Op::Int(value) => Node::Int(value),
             Op::Float(value) => Node::Float(value),
             Op::Text(text) => Node::Text(text),
-            Op::Bytes(bytes) => Node::Bytes(bytes.to_vec()),
+            Op::Bytes(bytes) => Node::Bytes(Cow::Borrowed(bytes)),
             Op::EmptyList => Node::List(Vec::new()),
             Op::EmptyDict => Node::Dict(Dict::default()),
             Op::EmptySet => Node::Set(Vec::new()),
@@ -238,7 +257,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// BUILD: attributes of a dictionary, which are dropped, or the byte order of a NumPy type.
+    /// BUILD: attributes of a dictionary, which are dropped, the byte order of a NumPy type, or a NumPy array.
     fn build(&mut self, offset: usize) -> Result<(), Refusal> {
         let (state, target) = (self.pop(offset)?, self.pop(offset)?);
         self.stack.push(target);
@@ -247,8 +266,13 @@ impl<'a> Machine<'a> {
             _ => None,
         };
         let attributes = matches!(&self.nodes[state], Node::Dict(_));
+        let array = match self.nodes[target] {
+            Node::Array(None) => Some(self.array_of_state(state, offset)?),
+            _ => None,
+        };
         match (&mut self.nodes[target], order) {
             (Node::NumpyDtype { big_endian, .. }, Some(order @ ("<" | ">" | "|" | "="))) => *big_endian = order == ">",
+            (Node::Array(empty), _) if array.is_some() => *empty = array,
             (Node::NumpyDtype { .. }, _) => return Err(malformed(offset, "gives a numpy.dtype an unknown state")),
             (Node::Dict(Dict { subclass: true, .. }), _) if attributes => {}
             (other, _) => {
@@ -257,6 +281,23 @@ impl<'a> Machine<'a> {
             }
         }
         Ok(())
+    }
+
+    /// `(version, shape, dtype, is_fortran, bytes)`, the state of numpy.ndarray.
+    fn array_of_state(&self, state: Id, offset: usize) -> Result<RawArray<'a>, Refusal> {
+        let wrong = || malformed(offset, "gives a numpy.ndarray an unknown state");
+        let Node::Tuple(parts) = &self.nodes[state] else {
+            return Err(wrong());
+        };
+        let &[_, shape, dtype, fortran_order, bytes] = parts.as_slice() else {
+            return Err(wrong());
+        };
+        match (&self.nodes[dtype], &self.nodes[fortran_order]) {
+            (&Node::NumpyDtype { code, big_endian }, &Node::Bool(fortran_order)) => {
+                Ok(RawArray { code, big_endian, shape, fortran_order, bytes })
+            }
+            _ => Err(wrong()),
+        }
     }
 
     /// A storage: `("storage", class, key, location, count)`; before 1.6 a sixth field may name a part of it.
@@ -321,7 +362,7 @@ impl<'a> Machine<'a> {
     /// Counts bytes that a call is about to copy.
     pub fn copy(&mut self, bytes: usize) -> Result<(), Refusal> {
         self.copied = self.copied.saturating_add(bytes as u64);
-        Ok(check("bytes that calls in its pickle copy", self.copied, HEADER_BYTES)?)
+        Ok(check("bytes that calls in its pickle copy", self.copied, self.copies)?)
     }
 }
 
@@ -342,6 +383,7 @@ impl Node<'_> {
             Self::Global(_) => "a class or function",
             Self::Device(_) => "a torch.device",
             Self::NumpyDtype { .. } => "a numpy.dtype",
+            Self::Array(_) => "a numpy.ndarray",
             Self::Storage(..) => "a storage",
             Self::Tensor(_) | Self::Unreadable(_) => "a tensor",
         }

@@ -7,7 +7,8 @@ use crate::text::printable;
 /// A Python object as data; `T` is what stands for a tensor.
 ///
 /// Subclasses are what they derive from: `OrderedDict`, `Counter` and `defaultdict` are dictionaries, `torch.Size` is a
-/// tuple, a `Parameter` a tensor, NumPy's scalars are numbers. Attributes of dictionaries and tensors are dropped.
+/// tuple, a `Parameter` a tensor, NumPy's scalars are numbers, its arrays
+/// [`Array`]s. Attributes of dictionaries and tensors are dropped.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value<T> {
     None,
@@ -27,7 +28,20 @@ pub enum Value<T> {
     Dtype(&'static str),
     /// Such as `cuda:0`.
     Device(String),
+    Array(Array),
     Tensor(T),
+}
+
+/// NumPy's array.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Array {
+    /// As in a `.npy` header: `|u1`, `<f8`.
+    pub dtype: String,
+    pub shape: Vec<u64>,
+    /// The first index changes fastest.
+    pub fortran_order: bool,
+    /// Of the elements, as many as shape and type say.
+    pub bytes: Vec<u8>,
 }
 
 impl<T> Value<T> {
@@ -122,6 +136,7 @@ impl<T> Value<T> {
             }
             Self::Dtype(name) => Value::Dtype(name),
             Self::Device(name) => Value::Device(name),
+            Self::Array(array) => Value::Array(array),
             Self::Tensor(tensor) => Value::Tensor(make(path, tensor)?),
         })
     }
@@ -141,7 +156,9 @@ impl<T> Value<T> {
                 tagged(b'i', &(*value as i128).to_le_bytes());
             }
             Self::Float(value) => tagged(b'f', &value.to_bits().to_le_bytes()),
-            Self::Complex(..) | Self::List(_) | Self::Set(_) | Self::Dict(_) | Self::Tensor(_) => return false,
+            Self::Complex(..) | Self::List(_) | Self::Set(_) | Self::Dict(_) | Self::Array(_) | Self::Tensor(_) => {
+                return false;
+            }
             Self::Str(text) => tagged(b's', text.as_bytes()),
             Self::Bytes(content) => tagged(b'b', content),
             Self::Dtype(name) => tagged(b'd', name.as_bytes()),
