@@ -209,7 +209,7 @@ attacks! {
     not_json: "not_json.safetensors", "Malformed", ["not safetensors' JSON"];
     deep_json: "deep_json.safetensors", "Malformed", ["recursion limit"];
     no_tensors_safetensors: "no_tensors.safetensors", "NoTensors", ["header is empty"];
-    training_version: "training_version.safetensors", "FormatVersion", ["format 999", "writes 1"];
+    training_version: "training_version.safetensors", "FormatVersion", ["format 999", "writes 2"];
     training_json: "training_json.safetensors", "Malformed", ["missing field `format`"];
 }
 

@@ -73,6 +73,15 @@ pub enum CheckpointError {
          start the run anew", path.display()
     )]
     FormatVersion { path: PathBuf, found: u64, expected: u32 },
+    #[error("{} is damaged: {found}; {OWN_REMEDY}", path.display())]
+    OwnDamaged { path: PathBuf, found: String },
+    #[error(
+        "{} is not the file that was recorded: its tensors have the sha256 {found}, the record says {recorded}; {OWN_REMEDY}",
+        path.display()
+    )]
+    OwnHash { path: PathBuf, found: String, recorded: String },
+    #[error("the weights are of no use: {0}")]
+    Insane(String),
     #[error(
         "{}: tensor '{name}' has the type {kind}, which checkpoints here cannot hold; convert it to float32 first",
         path.display()
@@ -80,6 +89,29 @@ pub enum CheckpointError {
     Kind { path: PathBuf, name: String, kind: String },
     #[error("tensor '{name}' cannot be copied to memory: {source}; free some and try again")]
     Copy { name: String, source: TchError },
+}
+
+/// What is done about a damaged file of one's own.
+const OWN_REMEDY: &str = "delete it (or its folder) and run the same command again to train it anew";
+
+/// The final state of a pre-training, in every finished folder.
+pub const ENCODER: &str = "encoder.safetensors";
+
+impl CheckpointError {
+    /// The same damage in a file that this program wrote itself, which nobody can download again.
+    fn of_own_file(self) -> Self {
+        match self {
+            Self::NotACheckpoint { path, found } => Self::OwnDamaged { path, found: format!("it {found}") },
+            Self::Truncated { path, found } | Self::NoTensors { path, found } | Self::NotTraining { path, found } => {
+                Self::OwnDamaged { path, found }
+            }
+            Self::Malformed { path, reason } => Self::OwnDamaged { path, found: reason },
+            Self::Bound { path, what, found, allowed } => {
+                Self::OwnDamaged { path, found: format!("{what}: found {found}, allowed {allowed}") }
+            }
+            other => other,
+        }
+    }
 }
 
 /// What [`read_weights`] finds.
@@ -120,6 +152,62 @@ pub fn read_weights(path: &Path) -> Result<Weights, CheckpointError> {
     } else {
         Err(CheckpointError::NotACheckpoint { path: path.into(), found: describe(&head) })
     }
+}
+
+/// Reads weights that this program wrote and recorded: their [`state_sha256`] must be `recorded`.
+///
+/// # Errors
+/// As [`read_weights`], and where the tensors are others; the remedy is that for one's own file.
+pub fn read_own_weights(path: &Path, recorded: &str) -> Result<Weights, CheckpointError> {
+    let weights = read_weights(path).map_err(CheckpointError::of_own_file)?;
+    let found = state_sha256(&weights.state)?;
+    if found == recorded {
+        return Ok(weights);
+    }
+    let [found, recorded] = [&found, recorded].map(|hash| printable(hash).chars().take(12).collect());
+    Err(CheckpointError::OwnHash { path: path.into(), found, recorded })
+}
+
+/// Reads weights from anywhere; those of an [`ENCODER`] beside its `result.json` are compared with what that says.
+///
+/// # Errors
+/// As [`read_weights`] and [`read_own_weights`].
+pub fn read_encoder(path: &Path) -> Result<Weights, CheckpointError> {
+    #[derive(serde::Deserialize)]
+    struct Recorded {
+        state_sha256: String,
+    }
+    let record = path.with_file_name("result.json");
+    if path.file_name() != Some(ENCODER.as_ref()) || !record.is_file() {
+        return read_weights(path);
+    }
+    let malformed =
+        |error: serde_json::Error| CheckpointError::OwnDamaged { path: record.clone(), found: error.to_string() };
+    let bytes = crate::fs::read_at_most(&record, RECORD_BYTES)?;
+    let Recorded { state_sha256 } = serde_json::from_slice(&bytes).map_err(malformed)?;
+    read_own_weights(path, &state_sha256)
+}
+
+/// More than any record has.
+const RECORD_BYTES: u64 = 64 << 20;
+
+/// The largest absolute value of a weight or running statistic that is taken for the outcome of training. It is far above
+/// what trained networks hold; features computed from such weights still fit float32.
+const SANE: f64 = 1e6;
+
+/// Whether a network of these weights can be of use: every number is finite and at most 1e6.
+///
+/// # Errors
+/// The first tensor that is not so.
+pub fn sane(state: &StateDict) -> Result<(), CheckpointError> {
+    for (name, tensor) in state.iter().filter(|(_, tensor)| tensor.is_floating_point() && tensor.numel() > 0) {
+        let largest = tensor.abs().max().double_value(&[]);
+        if largest.is_nan() || largest > SANE {
+            let name = printable(name);
+            return Err(CheckpointError::Insane(format!("'{name}' holds {largest:e}, at most {SANE:e} is sane")));
+        }
+    }
+    Ok(())
 }
 
 /// Reads all that a PyTorch `.pt` file holds (zip, and the older stream format), as `torch.load` with
@@ -191,12 +279,13 @@ fn kind_error(path: &Path, name: &str, kind: String) -> CheckpointError {
 /// Opens a regular file within [`bounds::FILE_BYTES`]; gives its length too.
 fn open(path: &Path) -> Result<(File, u64), CheckpointError> {
     let unreadable = |source| CheckpointError::Unreadable { path: path.into(), source };
-    let file = File::open(path).map_err(unreadable)?;
-    let metadata = file.metadata().map_err(unreadable)?;
+    // Before it is opened: opening a pipe would wait for its other end.
+    let metadata = std::fs::metadata(path).map_err(unreadable)?;
     if !metadata.is_file() {
         let found = "is a folder or a device, not a file".to_owned();
         return Err(CheckpointError::NotACheckpoint { path: path.into(), found });
     }
+    let file = File::open(path).map_err(unreadable)?;
     bounds::check("the file in bytes", metadata.len(), bounds::FILE_BYTES).map_err(too_large(path))?;
     Ok((file, metadata.len()))
 }

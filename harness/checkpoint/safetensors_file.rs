@@ -2,13 +2,14 @@
 //! without holes or overlaps, sizes that fit the shapes); the file's length and our bounds are checked here.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use tch::{Kind, Tensor};
 
 use super::{CheckpointError, StateDict, kind_error};
@@ -55,10 +56,12 @@ pub(super) fn read(path: &Path, mut file: &File, length: u64) -> Result<Contents
     }
     let mut bytes = vec![0; header_bytes as usize];
     file.read_exact(&mut bytes).map_err(unreadable)?;
-    let header: Metadata = serde_json::from_slice(&bytes).map_err(|error| {
+    let not_json = |error: serde_json::Error| {
         let reason = format!("its header is not safetensors' JSON ({error})");
         CheckpointError::Malformed { path: path.into(), reason: super::printable(&reason) }
-    })?;
+    };
+    let _: NoKeyTwice = serde_json::from_slice(&bytes).map_err(not_json)?;
+    let header: Metadata = serde_json::from_slice(&bytes).map_err(not_json)?;
     let data_bytes = header.data_len() as u64;
     if data_bytes != length - data_start {
         let found = length - data_start;
@@ -82,6 +85,64 @@ pub(super) fn read(path: &Path, mut file: &File, length: u64) -> Result<Contents
         state.insert(name.to_owned(), super::tensor_of(path, name, &bytes, &info.shape, kind)?);
     }
     Ok(Contents { state, metadata: header.metadata().clone().unwrap_or_default() })
+}
+
+/// JSON in which no object has a key twice, of which readers would take one or the other.
+struct NoKeyTwice;
+
+impl<'de> Deserialize<'de> for NoKeyTwice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(KeyVisitor)
+    }
+}
+
+struct KeyVisitor;
+
+impl<'de> Visitor<'de> for KeyVisitor {
+    type Value = NoKeyTwice;
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
+        formatter.write_str("JSON")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<NoKeyTwice, A::Error> {
+        let mut keys = HashSet::new();
+        while let Some((key, NoKeyTwice)) = map.next_entry::<String, NoKeyTwice>()? {
+            if let Some(twice) = keys.replace(key) {
+                return Err(A::Error::custom(format_args!("'{twice}' stands twice")));
+            }
+        }
+        Ok(NoKeyTwice)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<NoKeyTwice, A::Error> {
+        while let Some(NoKeyTwice) = items.next_element()? {}
+        Ok(NoKeyTwice)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<NoKeyTwice, E> {
+        Ok(NoKeyTwice)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<NoKeyTwice, E> {
+        Ok(NoKeyTwice)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<NoKeyTwice, E> {
+        Ok(NoKeyTwice)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<NoKeyTwice, E> {
+        Ok(NoKeyTwice)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<NoKeyTwice, E> {
+        Ok(NoKeyTwice)
+    }
+
+    fn visit_unit<E>(self) -> Result<NoKeyTwice, E> {
+        Ok(NoKeyTwice)
+    }
 }
 
 /// Writes the file whole or not at all, tensor by tensor. Wider types stand first, so that every tensor is aligned

@@ -1,7 +1,7 @@
 //! Writes the zip format of `torch.save`: a pickle that names the tensors, and one entry per storage, stored as it is and
 //! aligned so that it can be mapped. Only what `torch.load(weights_only=True)` accepts stands in the pickle.
 
-use std::io::{Seek, Write};
+use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
 use tch::{Kind, Tensor};
@@ -30,7 +30,8 @@ pub(super) fn write(path: &Path, root: Root, state: &StateDict) -> Result<(), Ch
     let pickle = pickle(path, root, state)?;
     let mut bytes = Vec::new();
     Ok(fs::write_with(path, |file| {
-        let mut archive = ZipWriter::new(file);
+        let mut failure = None;
+        let mut archive = ZipWriter::new(Remembering { file, position: 0, end: 0, failure: &mut failure });
         entry(&mut archive, "data.pkl", &pickle)?;
         entry(&mut archive, "byteorder", b"little")?;
         for (key, (name, tensor)) in state.iter().enumerate() {
@@ -39,8 +40,53 @@ pub(super) fn write(path: &Path, root: Root, state: &StateDict) -> Result<(), Ch
         }
         entry(&mut archive, "version", b"3\n")?;
         archive.finish()?;
-        Ok(())
+        failure.map_or(Ok(()), Err)
     })?)
+}
+
+/// A file whose first failure is kept for later. The archive's writer prints the failures that it meets while it is
+/// dropped, so it is shown none.
+struct Remembering<'a, W> {
+    file: W,
+    position: u64,
+    end: u64,
+    failure: &'a mut Option<std::io::Error>,
+}
+
+impl<W: Write + Seek> Remembering<'_, W> {
+    fn attempt(&mut self, act: impl FnOnce(&mut W) -> std::io::Result<()>) {
+        if self.failure.is_none() {
+            *self.failure = act(&mut self.file).err();
+        }
+    }
+}
+
+impl<W: Write + Seek> Write for Remembering<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.attempt(|file| file.write_all(bytes));
+        self.position += bytes.len() as u64;
+        self.end = self.end.max(self.position);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.attempt(Write::flush);
+        Ok(())
+    }
+}
+
+impl<W: Write + Seek> Seek for Remembering<'_, W> {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        let position = match to {
+            SeekFrom::Start(position) => Some(position),
+            SeekFrom::End(offset) => self.end.checked_add_signed(offset),
+            SeekFrom::Current(offset) => self.position.checked_add_signed(offset),
+        };
+        self.position = position.ok_or(std::io::ErrorKind::InvalidInput)?;
+        let position = self.position;
+        self.attempt(|file| file.seek(SeekFrom::Start(position)).map(drop));
+        Ok(position)
+    }
 }
 
 fn entry(archive: &mut ZipWriter<impl Write + Seek>, name: &str, bytes: &[u8]) -> std::io::Result<()> {

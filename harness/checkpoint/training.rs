@@ -49,27 +49,41 @@ pub struct TrainingMeta {
     pub seconds: f64,
 }
 
+/// What stands in the header.
+#[derive(Serialize, Deserialize)]
+struct Sealed {
+    /// Of all tensors under their names in the file.
+    tensors_sha256: String,
+    #[serde(flatten)]
+    meta: TrainingMeta,
+}
+
 /// Writes a training checkpoint, whole or not at all.
 ///
 /// # Errors
 /// As [`super::write_weights`]; also where `meta` holds a number that JSON lacks (NaN or infinity).
 pub fn write_training(path: &Path, training: &Training) -> Result<(), CheckpointError> {
     let malformed = |reason: String| CheckpointError::Malformed { path: path.into(), reason };
-    let meta = serde_json::to_string(&training.meta).map_err(|error| malformed(error.to_string()))?;
+    let tensors: StateDict =
+        training.state.with_prefix(STATE).into_iter().chain(training.optimizer.with_prefix(OPTIMIZER)).collect();
+    let sealed = Sealed { tensors_sha256: super::state_sha256(&tensors)?, meta: training.meta.clone() };
+    let text = serde_json::to_string(&sealed).map_err(|error| malformed(error.to_string()))?;
     // JSON turns NaN into null, which cannot be read back: better to keep the last good checkpoint.
-    let _: TrainingMeta = serde_json::from_str(&meta)
+    let _: Sealed = serde_json::from_str(&text)
         .map_err(|error| malformed(format!("its records hold a number that JSON cannot keep ({error})")))?;
-    let named =
-        |prefix: &'static str, state| StateDict::iter(state).map(move |(name, t)| (format!("{prefix}{name}"), t));
-    let tensors = named(STATE, &training.state).chain(named(OPTIMIZER, &training.optimizer));
-    safetensors_file::write(path, Some((META, meta)), tensors)
+    safetensors_file::write(path, Some((META, text)), tensors.iter().map(|(name, tensor)| (name.to_owned(), tensor)))
 }
 
 /// Reads a training checkpoint that [`write_training`] wrote.
 ///
 /// # Errors
-/// A file of another kind or of another format version, and every damage that [`super::read_weights`] knows.
+/// A file of another kind or of another format version, and every damage that [`super::read_weights`] knows, with the
+/// remedy for a file of one's own.
 pub fn read_training(path: &Path) -> Result<Training, CheckpointError> {
+    read(path).map_err(CheckpointError::of_own_file)
+}
+
+fn read(path: &Path) -> Result<Training, CheckpointError> {
     let (file, length) = super::open(path)?;
     let head = super::head(&file, path)?;
     if head.get(8) != Some(&b'{') {
@@ -102,8 +116,33 @@ pub(super) fn meta_of(path: &Path, contents: &Contents) -> Result<Option<Trainin
     if format != u64::from(FORMAT) {
         return Err(CheckpointError::FormatVersion { path: path.into(), found: format, expected: FORMAT });
     }
-    serde_json::from_str(text).map(Some).map_err(malformed)
+    let Sealed { tensors_sha256, meta } = serde_json::from_str(text).map_err(malformed)?;
+    let found = super::state_sha256(&contents.state)?;
+    if found != tensors_sha256 {
+        let [found, recorded] = [&found, &tensors_sha256].map(|hash| super::printable(hash).chars().take(12).collect());
+        return Err(CheckpointError::OwnHash { path: path.into(), found, recorded });
+    }
+    check_counters(&meta).map_err(|found| CheckpointError::OwnDamaged { path: path.into(), found })?;
+    Ok(Some(meta))
 }
+
+/// Whether the counters agree: `epoch` records, numbered from 1, and at least a step in each.
+fn check_counters(meta: &TrainingMeta) -> Result<(), String> {
+    let TrainingMeta { epoch, step, epochs, .. } = meta;
+    if *epoch != epochs.len() {
+        return Err(format!("it says that {epoch} epochs are finished and holds the records of {}", epochs.len()));
+    }
+    if let Some((index, record)) = epochs.iter().enumerate().find(|(index, record)| record.epoch != index + 1) {
+        return Err(format!("the record of its epoch {} is numbered {}", index + 1, record.epoch));
+    }
+    if *step < *epoch as u64 || *step > MAX_STEPS {
+        return Err(format!("it says that {step} steps made {epoch} epochs"));
+    }
+    Ok(())
+}
+
+/// More steps than any run has: above it they are no longer exact in a float64.
+const MAX_STEPS: u64 = 1 << 53;
 
 /// The tensors of a training checkpoint as (network, optimiser), without their prefixes.
 pub(super) fn split(path: &Path, tensors: StateDict) -> Result<(StateDict, StateDict), CheckpointError> {

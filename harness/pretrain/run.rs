@@ -8,6 +8,7 @@ use tch::{Device, Kind};
 use super::loader::Loader;
 use super::saver::Saver;
 use super::{EpochStats, PretrainError, Trainer};
+pub use crate::checkpoint::ENCODER;
 use crate::checkpoint::{self, Training, TrainingMeta};
 use crate::fs::{self, FolderLock};
 use crate::network::{Network, NetworkSpec};
@@ -18,8 +19,6 @@ use crate::record::{
 };
 use crate::split::Subset;
 
-/// The final state, in every finished folder.
-pub const ENCODER: &str = "encoder.safetensors";
 /// The training state, while a run is under way.
 pub const CHECKPOINT: &str = "checkpoint.safetensors";
 

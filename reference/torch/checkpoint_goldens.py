@@ -324,6 +324,8 @@ class Tree:
             case numpy.generic():
                 return self.of(value.item())
             case numpy.ndarray():
+                # Pickles before protocol 5 lose the byte order when NumPy reads them.
+                value = value.astype(value.dtype.newbyteorder("<"))
                 fortran = value.flags.f_contiguous and not value.flags.c_contiguous
                 order = {"fortran_order": fortran, "bytes": value.tobytes("F" if fortran else "C").hex()}
                 return {"array": {"dtype": value.dtype.str, "shape": list(value.shape), **order}}
