@@ -13,6 +13,7 @@ use sdclr::checkpoint::export::{Export, Format, Names};
 use sdclr::checkpoint::{self, StateDict, Training, TrainingMeta, Weights, read_weights, state_sha256};
 use sdclr::network::{Head, Network, NetworkSpec};
 use sdclr::recipe::{Depth, Stem};
+use sdclr::record::EpochRecord;
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
@@ -64,16 +65,18 @@ fn sha256(state: &StateDict) -> String {
 
 fn training(state: StateDict, epoch: usize) -> Training {
     let format = checkpoint::FORMAT;
-    let meta = TrainingMeta {
-        format,
-        recipe_hash: String::new(),
+    let record = |epoch| EpochRecord {
         epoch,
-        step: 0,
-        seed: 0,
-        epochs: Vec::new(),
-        sessions: Vec::new(),
-        seconds: 0.0,
+        loss: 1.0,
+        lr: 0.1,
+        density: None,
+        validation_accuracy: None,
+        images_per_second: 1.0,
+        seconds: 1.0,
     };
+    let (step, epochs) = (epoch as u64, (1..=epoch).map(record).collect());
+    let (recipe_hash, sessions) = (String::new(), Vec::new());
+    let meta = TrainingMeta { format, recipe_hash, epoch, step, seed: 0, epochs, sessions, seconds: 0.0 };
     Training { state, optimizer: StateDict::new(), meta }
 }
 
@@ -279,7 +282,7 @@ fn what_is_no_encoder_is_refused() {
         let output = sdclr(&["export", &mask, "--format", "torch-pt", "--names", names, "--out", &to]);
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains("a ResNet with published names has it"), "{said}");
+        assert!(said.contains("the checkpoint holds no ResNet under a known prefix: its first names are"), "{said}");
         assert!(!out.exists());
     }
 }

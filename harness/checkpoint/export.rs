@@ -42,14 +42,22 @@ impl Export {
     /// Torchvision's have no `normalize`, no pruned batch norm and no projection head.
     ///
     /// # Errors
-    /// The weights are not those of a ResNet with a head under published names.
+    /// The weights are not those of a ResNet, or lack what the authors' names include.
     pub fn new(weights: &Weights, names: Names) -> Result<Self, NetworkError> {
-        let plain = weights.state.without_prefix(weights.state.ddp_prefix());
+        let plain = weights.state.resnet(None)?;
         let depth = Depth::of_state(&plain)
             .ok_or_else(|| NetworkError::NotAResnet { missing: "layer1 to layer4 of a known depth".into() })?;
-        let spec = NetworkSpec::detect(&plain, depth)?;
+        let headless = !plain.names().any(|name| name.starts_with("fc."));
+        let spec = match headless {
+            true => NetworkSpec::detect_backbone(&plain, depth)?,
+            false => NetworkSpec::detect(&plain, depth)?,
+        };
         let is_classifier = matches!(spec.head, Head::Classifier { .. });
         let (state, root) = match names {
+            Names::Published if headless => return Err(NetworkError::NotPublished { missing: "head" }),
+            Names::Published if !plain.has_normalization() => {
+                return Err(NetworkError::NotPublished { missing: "normalize.mean and normalize.std" });
+            }
             Names::Published => {
                 let bare = is_classifier && spec.stem == Stem::Cifar;
                 let prefix = if bare { "" } else { DDP_PREFIX };
@@ -101,7 +109,7 @@ impl Export {
         let NetworkSpec { depth, stem, width, head, .. } = self.spec;
         let classes = match head {
             Head::Classifier { classes } => format!("num_classes={classes}"),
-            Head::Projection { .. } => String::new(),
+            Head::Projection { .. } | Head::None => String::new(),
         };
         let mut lines = vec![match depth {
             Depth::Resnet10 => {

@@ -26,6 +26,9 @@ pub(super) struct ExportArgs {
     format: Format,
     #[arg(long)]
     names: Names,
+    /// What stands before conv1.weight in the checkpoint, where it is not found by itself
+    #[arg(long, value_name = "NAMES")]
+    prefix: Option<String>,
     /// The file to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -34,7 +37,10 @@ pub(super) struct ExportArgs {
 impl ExportArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         Inputs::default().file("the checkpoint", &*self.checkpoint).spare("--out", &*self.out)?;
-        let export = Export::new(&checkpoint::read_weights(&self.checkpoint)?, self.names)?;
+        let mut weights = checkpoint::read_encoder(&self.checkpoint)?;
+        super::warn_not_finite(&weights.state);
+        weights.state = weights.state.resnet(self.prefix.as_deref())?;
+        let export = Export::new(&weights, self.names)?;
         export.write(&self.out, self.format)?;
         let (count, bytes) = (export.state.len(), export.bytes());
         outln!("{}: {count} tensors, {bytes} bytes, of a {}", self.out.display(), export.spec)?;

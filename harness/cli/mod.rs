@@ -260,3 +260,12 @@ impl Command {
         }
     }
 }
+
+/// Says which weights of an encoder are not finite.
+fn warn_not_finite(state: &crate::network::StateDict) {
+    let names = state.not_finite();
+    if let Some(first) = names.first() {
+        let (count, first) = (names.len(), crate::text::printable(first));
+        eprintln!("warning: {count} tensors of the checkpoint hold NaN or infinity, the first is '{first}'");
+    }
+}

@@ -9,6 +9,7 @@ use super::output::outln;
 use super::{ScaleArgs, recipe_file};
 use crate::checkpoint;
 use crate::fs::{self, Inputs};
+use crate::network::Foreign;
 use crate::progress::Progress;
 use crate::recipe::Protocol;
 use crate::report;
@@ -27,6 +28,8 @@ pub(super) struct ProbeArgs {
     /// SUITE/ENCODER, or FILE.toml:ENCODER
     #[arg(long)]
     recipe: String,
+    #[command(flatten)]
+    foreign: Foreign,
     #[command(flatten)]
     scale: ScaleArgs,
     /// Number of the published split
@@ -57,13 +60,20 @@ impl ProbeArgs {
         let (protocol, test_only) = (self.protocol, self.test_only);
         let encoder = PlannedEncoder::of_recipe(&self.recipe, &self.set, None, self.split)?;
         let context = Context::open(&encoder.recipe, self.scale.into())?;
-        let weights = checkpoint::read_weights(&self.checkpoint)?;
-        let network = context.encoder(&encoder.recipe, protocol, &weights.state, test_only)?;
+        let state = checkpoint::read_encoder(&self.checkpoint)?.state.encoder(&self.foreign)?;
+        let network = context.encoder(&encoder.recipe, protocol, &state, test_only)?;
         let (job, progress) = (encoder.id.probe(protocol), Progress::default());
         let record = progress
             .job(&job.to_string(), || context.probe(&encoder, &job, protocol, &network, test_only, None, &progress))?;
         if let Some(path) = &self.json {
+            let mut record = serde_json::to_value(&record)?;
+            if let Some(normalization) = self.foreign.normalize {
+                record["normalize"] = normalization.to_string().into();
+            }
             fs::write(path, (serde_json::to_string_pretty(&record)? + "\n").as_bytes())?;
+        }
+        if let Some(normalization) = self.foreign.normalize {
+            outln!("images normalised by {normalization}, as given")?;
         }
         outln!("{}", report::job_table(&record))?;
         Ok(ExitCode::SUCCESS)

@@ -21,6 +21,7 @@ impl HeadLayers {
                 return Ok(Self::Classifier(Linear::classifier(init, "fc", width, classes)?));
             }
             Head::Projection { layers, output_dim } => (layers, output_dim),
+            Head::None => return Ok(Self::Projection(Vec::new())),
         };
         let layers = (1..=count)
             .map(|i| {

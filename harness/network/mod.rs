@@ -14,7 +14,7 @@ use std::cell::Cell;
 use tch::{Device, Kind, Tensor};
 
 pub use mask::Mask;
-pub use names::DDP_PREFIX;
+pub use names::{DDP_PREFIX, Foreign, Normalization};
 pub use state::StateDict;
 
 use crate::native::weights::WorkingWeights;
@@ -34,6 +34,24 @@ pub enum NetworkError {
     Mismatch { network: String, differences: usize, first: String },
     #[error("no {missing} in the checkpoint; a ResNet with published names has it: check that this is such a file")]
     NotAResnet { missing: String },
+    #[error("the checkpoint holds no ResNet under a known prefix: its first names are {names}; {advice}")]
+    NoEncoder { names: String, advice: String },
+    #[error("the checkpoint holds several ResNets, behind '{found}'; name one of them with --prefix")]
+    SeveralEncoders { found: String },
+    #[error(
+        "conv1.weight of the checkpoint has shape {found:?}; a ResNet has [width, 3, 7, 7] (ImageNet) or [width, 3, 3, 3] \
+         (CIFAR)"
+    )]
+    Stem { found: Vec<i64> },
+    #[error(
+        "the checkpoint does not say how images are normalised; say it with --normalize imagenet, none or MEAN/STD, as its \
+         training did"
+    )]
+    NotNormalized,
+    #[error("the checkpoint says itself how images are normalised; leave --normalize out")]
+    NormalizedTwice,
+    #[error("the checkpoint has no {missing}, which the authors' names include; export it with --names torchvision")]
+    NotPublished { missing: &'static str },
     #[error(transparent)]
     Native(#[from] NativeError),
     #[error("libtorch: {0}")]
@@ -47,6 +65,8 @@ pub enum Head {
     Projection { layers: i64, output_dim: i64 },
     /// One linear layer.
     Classifier { classes: i64 },
+    /// Nothing: the feature is the output.
+    None,
 }
 
 /// Everything that fixes names and shapes.
@@ -141,6 +161,21 @@ impl NetworkSpec {
         Self { dual_bn: false, head: Head::Classifier { classes }, ..self }
     }
 
+    /// The backbone that a state dict without prefix holds, given the depth. The stem is told by conv1's shape.
+    ///
+    /// # Errors
+    /// There is no conv1 of a ResNet.
+    pub fn detect_backbone(state: &StateDict, depth: Depth) -> Result<Self, NetworkError> {
+        let conv1 = state.get("conv1.weight").map(Tensor::size);
+        let conv1 = conv1.ok_or_else(|| NetworkError::NotAResnet { missing: "conv1.weight".into() })?;
+        let (width, stem) = match conv1[..] {
+            [width, 3, 7, 7] if width > 0 => (width, Stem::Imagenet),
+            [width, 3, 3, 3] if width > 0 => (width, Stem::Cifar),
+            _ => return Err(NetworkError::Stem { found: conv1 }),
+        };
+        Ok(Self { depth, stem, width, dual_bn: state.get("bn1.bn_list.0.weight").is_some(), head: Head::None })
+    }
+
     /// The specification that a state dict without prefix was made with, given the depth, which names alone do not tell.
     ///
     /// # Errors
@@ -150,19 +185,12 @@ impl NetworkSpec {
             let shape = state.get(name).map(Tensor::size).filter(|shape| shape.len() == dimensions);
             shape.ok_or_else(|| NetworkError::NotAResnet { missing: format!("{dimensions}-dimensional {name}") })
         };
-        let stem = size("conv1.weight", 4)?;
         let last = [3, 2].map(|layers| (layers, format!("fc.fc{layers}.weight")));
         let head = match last.into_iter().find(|(_, name)| state.get(name).is_some()) {
             Some((layers, last)) => Head::Projection { layers, output_dim: size(&last, 2)?[0] },
             None => Head::Classifier { classes: size("fc.weight", 2)?[0] },
         };
-        Ok(Self {
-            depth,
-            stem: if stem[2] == 7 { Stem::Imagenet } else { Stem::Cifar },
-            width: stem[0],
-            dual_bn: state.get("bn1.bn_list.0.weight").is_some(),
-            head,
-        })
+        Ok(Self { head, ..Self::detect_backbone(state, depth)? })
     }
 
     /// Columns of the pooled feature.
@@ -178,6 +206,7 @@ impl std::fmt::Display for NetworkSpec {
         match self.head {
             Head::Projection { layers, output_dim } => write!(f, "projection head of {layers} layers to {output_dim})"),
             Head::Classifier { classes } => write!(f, "classifier of {classes} classes)"),
+            Head::None => write!(f, "no head)"),
         }
     }
 }
