@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use golden::skip::skip;
 use proptest::prelude::*;
 use sdclr::authors::{class_counts, counts_of_list, read_log};
 use sdclr::recipe::DatasetName;
@@ -202,7 +203,7 @@ fn a_list_of_images_gives_the_counts_that_are_committed() {
         assert!(counts_of_list(bad.as_bytes(), 3).is_err(), "{bad}");
     }
     let Some(data) = std::env::var_os("SDCLR_DATA").map(PathBuf::from) else {
-        eprintln!("skipped: SDCLR_DATA is not set");
+        skip("data", "SDCLR_DATA is not set");
         return;
     };
     let list = std::fs::read(data.join("split/imagenet-100/imageNet_100_LT_train.txt")).unwrap();

@@ -1,6 +1,8 @@
 //! Archives: well-formed ones come out byte for byte; hostile and broken ones (`fixtures/attacks/archives`, written by
 //! `reference/archives/attacks.py`) are refused with the error that names what is wrong, and leave nothing behind.
 
+mod skip;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -12,6 +14,7 @@ use proptest::prelude::*;
 use sdclr::artifact::hash::{Algorithm, Hasher, hash_file};
 use sdclr::artifact::unpack::{UnpackError, Unpacked, names_in_zip};
 use sdclr::fs;
+use skip::skip;
 use tar::{EntryType, Header};
 use tempfile::TempDir;
 use zip::write::SimpleFileOptions;
@@ -496,7 +499,7 @@ fn archives_of_usual_programs_are_read() {
         let _ = std::fs::remove_file(&archive);
         let output = std::process::Command::new(&command[0]).args(&command[1..]).current_dir(root.path()).output();
         if !output.as_ref().is_ok_and(|output| output.status.success()) {
-            eprintln!("skipped {name}: {output:?}");
+            skip("archivers", &format!("{name} does not run here: {output:?}"));
             continue;
         }
         let place = place();
@@ -652,7 +655,7 @@ fn a_full_disk_leaves_nothing() {
             Ok(output) if output.status.code() == Some(101) => {
                 panic!("{}", String::from_utf8_lossy(&output.stdout))
             }
-            other => eprintln!("skipped: no small disk can be mounted here ({other:?})"),
+            other => skip("mounts", &format!("no small disk can be mounted here ({other:?})")),
         }
         return;
     };

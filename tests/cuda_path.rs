@@ -2,11 +2,14 @@
 //! (tests/cuda_stand_in/README.md). No operation refuses, no step waits for the device, steps are recorded as graphs, and
 //! the settings reach the libraries. Where no PyTorch with CUDA libraries is at hand these tests say that they were skipped.
 
+mod skip;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
+use skip::skip;
 use tempfile::TempDir;
 
 const CHECKOUT: &str = env!("CARGO_MANIFEST_DIR");
@@ -45,7 +48,7 @@ fn stand_in() -> Option<&'static StandIn> {
         (!no_cuda).then_some(StandIn { folder, python, environment })
     });
     if found.is_none() {
-        eprintln!("skipped: there is no PyTorch with CUDA libraries (ci/oracle --env makes one)");
+        skip("oracle", "there is no PyTorch with CUDA libraries (ci/oracle --env makes one)");
     }
     found.as_ref()
 }
@@ -267,7 +270,7 @@ fn published_training_fits_into_12_gib() {
     let Some(stand_in) = stand_in() else { return };
     let data = std::env::var("SDCLR_DATA").ok();
     if data.is_none() {
-        eprintln!("skipped: SDCLR_DATA names no folder with CIFAR-10; whole batches of noise alone");
+        skip("data", "SDCLR_DATA is not set: whole batches of noise alone");
     }
     for (precision, gib) in [("bf16", 4.5), ("fp32", 7.0)] {
         let folder = tempfile::tempdir().unwrap();

@@ -1,16 +1,19 @@
 //! Real CIFAR and the published lists, where `SDCLR_DATA` names them; elsewhere these tests say that they were skipped.
 
+mod skip;
+
 use std::path::{Path, PathBuf};
 
 use sdclr::dataset::Dataset;
 use sdclr::recipe::{DatasetName, PretrainSplit};
 use sdclr::split::{ListName, read};
+use skip::skip;
 use tch::Device;
 
 fn data() -> Option<PathBuf> {
     let data = std::env::var_os("SDCLR_DATA").map(PathBuf::from);
     if data.is_none() {
-        eprintln!("skipped: SDCLR_DATA is not set");
+        skip("data", "SDCLR_DATA is not set");
     }
     data
 }

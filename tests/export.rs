@@ -7,6 +7,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use golden::skip::skip;
 use ndarray::Array4;
 use ndarray_npy::WriteNpyExt;
 use sdclr::checkpoint::export::{Export, Format, Names};
@@ -309,7 +310,7 @@ fn python() -> Option<PathBuf> {
     let python = std::env::var_os("SDCLR_ORACLE_PYTHON").map_or(root.join(".oracle/bin/python"), PathBuf::from);
     let found = python.exists().then_some(python);
     if found.is_none() {
-        eprintln!("skipped: no Python with PyTorch; ci/oracle --env makes one");
+        skip("oracle", "there is no PyTorch (ci/oracle --env makes one)");
     }
     found
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use golden::skip::skip;
 use sdclr::recipe::hash_bytes;
 use serde::Deserialize;
 use serde_json::Value;
@@ -198,7 +199,7 @@ fn expected() -> BTreeMap<String, Expected> {
 fn data() -> Option<PathBuf> {
     let data = std::env::var_os("SDCLR_DATA").map(PathBuf::from);
     if data.is_none() {
-        eprintln!("skipped: SDCLR_DATA is not set");
+        skip("data", "SDCLR_DATA is not set");
     }
     data
 }

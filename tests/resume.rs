@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use golden::skip::skip;
 use proptest::prelude::*;
 use sdclr::checkpoint::{self, FORMAT, Training, TrainingMeta, state_sha256};
 use sdclr::native;
@@ -182,7 +183,7 @@ fn a_full_file_system_is_named_with_its_remedy() {
         .output()
         .is_ok_and(|output| output.status.success());
     if !possible {
-        eprintln!("skipped: this machine lets nobody mount a small file system");
+        skip("mounts", "this machine lets nobody mount a small file system");
         return;
     }
     let inner = command(&mount.join("run"), "sdclr");

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use sdclr::artifact::registry::{Registry, Source};
 
 use crate::server::{Server, head, whole_or_rest};
+use crate::skip::skip;
 use crate::world::{Said, World, archive, checkpoints, list, md5, noise, plain, sha256, stored_zip_of, zip_of};
 
 #[test]
@@ -157,7 +158,7 @@ fn offline_opens_no_connection() {
 #[test]
 fn a_cache_may_lie_on_two_disks() {
     let Ok(other) = tempfile::tempdir_in("/dev/shm") else {
-        eprintln!("skipped: there is no /dev/shm");
+        skip("disks", "there is no /dev/shm");
         return;
     };
     let (body, packed) = (noise(1_000), zip_of(&[("folder/a.txt", b"a")]));
@@ -170,7 +171,7 @@ fn a_cache_may_lie_on_two_disks() {
     let world = World::new(&artifacts);
     let device = |path: &Path| std::os::unix::fs::MetadataExt::dev(&path.metadata().unwrap());
     if device(other.path()) == device(world.folder.path()) {
-        eprintln!("skipped: /dev/shm and the temporary folder are one disk");
+        skip("disks", "/dev/shm and the temporary folder are one disk");
         return;
     }
     let link = |world: &World, what: &str| {
@@ -206,7 +207,7 @@ fn mounted(mount: &str, command: &Command) -> Option<Output> {
         command
     };
     if !unshared("true").output().is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: this machine lets nobody mount a small file system");
+        skip("mounts", "this machine lets nobody mount a small file system");
         return None;
     }
     let mut inner = unshared("exec \"$@\"");
@@ -396,7 +397,7 @@ fn known_files_inside_are_checked() {
 #[test]
 fn real_cifar10_is_fetched_and_found() {
     let Some(data) = std::env::var_os("SDCLR_DATA").map(PathBuf::from) else {
-        eprintln!("skipped: SDCLR_DATA names no folder with CIFAR");
+        skip("data", "SDCLR_DATA is not set");
         return;
     };
     let encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());

@@ -6,4 +6,6 @@ mod downloads;
 mod published;
 mod registry;
 mod server;
+#[path = "../skip/mod.rs"]
+mod skip;
 mod world;

@@ -2,6 +2,9 @@
 //! alike by formula (reference/torch/formula.py), and comparisons whose scale is the tensor's, not the element's.
 #![allow(dead_code)] // Each test file uses a part.
 
+#[path = "../skip/mod.rs"]
+pub mod skip;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::Command;
@@ -10,6 +13,7 @@ use sdclr::network::{Network, StateDict};
 use sdclr::recipe::Protocol;
 use sdclr::record::{Environment, FORMAT, JobHeader};
 use sdclr::suite::environment;
+use skip::skip;
 use tch::{Device, Kind, Tensor};
 
 /// Where the tests compute: `SDCLR_TEST_DEVICE` (`cpu`, `cuda:N`), by default the CPU. A name that is no device, or a
@@ -164,7 +168,7 @@ pub fn compile_for_gpus(file: &str, options: &[&str]) {
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").unwrap());
     let python = std::env::var_os("SDCLR_ORACLE_PYTHON").map_or(root.join(".oracle/bin/python"), PathBuf::from);
     if !python.exists() {
-        eprintln!("skipped: no Python with NVRTC; ci/oracle --env makes one");
+        skip("oracle", "there is no PyTorch with NVRTC (ci/oracle --env makes one)");
         return;
     }
     for architecture in ["sm_75", "sm_80", "sm_90", "sm_100", "sm_120"] {
@@ -176,7 +180,7 @@ pub fn compile_for_gpus(file: &str, options: &[&str]) {
             .output()
             .unwrap();
         if output.status.code() == Some(3) {
-            eprintln!("skipped: {}", String::from_utf8_lossy(&output.stderr).trim());
+            skip("oracle", String::from_utf8_lossy(&output.stderr).trim());
             return;
         }
         let log = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
