@@ -10,6 +10,7 @@ pub mod fetch;
 pub mod hash;
 mod http;
 mod identify;
+pub mod listing;
 mod page;
 pub mod pins;
 pub mod registry;

@@ -1,20 +1,14 @@
 //! `sdclr doctor`: what is installed and what works.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use tch::{Device, Kind};
 
-use crate::dataset::{Content, Dataset, ImageSet};
-use crate::native::{self, CudaState};
-use crate::network::{Network, NetworkSpec};
-use crate::pretrain::Trainer;
-use crate::pretrain::loader::Loader;
-use crate::random;
-use crate::recipe::{DatasetName, PretrainSplit, Recipe, name_of};
-use crate::split::{self, Images, ListName, Subset};
-use crate::suite::environment;
+use super::output::outln;
+use crate::native::CudaState;
+use crate::recipe::name_of;
+use crate::suite::doctor::{self, DataCheck, DeviceCheck, Examination, ListCheck};
 
 /// Tell what is installed and what works: libtorch, CUDA, data
 #[derive(Debug, Args)]
@@ -26,94 +20,68 @@ pub(super) struct DoctorArgs {
 
 impl DoctorArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let environment = environment::describe(Device::Cpu);
-        println!("sdclr      {} ({})", environment.sdclr, environment.git_commit.as_deref().unwrap_or("no checkout"));
-        println!("libtorch   {} in {}", environment.libtorch, native::libtorch_folder().display());
-        println!("CPU        {}, {} threads", environment.device, environment.threads);
-        let mut devices = vec![Device::Cpu];
-        match native::load_cuda() {
-            CudaState::Loaded { devices: count } => {
-                println!("CUDA       loaded, {count} devices");
-                for index in 0..*count as usize {
-                    println!("  cuda:{index}   {}", native::cuda_name(index).unwrap_or_default());
-                    devices.push(Device::Cuda(index));
-                }
-            }
-            CudaState::NotInstalled { .. } => println!("CUDA       not installed (this libtorch has no CUDA part)"),
-            CudaState::Failed { reason } => {
-                println!("CUDA       not loaded: {reason} (the CPU set of ci/setup lacks it)")
-            }
-        }
-        let mut healthy = true;
-        for device in devices {
-            let outcome = one_step(device);
-            healthy &= outcome.is_ok();
-            match outcome {
-                Ok(loss) => println!("one step   on {device:?}: loss {loss:.4}"),
-                Err(error) => println!("one step   on {device:?} FAILED: {error}"),
-            }
-        }
-        match &self.data.or_else(crate::artifact::data_folder) {
-            None => println!(
-                "data       none fetched (sdclr fetch) or named (--data DIR, SDCLR_DATA); the digits are embedded"
+        let data = self.data.or_else(crate::artifact::data_folder);
+        let found = doctor::examine(data.as_deref())?;
+        let mut lines = program(&found);
+        lines.extend(found.devices.iter().map(step));
+        match &found.data {
+            None => lines.push(
+                "data       none fetched (sdclr fetch) or named (--data DIR, SDCLR_DATA); the digits are embedded".to_owned(),
             ),
-            Some(folder) => {
-                for name in
-                    [DatasetName::Cifar10, DatasetName::Cifar100, DatasetName::Imagenet100, DatasetName::Imagenet]
-                {
-                    describe_data(name, folder);
-                }
-            }
+            Some(sets) => lines.extend(sets.iter().flat_map(data_set)),
         }
-        Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        outln!("{}", lines.join("\n"))?;
+        Ok(if found.is_healthy() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
-/// A line on the data set in `folder`; of ImageNet, one on each list: its first image is decoded.
-fn describe_data(name: DatasetName, folder: &Path) {
-    let set = match Dataset::load(name, Some(folder), Device::Cpu) {
-        Ok(set) => set,
-        Err(error) => return println!("data       {error}"),
-    };
-    match (&set.content, &set.sha256) {
-        (Content::Folder(root), _) => {
-            println!("data       {}: images in {}", name_of(&name), root.display());
-            let tail = [PretrainSplit::D_i, PretrainSplit::D_b].map(|kind| ListName::Pretrain(kind, 1));
-            let probe = [ListName::FewShot(1), ListName::Train, ListName::Validation, ListName::Test];
-            for list in tail.into_iter().chain(probe) {
-                match first_of(&set, folder, list) {
-                    Ok(line) => println!("  {line}"),
-                    Err(error) => println!("  {error}"),
-                }
-            }
+fn program(found: &Examination) -> Vec<String> {
+    let environment = &found.environment;
+    let mut lines = Vec::new();
+    lines.push(format!("sdclr      {} ({})", environment.sdclr, environment.git_commit.as_deref().unwrap_or("no checkout")));
+    match &found.libtorch {
+        Ok(folder) => lines.push(format!("libtorch   {} in {}", environment.libtorch, folder.display())),
+        Err(error) => lines.push(format!("libtorch   {}; {error}", environment.libtorch)),
+    }
+    lines.push(format!("CPU        {}, {} threads", environment.device, environment.threads));
+    match found.cuda {
+        CudaState::Loaded { devices } => lines.push(format!("CUDA       loaded, {devices} devices")),
+        CudaState::NotInstalled { .. } => lines.push("CUDA       not installed (this libtorch has no CUDA part)".to_owned()),
+        CudaState::Failed { reason } => lines.push(format!("CUDA       not loaded: {reason} (the CPU set of ci/setup lacks it)")),
+    }
+    for check in &found.devices {
+        if let tch::Device::Cuda(index) = check.device {
+            lines.push(format!("  cuda:{index}   {}", check.name.as_deref().unwrap_or("(the driver gives no name)")));
         }
-        _ if set.official => println!("data       {}: the official download", name_of(&name)),
-        (_, hash) => {
-            let hash = hash.as_deref().unwrap_or_default();
-            println!("data       {}: differs from the official download ({hash})", name_of(&name));
-        }
+    }
+    lines
+}
+
+fn step(check: &DeviceCheck) -> String {
+    let device = check.device;
+    match &check.step {
+        Ok(loss) if loss.is_finite() => format!("one step   on {device:?}: loss {loss:.4}"),
+        Ok(loss) => format!("one step   on {device:?} FAILED: the loss is {loss}"),
+        Err(error) => format!("one step   on {device:?} FAILED: {error}"),
     }
 }
 
-/// What a list of ImageNet holds, once its first image could be decoded.
-fn first_of(set: &Dataset, folder: &Path, list: ListName) -> anyhow::Result<String> {
-    let list = split::read(set, Some(folder), list)?;
-    if let Images::Files(files) = &list.images {
-        files.read(0)?;
+/// A line on a data set; of ImageNet, one on each list.
+fn data_set(check: &DataCheck) -> Vec<String> {
+    match check {
+        DataCheck::Unreadable(error) => vec![format!("data       {error}")],
+        DataCheck::Official(name) => vec![format!("data       {}: the official download", name_of(name))],
+        DataCheck::Differs { name, sha256 } => {
+            let hash = sha256.as_deref().unwrap_or("no hash");
+            vec![format!("data       {}: differs from the official download ({hash})", name_of(name))]
+        }
+        DataCheck::Files { name, root, lists } => {
+            let list = |list: &Result<_, _>| match list {
+                Ok(ListCheck { name, images }) => format!("  {name}: {images} images, the first decodes"),
+                Err(error) => format!("  {error}"),
+            };
+            let first = format!("data       {}: images in {}", name_of(name), root.display());
+            std::iter::once(first).chain(lists.iter().map(list)).collect()
+        }
     }
-    Ok(format!("{}: {} images, the first decodes", list.name, list.len()))
-}
-
-/// A small SDCLR step from end to end, with what training would need: also our kernels, on a GPU.
-fn one_step(device: Device) -> anyhow::Result<f64> {
-    let kernels = device.is_cuda().then(|| "precision=bf16".to_owned());
-    let overrides: Vec<String> = kernels.into_iter().chain(["batch_size=8".to_owned()]).collect();
-    let recipe = Recipe::resolve("digits-lt/sdclr", &overrides)?;
-    let network = Network::new(NetworkSpec::of_recipe(&recipe), recipe.seed, Kind::Float, device)?;
-    let mut trainer = Trainer::new(&recipe, network, 1, false)?;
-    let side = recipe.augment.size;
-    let images = (random::uniform(8 * 3 * side * side, 1)? * 256.0).to_kind(Kind::Uint8).view([8, 3, side, side]);
-    let set = ImageSet { images: images.to_device(device), labels: vec![0; 8] };
-    let subset = Subset::of("noise".to_owned(), String::new(), &set, (0..8).collect());
-    Ok(trainer.epoch(1, Loader::new(&subset, &recipe, 1..=1)?)?.mean_loss())
 }

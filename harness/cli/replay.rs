@@ -3,13 +3,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::anyhow;
 use clap::Args;
 
 use super::output::out;
 use crate::checkpoint;
 use crate::fs::{self, Inputs};
-use crate::pretrain::replay::{self, Comparison, ReplayReport, Tolerance};
+use crate::pretrain::replay::{self, ReplayReport, Tolerance};
 use crate::suite::environment;
 
 /// Train on given inputs and report what happened; compare with expected.json where there is one
@@ -55,11 +54,9 @@ impl ReplayArgs {
         if !fs::exists(&path)? {
             return Ok(ExitCode::SUCCESS);
         }
-        let expected: ReplayReport = serde_json::from_str(&fs::read_to_string(&path)?)
-            .map_err(|error| anyhow!("{} has not the keys of a replay report: {error}", path.display()))?;
-        let rows = replay::compare(&report, &expected, &self.tolerance);
+        let rows = replay::compare(&report, &ReplayReport::read(&path)?, &self.tolerance);
         let differing = rows.iter().filter(|row| row.differs()).count();
-        tracing::info!("{}", table(&rows).trim_end());
+        tracing::info!("{}", replay::table(&rows).trim_end());
         if differing > 0 {
             tracing::info!("{differing} of {} numbers differ from {}", rows.len(), path.display());
             return Ok(ExitCode::FAILURE);
@@ -67,32 +64,4 @@ impl ReplayArgs {
         tracing::info!("all {} numbers agree with {}", rows.len(), path.display());
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// What differs, or where nothing does, the largest difference of each judged kind; and the largest unjudged one.
-fn table(rows: &[Comparison]) -> String {
-    let kind = |row: &Comparison| row.what.split([' ', '[']).next().unwrap_or_default().to_owned();
-    let mut shown: Vec<&Comparison> = rows.iter().filter(|row| row.differs()).collect();
-    let mut worst: std::collections::BTreeMap<String, &Comparison> = std::collections::BTreeMap::new();
-    for row in rows.iter().filter(|row| !row.differs()) {
-        let entry = worst.entry(kind(row)).or_insert(row);
-        if row.difference > entry.difference {
-            *entry = row;
-        }
-    }
-    shown.extend(worst.values());
-    let width = shown.iter().map(|row| row.what.len()).max().unwrap_or(0);
-    let mut text = format!("{:width$}  {:>16} {:>16} {:>11} {:>9}\n", "", "found", "expected", "difference", "allowed");
-    for row in shown {
-        let allowed = row.allowed.map_or("-".to_owned(), |allowed| format!("{allowed:.0e}"));
-        let verdict = match (row.differs(), row.allowed) {
-            (true, _) => "DIFFERS",
-            (false, Some(_)) => "worst of its kind",
-            (false, None) => "worst of its kind, not judged",
-        };
-        let Comparison { what, found, expected, difference, .. } = row;
-        text +=
-            &format!("{what:width$}  {found:>16.9e} {expected:>16.9e} {difference:>11.3e} {allowed:>9}  {verdict}\n");
-    }
-    text
 }

@@ -12,6 +12,7 @@ mod saver;
 pub mod schedule;
 pub mod temperature;
 mod trainer;
+pub mod views;
 
 use tch::Tensor;
 

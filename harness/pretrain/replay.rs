@@ -20,6 +20,8 @@ use crate::recipe::{Depth, REFERENCE_SUITE, Recipe, RecipeError, Suite};
 pub enum ReplayError {
     #[error("{} does not parse: {reason}", path.display())]
     Syntax { path: PathBuf, reason: String },
+    #[error("{} lacks the keys of a replay report: {reason}; write it with sdclr replay --out", path.display())]
+    Report { path: PathBuf, reason: String },
     #[error("replay.toml is of method {method} but has no prune_ratio; add it, 0.9 as published")]
     NoPruneRatio { method: String },
     #[error("init.pt holds {found}, but replay.toml asks for {expected}")]
@@ -114,6 +116,17 @@ pub struct ReplayReport {
     pub eval_features_l2: f64,
     /// Its first 2 rows and 8 columns.
     pub eval_features_head: Vec<Vec<f64>>,
+}
+
+impl ReplayReport {
+    /// Reads an `expected.json`.
+    ///
+    /// # Errors
+    /// It is missing, or lacks a key.
+    pub fn read(path: &Path) -> Result<Self, ReplayError> {
+        serde_json::from_str(&fs::read_to_string(path)?)
+            .map_err(|error| ReplayError::Report { path: path.to_owned(), reason: error.to_string() })
+    }
 }
 
 /// Trains as `folder` says. Gives the report and the final state, named as in `init.pt`.
@@ -248,4 +261,32 @@ pub fn compare(found: &ReplayReport, expected: &ReplayReport, tolerance: &Tolera
         }
     }
     rows
+}
+
+/// What differs, or where nothing does, the largest difference of each judged kind; and the largest unjudged one.
+pub fn table(rows: &[Comparison]) -> String {
+    let kind = |row: &Comparison| row.what.chars().take_while(|c| ![' ', '['].contains(c)).collect::<String>();
+    let mut shown: Vec<&Comparison> = rows.iter().filter(|row| row.differs()).collect();
+    let mut worst: BTreeMap<String, &Comparison> = BTreeMap::new();
+    for row in rows.iter().filter(|row| !row.differs()) {
+        let entry = worst.entry(kind(row)).or_insert(row);
+        if row.difference > entry.difference {
+            *entry = row;
+        }
+    }
+    shown.extend(worst.values());
+    let width = shown.iter().map(|row| row.what.len()).max().unwrap_or(0);
+    let mut text = format!("{:width$}  {:>16} {:>16} {:>11} {:>9}\n", "", "found", "expected", "difference", "allowed");
+    for row in shown {
+        let allowed = row.allowed.map_or("-".to_owned(), |allowed| format!("{allowed:.0e}"));
+        let verdict = match (row.differs(), row.allowed) {
+            (true, _) => "DIFFERS",
+            (false, Some(_)) => "worst of its kind",
+            (false, None) => "worst of its kind, not judged",
+        };
+        let Comparison { what, found, expected, difference, .. } = row;
+        text +=
+            &format!("{what:width$}  {found:>16.9e} {expected:>16.9e} {difference:>11.3e} {allowed:>9}  {verdict}\n");
+    }
+    text
 }

@@ -1,0 +1,99 @@
+//! The pre-training views of given images, to look at and to check. In: images, a recipe, an epoch. Out: `views.npy`,
+//! `params.jsonl` with what was drawn, and `views.png`.
+
+use std::io::Write;
+use std::path::Path;
+
+use image::{ImageError, ImageFormat, Rgb, RgbImage};
+use tch::{Device, TchError, Tensor};
+
+use super::loader::draw_views;
+use crate::augment::{self, AugmentError};
+use crate::dataset::ImageSet;
+use crate::fs::{self, FsError};
+use crate::npy::{self, NpyError};
+use crate::recipe::Recipe;
+
+/// Views could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum ViewsError {
+    #[error("there is no image {found}: the official training order has {images} images")]
+    NoImage { found: i64, images: usize },
+    #[error("the sheet of views cannot be written as PNG: {0}")]
+    Png(#[from] ImageError),
+    #[error(transparent)]
+    Augment(#[from] AugmentError),
+    #[error(transparent)]
+    Npy(#[from] NpyError),
+    #[error(transparent)]
+    File(#[from] FsError),
+    #[error("libtorch: {0}")]
+    Torch(#[from] TchError),
+}
+
+/// Writes the views that pre-training uses of the images at `indices` of `set` in `epoch`, whatever batch they are in, into
+/// `folder`.
+///
+/// # Errors
+/// `set` has no such image, or a file cannot be written.
+pub fn write(folder: &Path, set: &ImageSet, recipe: &Recipe, epoch: usize, indices: &[i64]) -> Result<(), ViewsError> {
+    if let Some(&found) = indices.iter().find(|index| **index >= set.labels.len() as i64) {
+        return Err(ViewsError::NoImage { found, images: set.labels.len() });
+    }
+    let (_, _, height, width) = set.images.size4()?;
+    let draw = |&index: &i64| draw_views(&recipe.augment, recipe.seed, epoch, index as u64, (height, width));
+    let params: Vec<_> = indices.iter().flat_map(draw).collect();
+    let originals = set.images.f_index_select(0, &Tensor::from_slice(indices))?;
+    let size = recipe.augment.size;
+    let views = augment::views(&originals.f_repeat_interleave_self_int(2, 0, None)?, &params, size)?;
+    let views = views.f_view([-1, 2, 3, size, size])?;
+    npy::write(&folder.join("views.npy"), &views)?;
+    fs::write_with(&folder.join("params.jsonl"), |file| {
+        for (i, params) in params.iter().enumerate() {
+            let mut line = serde_json::to_value(params)?;
+            line["index"] = indices[i / 2].into();
+            line["view"] = (i % 2).into();
+            writeln!(file, "{line}")?;
+        }
+        Ok(())
+    })?;
+    write_grid(&folder.join("views.png"), &originals, &views)
+}
+
+/// One cell an image: the original, view 0 and view 1 side by side; cells in rows of four.
+fn write_grid(path: &Path, originals: &Tensor, views: &Tensor) -> Result<(), ViewsError> {
+    const COLUMNS: usize = 4;
+    const GAP: u32 = 4;
+    let (count, _, height, width) = originals.size4()?;
+    let size = views.size()[4];
+    // Small images are magnified.
+    let zoom = (64 / size).max(1) as u32;
+    let (cell_width, cell_height) = ((width + 2 * size) as u32 + 2, height.max(size) as u32);
+    let rows = (count as usize).div_ceil(COLUMNS) as u32;
+    let sheet_width = COLUMNS as u32 * (cell_width * zoom + GAP);
+    let mut sheet = RgbImage::from_pixel(sheet_width, rows * (cell_height * zoom + GAP), Rgb([255, 255, 255]));
+    for i in 0..count {
+        let left = (i as usize % COLUMNS) as u32 * (cell_width * zoom + GAP);
+        let top = (i as usize / COLUMNS) as u32 * (cell_height * zoom + GAP);
+        let parts = [originals.get(i), views.get(i).get(0), views.get(i).get(1)];
+        for (part, shift) in parts.iter().zip([0, width as u32 + 1, (width + size) as u32 + 2]) {
+            draw(&mut sheet, part, left + shift * zoom, top, zoom)?;
+        }
+    }
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    sheet.write_to(&mut bytes, ImageFormat::Png)?;
+    Ok(fs::write(path, bytes.get_ref())?)
+}
+
+/// Draws a uint8 image `[3, H, W]`, every pixel `zoom` times.
+fn draw(sheet: &mut RgbImage, image: &Tensor, left: u32, top: u32, zoom: u32) -> Result<(), ViewsError> {
+    let (_, height, width) = image.size3()?;
+    let pixels = Vec::<u8>::try_from(image.to_device(Device::Cpu).permute([1, 2, 0]).contiguous().flatten(0, -1))?;
+    for y in 0..height as u32 * zoom {
+        for x in 0..width as u32 * zoom {
+            let at = ((y / zoom * width as u32 + x / zoom) * 3) as usize;
+            sheet.put_pixel(left + x, top + y, Rgb([pixels[at], pixels[at + 1], pixels[at + 2]]));
+        }
+    }
+    Ok(())
+}

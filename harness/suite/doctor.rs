@@ -1,0 +1,137 @@
+//! What is installed and what works. In: the folder of the data. Out: a report on libtorch, every device and every data set.
+
+use std::path::{Path, PathBuf};
+
+use tch::{Device, Kind};
+
+use super::{SuiteError, environment};
+use crate::dataset::{Content, Dataset, DatasetError, ImageSet};
+use crate::native::{self, CudaState, NativeError};
+use crate::network::{Network, NetworkSpec};
+use crate::pretrain::loader::Loader;
+use crate::pretrain::{PretrainError, Trainer};
+use crate::random;
+use crate::recipe::{DatasetName, PretrainSplit, Recipe};
+use crate::record::Environment;
+use crate::split::{self, Images, ListName, Subset};
+
+/// What [`examine`] found.
+#[derive(Debug)]
+pub struct Examination {
+    /// Of the CPU.
+    pub environment: Environment,
+    pub libtorch: Result<PathBuf, NativeError>,
+    pub cuda: &'static CudaState,
+    /// The CPU, then every GPU.
+    pub devices: Vec<DeviceCheck>,
+    /// One entry a data set; `None`: no folder was named, and none was fetched.
+    pub data: Option<Vec<DataCheck>>,
+}
+
+/// One device.
+#[derive(Debug)]
+pub struct DeviceCheck {
+    pub device: Device,
+    /// The driver's name of a GPU.
+    pub name: Option<String>,
+    /// The loss of a small SDCLR step.
+    pub step: Result<f64, SuiteError>,
+}
+
+/// One data set.
+#[derive(Debug)]
+pub enum DataCheck {
+    Unreadable(DatasetError),
+    Official(DatasetName),
+    Differs {
+        name: DatasetName,
+        sha256: Option<String>,
+    },
+    /// Images that are files under `root`, and the lists that name them.
+    Files {
+        name: DatasetName,
+        root: PathBuf,
+        lists: Vec<Result<ListCheck, SuiteError>>,
+    },
+}
+
+/// A list of ImageNet whose first image could be decoded.
+#[derive(Debug)]
+pub struct ListCheck {
+    pub name: String,
+    pub images: usize,
+}
+
+impl Examination {
+    /// Whether every device computes.
+    pub fn is_healthy(&self) -> bool {
+        self.devices.iter().all(|check| check.step.as_ref().is_ok_and(|loss| loss.is_finite()))
+    }
+}
+
+/// Looks at libtorch, takes a step on every device, and opens every data set under `data`.
+///
+/// # Errors
+/// libtorch does not tell how it is set up.
+pub fn examine(data: Option<&Path>) -> Result<Examination, SuiteError> {
+    let environment = environment::describe(Device::Cpu)?;
+    let cuda = native::load_cuda();
+    let mut devices = vec![Device::Cpu];
+    if let CudaState::Loaded { devices: count } = cuda {
+        devices.extend((0..*count as usize).map(Device::Cuda));
+    }
+    let check = |device| DeviceCheck {
+        device,
+        name: if let Device::Cuda(index) = device { native::cuda_name(index) } else { None },
+        step: one_step(device),
+    };
+    let names = [DatasetName::Cifar10, DatasetName::Cifar100, DatasetName::Imagenet100, DatasetName::Imagenet];
+    Ok(Examination {
+        environment,
+        libtorch: native::libtorch_folder(),
+        cuda,
+        devices: devices.into_iter().map(check).collect(),
+        data: data.map(|folder| names.into_iter().map(|name| examine_data(name, folder)).collect()),
+    })
+}
+
+/// A small SDCLR step from end to end, with what training would need: also our kernels, on a GPU.
+fn one_step(device: Device) -> Result<f64, SuiteError> {
+    let kernels = device.is_cuda().then(|| "precision=bf16".to_owned());
+    let overrides: Vec<String> = kernels.into_iter().chain(["batch_size=8".to_owned()]).collect();
+    let recipe = Recipe::resolve("digits-lt/sdclr", &overrides)?;
+    let network = Network::new(NetworkSpec::of_recipe(&recipe), recipe.seed, Kind::Float, device)?;
+    let mut trainer = Trainer::new(&recipe, network, 1, false)?;
+    let side = recipe.augment.size;
+    let images = random::uniform(8 * 3 * side * side, 1)?.f_mul_scalar(256.0).map_err(NativeError::from)?;
+    let images = images.to_kind(Kind::Uint8).view([8, 3, side, side]);
+    let set = ImageSet { images: images.to_device(device), labels: vec![0; 8] };
+    let subset = Subset::of("noise".to_owned(), String::new(), &set, (0..8).collect());
+    Ok(trainer.epoch(1, Loader::new(&subset, &recipe, 1..=1)?)?.mean_loss())
+}
+
+fn examine_data(name: DatasetName, folder: &Path) -> DataCheck {
+    let set = match Dataset::load(name, Some(folder), Device::Cpu) {
+        Ok(set) => set,
+        Err(error) => return DataCheck::Unreadable(error),
+    };
+    if let Content::Folder(root) = &set.content {
+        let tail = [PretrainSplit::D_i, PretrainSplit::D_b].map(|kind| ListName::Pretrain(kind, 1));
+        let probe = [ListName::FewShot(1), ListName::Train, ListName::Validation, ListName::Test];
+        let lists = tail.into_iter().chain(probe).map(|list| first_of(&set, folder, list)).collect();
+        return DataCheck::Files { name, root: root.clone(), lists };
+    }
+    match set.official {
+        true => DataCheck::Official(name),
+        false => DataCheck::Differs { name, sha256: set.sha256 },
+    }
+}
+
+/// What a list of ImageNet holds, once its first image could be decoded.
+fn first_of(set: &Dataset, folder: &Path, list: ListName) -> Result<ListCheck, SuiteError> {
+    let list = split::read(set, Some(folder), list)?;
+    if let Images::Files(files) = &list.images {
+        files.read(0)?;
+    }
+    Ok(ListCheck { name: list.name, images: list.len() })
+}
