@@ -119,6 +119,32 @@ fn the_stand_in_sees_what_it_must() {
     assert_eq!((counts.of("captures ended"), counts.of("graph launches")), (2, 2));
 }
 
+/// The functions and the size of libtorch's CUDAGraph are those of one version: with another loaded, none of them is called.
+#[test]
+fn graphs_of_another_libtorch_are_refused() {
+    let Some(stand_in) = stand_in() else { return };
+    let source = stand_in.folder.path().join("version.cpp");
+    let library = source.with_extension("so");
+    sdclr::fs::write(
+        &source,
+        b"extern \"C\" unsigned long aoti_torch_abi_version() { return 2ul << 56 | 12ul << 48; }",
+    )
+    .unwrap();
+    let compiled = Command::new("g++").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).output().unwrap();
+    assert!(compiled.status.success(), "{}", text(&compiled.stderr));
+    let preloaded = stand_in.environment.iter().find(|(name, _)| name == "LD_PRELOAD").unwrap();
+    let output = Command::new(assert_cmd::cargo::cargo_bin!("sdclr"))
+        .args(["bench", "train", "--no-peer", "--rounds", "1", "--network", "resnet10", "--batch", "8"])
+        .args(["--images", "24", "--iterations", "1", "--device", "cuda:0"])
+        .envs(stand_in.environment.iter().cloned())
+        .env("LD_PRELOAD", format!("{}:{}", library.display(), preloaded.1))
+        .output()
+        .unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("PyTorch 2.11.0 exactly, but that of 2.12.0 is loaded"), "{said}");
+}
+
 #[test]
 fn steps_do_not_wait() {
     let Some(stand_in) = stand_in() else { return };

@@ -1,11 +1,11 @@
 //! How much memory a contestant's process took.
 
-/// The largest resident size of this process so far, in bytes.
-pub(super) fn peak_rss() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib: Option<u64> = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse().ok());
-    kib.unwrap_or(0) * 1024
+/// The largest resident size of this process so far, in bytes; `None` where the kernel does not tell.
+pub(super) fn peak_rss() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some(kib * 1024)
 }
 
 #[cfg(test)]
@@ -14,6 +14,6 @@ mod tests {
 
     #[test]
     fn this_process_is_resident() {
-        assert!(peak_rss() > 1 << 20);
+        assert!(peak_rss().unwrap() > 1 << 20);
     }
 }

@@ -122,8 +122,8 @@ pub struct Contestant {
     pub steps_per_second: Option<f64>,
     /// The arithmetic of the step over its time, as a share of the matrix rate.
     pub share_of_matrix_rate: Option<f64>,
-    /// Of its process, which does nothing else (workers of a data loader aside); 0 where that is not known.
-    pub peak_rss_bytes: u64,
+    /// Of its process, which does nothing else (workers of a data loader aside); `None` where that is not known.
+    pub peak_rss_bytes: Option<u64>,
     /// What its libtorch held of a CUDA device at most.
     pub peak_device_bytes: Option<u64>,
 }
@@ -161,8 +161,8 @@ pub struct BenchReport {
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub struct Measured {
     pub seconds: f64,
-    /// Of its process so far; 0 where that is not known.
-    pub peak_rss_bytes: u64,
+    /// Of its process so far; `None` where that is not known.
+    pub peak_rss_bytes: Option<u64>,
     #[serde(default)]
     pub peak_device_bytes: Option<u64>,
 }
@@ -251,7 +251,10 @@ pub fn race(options: &BenchOptions) -> Result<BenchReport, BenchError> {
         overrides: options.overrides.clone(),
         rounds: options.rounds,
         iterations: options.iterations,
-        environment: Environment { eager: options.eager, ..environment::describe(options.device) },
+        environment: Environment {
+            eager: options.eager,
+            ..environment::describe(options.device).map_err(PretrainError::from)?
+        },
         flop_per_step,
         matrix_rate,
         contestants: entries.iter().map(|entry| work.contestant(entry, &ours)).collect(),
@@ -281,7 +284,7 @@ impl Work {
             images_per_second: self.images.map(|images| images as f64 / median_seconds),
             steps_per_second,
             share_of_matrix_rate: steps_per_second.zip(self.share_of_step).map(|(steps, share)| steps * share),
-            peak_rss_bytes: last.map_or(0, |run| run.peak_rss_bytes),
+            peak_rss_bytes: last.and_then(|run| run.peak_rss_bytes),
             peak_device_bytes: last.and_then(|run| run.peak_device_bytes),
             median_seconds,
             seconds,

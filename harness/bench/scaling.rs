@@ -9,6 +9,7 @@ use tch::Device;
 
 use super::{BenchError, BenchOptions, BenchReport, Kind};
 use crate::fs;
+use crate::pretrain::PretrainError;
 use crate::recipe::{Depth, name_of};
 use crate::record::Environment;
 use crate::suite::environment;
@@ -67,7 +68,8 @@ pub fn scaling(
             }
         }
     }
-    let environment = Environment { eager: options.eager, ..environment::describe(options.device) };
+    let environment =
+        Environment { eager: options.eager, ..environment::describe(options.device).map_err(PretrainError::from)? };
     Ok(ScalingReport { kind: options.kind, overrides: options.overrides.clone(), environment, rows })
 }
 

@@ -85,7 +85,7 @@ fn cells(report: &BenchReport, index: usize) -> Vec<String> {
         number(contestant.images_per_second, 1),
         number(teraflop, 3),
         share,
-        mebibytes(Some(contestant.peak_rss_bytes).filter(|bytes| *bytes > 0)),
+        mebibytes(contestant.peak_rss_bytes),
         mebibytes(contestant.peak_device_bytes),
     ]
 }

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use tch::Cuda;
 
+use super::NativeError;
+
 /// What came of looking for CUDA at start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CudaState {
@@ -21,7 +23,10 @@ pub enum CudaState {
 pub fn load_cuda() -> &'static CudaState {
     static STATE: std::sync::OnceLock<CudaState> = std::sync::OnceLock::new();
     STATE.get_or_init(|| {
-        let folder = libtorch_folder();
+        let folder = match libtorch_folder() {
+            Ok(folder) => folder,
+            Err(error) => return CudaState::Failed { reason: error.to_string() },
+        };
         if !folder.join("libtorch_cuda.so").exists() {
             return CudaState::NotInstalled { looked_in: folder };
         }
@@ -37,13 +42,16 @@ pub fn load_cuda() -> &'static CudaState {
 }
 
 /// The folder that the running binary's `libtorch_cpu.so` was loaded from.
-pub fn libtorch_folder() -> PathBuf {
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    maps.lines()
-        .filter_map(|line| line.split_once('/').map(|(_, rest)| format!("/{rest}")))
-        .find(|path| path.ends_with("/libtorch_cpu.so"))
-        .and_then(|path| Path::new(&path).parent().map(Path::to_path_buf))
-        .unwrap_or_default()
+///
+/// # Errors
+/// The kernel does not tell what is loaded.
+pub fn libtorch_folder() -> Result<PathBuf, NativeError> {
+    const MAPS: &str = "/proc/self/maps";
+    let maps = std::fs::read_to_string(MAPS).map_err(|error| NativeError(format!("{MAPS} cannot be read: {error}")))?;
+    let mut paths = maps.lines().filter_map(|line| line.find('/').map(|start| Path::new(&line[start..])));
+    let library = paths.find(|path| path.ends_with("libtorch_cpu.so"));
+    let folder = library.and_then(Path::parent).map(Path::to_path_buf);
+    folder.ok_or_else(|| NativeError(format!("{MAPS} names no libtorch_cpu.so; link libtorch dynamically")))
 }
 
 /// The name of CUDA device `index` as the driver gives it, e.g. `NVIDIA H200`.

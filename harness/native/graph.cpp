@@ -12,10 +12,13 @@
 #include <dlfcn.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <mutex>
 #include <optional>
 #include <utility>
+
+extern "C" uint32_t sdclr_torch_version();
 
 namespace {
 
@@ -65,11 +68,40 @@ struct Side {
   }
 };
 
-// The functions of at::cuda::CUDAGraph in PyTorch 2.11, by the names that its compiler gave them.
-template <typename Function> Function *graph_function(const char *name) {
+// A function of at::cuda::CUDAGraph, by the name that the compiler of PyTorch 2.11 gave it.
+template <typename Function> void find(Function *&function, const char *name) {
   void *address = dlsym(RTLD_DEFAULT, name);
   TORCH_CHECK(address, "this libtorch has no ", name, ", which CUDA graphs need; use that of PyTorch 2.11.0");
-  return reinterpret_cast<Function *>(address);
+  function = reinterpret_cast<Function *>(address);
+}
+
+// What an at::cuda::CUDAGraph does. Its functions' arguments and its size are those of PyTorch 2.11.0: another version
+// could read or write beside the object.
+struct GraphFunctions {
+  void (*construct)(void *, bool keep_graph);
+  void (*destroy)(void *);
+  c10::MempoolId_t (*pool)(void *);
+  void (*capture_begin)(void *, c10::MempoolId_t, int mode);
+  void (*capture_end)(void *);
+  void (*replay)(void *);
+
+  GraphFunctions() {
+    uint32_t version = sdclr_torch_version();
+    TORCH_CHECK(version == 0x020b00, "CUDA graphs need PyTorch 2.11.0 exactly, but that of ", version >> 16, ".",
+                version >> 8 & 0xff, ".", version & 0xff, " is loaded; install torch==2.11.0, or train with --eager");
+    find(construct, "_ZN2at4cuda9CUDAGraphC1Eb");
+    find(destroy, "_ZN2at4cuda9CUDAGraphD1Ev");
+    find(pool, "_ZN2at4cuda9CUDAGraph4poolEv");
+    find(capture_begin, "_ZN2at4cuda9CUDAGraph13capture_beginESt4pairIyyE21cudaStreamCaptureMode");
+    find(capture_end, "_ZN2at4cuda9CUDAGraph11capture_endEv");
+    find(replay, "_ZN2at4cuda9CUDAGraph6replayEv");
+  }
+};
+
+// Looked up once; a look-up that fails is tried again, and fails again.
+const GraphFunctions &functions() {
+  static const GraphFunctions found;
+  return found;
 }
 
 constexpr int THREAD_LOCAL_CAPTURE = 1; // cudaStreamCaptureModeThreadLocal: other threads may go on pinning memory
@@ -81,31 +113,29 @@ struct Graph {
 
   explicit Graph(c10::Device device) : device(device) {
     c10::DeviceGuard guard(device);
-    graph_function<void(void *, bool)>("_ZN2at4cuda9CUDAGraphC1Eb")(object, /*keep_graph=*/false);
+    functions().construct(object, /*keep_graph=*/false);
   }
 
-  ~Graph() { graph_function<void(void *)>("_ZN2at4cuda9CUDAGraphD1Ev")(object); }
+  // It may throw: whoever deletes it catches.
+  ~Graph() noexcept(false) { functions().destroy(object); }
 
-  c10::MempoolId_t pool() {
-    return graph_function<c10::MempoolId_t(void *)>("_ZN2at4cuda9CUDAGraph4poolEv")(object);
-  }
+  c10::MempoolId_t pool() { return functions().pool(object); }
 
   void begin(c10::MempoolId_t shared) {
     c10::DeviceGuard guard(device);
     // What earlier steps left in the allocator's hands, the graph's own pool can have.
     c10::getDeviceAllocator(c10::DeviceType::CUDA)->emptyCache();
-    graph_function<void(void *, c10::MempoolId_t, int)>(
-        "_ZN2at4cuda9CUDAGraph13capture_beginESt4pairIyyE21cudaStreamCaptureMode")(object, shared, THREAD_LOCAL_CAPTURE);
+    functions().capture_begin(object, shared, THREAD_LOCAL_CAPTURE);
   }
 
   void end() {
     c10::DeviceGuard guard(device);
-    graph_function<void(void *)>("_ZN2at4cuda9CUDAGraph11capture_endEv")(object);
+    functions().capture_end(object);
   }
 
   void replay() {
     c10::DeviceGuard guard(device);
-    graph_function<void(void *)>("_ZN2at4cuda9CUDAGraph6replayEv")(object);
+    functions().replay(object);
   }
 };
 
@@ -117,7 +147,9 @@ char *sdclr_side_new(int32_t purpose, int32_t device, void **out) {
   return guarded([&] { *out = new Side(stream_for(purpose, static_cast<c10::DeviceIndex>(device))); });
 }
 
-void sdclr_side_free(void *side) { delete static_cast<Side *>(side); }
+char *sdclr_side_free(void *side) {
+  return guarded([&] { delete static_cast<Side *>(side); });
+}
 
 // Work goes to the side stream from here on, behind all that is queued where it went so far.
 char *sdclr_side_enter(void *side) {
@@ -154,7 +186,9 @@ char *sdclr_graph_new(void *side, void **out) {
   return guarded([&] { *out = new Graph(static_cast<Side *>(side)->stream.device()); });
 }
 
-void sdclr_graph_free(void *graph) { delete static_cast<Graph *>(graph); }
+char *sdclr_graph_free(void *graph) {
+  return guarded([&] { delete static_cast<Graph *>(graph); });
+}
 
 // What is queued on the side stream, which is entered, is recorded from here on, its memory taken from the pool of
 // `sharing` where that is not null.

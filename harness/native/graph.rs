@@ -10,14 +10,14 @@ use super::{NativeError, check, guarded};
 
 unsafe extern "C" {
     fn sdclr_side_new(purpose: i32, device: i32, out: *mut *mut c_void) -> *mut c_char;
-    fn sdclr_side_free(side: *mut c_void);
+    fn sdclr_side_free(side: *mut c_void) -> *mut c_char;
     fn sdclr_side_enter(side: *mut c_void) -> *mut c_char;
     fn sdclr_side_leave(side: *mut c_void) -> *mut c_char;
     fn sdclr_side_join(side: *mut c_void) -> *mut c_char;
     fn sdclr_device_peak(device: i32, out: *mut i64) -> *mut c_char;
     fn sdclr_give_back() -> *mut c_char;
     fn sdclr_graph_new(side: *mut c_void, out: *mut *mut c_void) -> *mut c_char;
-    fn sdclr_graph_free(graph: *mut c_void);
+    fn sdclr_graph_free(graph: *mut c_void) -> *mut c_char;
     fn sdclr_graph_begin(graph: *mut c_void, sharing: *mut c_void) -> *mut c_char;
     fn sdclr_graph_end(graph: *mut c_void) -> *mut c_char;
     fn sdclr_graph_replay(graph: *mut c_void) -> *mut c_char;
@@ -65,7 +65,7 @@ impl SideStream {
 impl Drop for SideStream {
     fn drop(&mut self) {
         // SAFETY: made by `new`, freed once.
-        unsafe { sdclr_side_free(self.0) }
+        warn_of("a stream", check(unsafe { sdclr_side_free(self.0) }));
     }
 }
 
@@ -130,6 +130,13 @@ impl Graph {
 impl Drop for Graph {
     fn drop(&mut self) {
         // SAFETY: made by `record`, freed once.
-        unsafe { sdclr_graph_free(self.0) }
+        warn_of("a CUDA graph", check(unsafe { sdclr_graph_free(self.0) }));
+    }
+}
+
+/// A destructor has nobody to give an error to.
+fn warn_of(what: &str, freed: Result<(), NativeError>) {
+    if let Err(error) = freed {
+        tracing::warn!("{what} was not freed: {error}");
     }
 }

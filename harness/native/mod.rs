@@ -50,14 +50,14 @@ impl From<tch::TchError> for NativeError {
 
 unsafe extern "C" {
     fn sdclr_free(message: *mut c_char);
-    fn sdclr_torch_version() -> *const c_char;
+    fn sdclr_torch_version() -> u32;
 }
 
 fn check(message: *mut c_char) -> Result<(), NativeError> {
     if message.is_null() {
         return Ok(());
     }
-    // SAFETY: the shim returns either null or a NUL-terminated string from strdup, which we free once.
+    // SAFETY: the shim returns either null or a NUL-terminated string, which sdclr_free takes back once.
     let text = unsafe {
         let text = CStr::from_ptr(message).to_string_lossy().into_owned();
         sdclr_free(message);
@@ -66,12 +66,36 @@ fn check(message: *mut c_char) -> Result<(), NativeError> {
     Err(NativeError::of(&text))
 }
 
-/// The version of the libtorch that this binary was compiled against, e.g. `2.11.0`.
+/// The version of the libtorch that is loaded, e.g. `2.11.0`.
 pub fn torch_version() -> String {
-    // SAFETY: a static string of the shim.
-    unsafe { CStr::from_ptr(sdclr_torch_version()) }.to_string_lossy().into_owned()
+    // SAFETY: no pointers; it reads a constant of libtorch.
+    let [_, major, minor, patch] = unsafe { sdclr_torch_version() }.to_be_bytes();
+    format!("{major}.{minor}.{patch}")
 }
 
 fn pointers<T: std::borrow::Borrow<Tensor>>(tensors: &[T]) -> Vec<*mut c_void> {
     tensors.iter().map(|tensor| tensor.borrow().as_ptr() as *mut c_void).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    unsafe extern "C" {
+        fn sdclr_throw(number: bool) -> *mut c_char;
+    }
+
+    #[test]
+    fn whatever_is_thrown_becomes_an_error() {
+        for (number, message) in [(false, "libtorch: thrown"), (true, "libtorch: an exception of an unknown type")] {
+            // SAFETY: no pointers.
+            let error = check(unsafe { sdclr_throw(number) }).unwrap_err();
+            assert_eq!(error.to_string(), message);
+        }
+    }
+
+    #[test]
+    fn the_loaded_libtorch_is_the_one_that_was_compiled_against() {
+        assert_eq!(torch_version(), "2.11.0");
+    }
 }

@@ -198,7 +198,9 @@ char *sdclr_norm_load(int32_t device, const char *source) {
 }
 
 // Whether sdclr_norm computes the batch norm of `x`.
-bool sdclr_norm_takes(void *x) { return takes(tensor(x)); }
+char *sdclr_norm_takes(void *x, bool *out) {
+  return guarded([&] { *out = takes(tensor(x)); });
+}
 
 // `parts`: weight, bias, running mean and variance. Without a residual, which may be null, ReLU follows where `relu`.
 char *sdclr_norm(void *x, void *const *parts, void *residual, bool relu, double epsilon, double momentum, void *out) {

@@ -11,7 +11,7 @@ use super::{NativeError, check};
 
 unsafe extern "C" {
     fn sdclr_norm_load(device: i32, source: *const c_char) -> *mut c_char;
-    fn sdclr_norm_takes(x: *mut c_void) -> bool;
+    fn sdclr_norm_takes(x: *mut c_void, out: *mut bool) -> *mut c_char;
     fn sdclr_norm(
         x: *mut c_void,
         parts: *const *mut c_void,
@@ -61,9 +61,16 @@ pub fn load(device: Device) -> Result<(), NativeError> {
 
 /// Whether [`batch_norm`] computes on `x`: `[N, C, H, W]` in bfloat16 and channels_last, C a multiple of 8 and more than
 /// one number a channel.
+///
+/// # Panics
+/// As tch's own queries do: where libtorch throws.
 pub fn takes(x: &Tensor) -> bool {
-    // SAFETY: the address of an at::Tensor that outlives the call.
-    unsafe { sdclr_norm_takes(x.as_ptr() as *mut c_void) }
+    let mut takes = false;
+    // SAFETY: the address of an at::Tensor that outlives the call, as `takes` does.
+    match check(unsafe { sdclr_norm_takes(x.as_ptr() as *mut c_void, &raw mut takes) }) {
+        Ok(()) => takes,
+        Err(error) => panic!("{error}"),
+    }
 }
 
 /// `x` normalised by its own statistics, and what follows: computed in float32, rounded to bfloat16 once. Autograd knows

@@ -7,13 +7,24 @@
 #include <exception>
 #include <vector>
 
-// Null, or what `body` threw, as a message that the caller frees with sdclr_free.
-template <typename F> char *guarded(F body) {
+// A message without memory of its own.
+inline char OUT_OF_MEMORY[] = "out of memory";
+
+// A copy of `text` that the caller frees with sdclr_free; never null, which would mean success.
+inline char *message(const char *text) noexcept {
+  char *copy = strdup(text);
+  return copy ? copy : OUT_OF_MEMORY;
+}
+
+// Null, or what `body` threw, as a message. Nothing that is thrown crosses into Rust, which could only abort.
+template <typename F> char *guarded(F body) noexcept {
   try {
     body();
     return nullptr;
   } catch (const std::exception &error) {
-    return strdup(error.what());
+    return message(error.what());
+  } catch (...) {
+    return message("an exception of an unknown type");
   }
 }
 

@@ -9,7 +9,7 @@
 #include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/autograd.h>
-#include <torch/version.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
 #include <cstdint>
 #include <cstdlib>
@@ -17,9 +17,13 @@
 
 extern "C" {
 
-void sdclr_free(char *message) { std::free(message); }
+void sdclr_free(char *message) {
+  if (message != OUT_OF_MEMORY)
+    std::free(message);
+}
 
-const char *sdclr_torch_version() { return TORCH_VERSION; }
+// The version of the libtorch that is loaded, a byte a number: 0x020b00 is 2.11.0.
+uint32_t sdclr_torch_version() { return static_cast<uint32_t>(aoti_torch_abi_version() >> 40); }
 
 // torch.randperm(n) of a CPU generator of its own, seeded with `seed`.
 char *sdclr_randperm(int64_t n, uint64_t seed, int64_t *out) {
@@ -123,10 +127,12 @@ char *sdclr_set_deterministic(bool on) {
 }
 
 // Bit 0: deterministic algorithms only (not just warned about), bit 1: cuDNN's too, bit 2: cuDNN tries which is fastest.
-int32_t sdclr_determinism() {
-  auto &context = at::globalContext();
-  bool algorithms = context.deterministicAlgorithms() && !context.deterministicAlgorithmsWarnOnly();
-  return (algorithms ? 1 : 0) | (context.deterministicCuDNN() ? 2 : 0) | (context.benchmarkCuDNN() ? 4 : 0);
+char *sdclr_determinism(int32_t *out) {
+  return guarded([&] {
+    auto &context = at::globalContext();
+    bool algorithms = context.deterministicAlgorithms() && !context.deterministicAlgorithmsWarnOnly();
+    *out = (algorithms ? 1 : 0) | (context.deterministicCuDNN() ? 2 : 0) | (context.benchmarkCuDNN() ? 4 : 0);
+  });
 }
 
 // Moves the tensor to page-locked memory.

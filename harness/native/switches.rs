@@ -8,7 +8,7 @@ unsafe extern "C" {
     fn sdclr_set_tf32(allow: bool) -> *mut c_char;
     fn sdclr_tf32(out: *mut i32) -> *mut c_char;
     fn sdclr_set_deterministic(on: bool) -> *mut c_char;
-    fn sdclr_determinism() -> i32;
+    fn sdclr_determinism(out: *mut i32) -> *mut c_char;
 }
 
 /// Whether float32 matrix products (cuBLAS) and convolutions (cuDNN) on CUDA use TF32, in the whole process. Off is the
@@ -60,7 +60,7 @@ pub fn set_deterministic(on: bool) -> Result<(), NativeError> {
     // SAFETY: no pointers.
     check(unsafe { sdclr_set_deterministic(on) })?;
     let wanted = Determinism { algorithms: on, cudnn: on, benchmark: !on };
-    match determinism() {
+    match determinism()? {
         found if found == wanted => Ok(()),
         found => Err(NativeError(format!("determinism was set to {wanted:?}, but libtorch keeps {found:?}"))),
     }
@@ -77,8 +77,9 @@ pub struct Determinism {
 }
 
 /// How those switches stand.
-pub fn determinism() -> Determinism {
-    // SAFETY: no pointers.
-    let bits = unsafe { sdclr_determinism() };
-    Determinism { algorithms: bits & 1 != 0, cudnn: bits & 2 != 0, benchmark: bits & 4 != 0 }
+pub fn determinism() -> Result<Determinism, NativeError> {
+    let mut bits = 0;
+    // SAFETY: `bits` outlives the call.
+    check(unsafe { sdclr_determinism(&raw mut bits) })?;
+    Ok(Determinism { algorithms: bits & 1 != 0, cudnn: bits & 2 != 0, benchmark: bits & 4 != 0 })
 }

@@ -54,7 +54,7 @@ pub(super) fn in_chunks(
             let view = |position: i64| view_of_file(files, rows[position as usize], recipe, key(position));
             let chunks = positions.chunks(images_at_once(recipe.size * recipe.size)).map(<[i64]>::to_vec);
             let views = |chunk| {
-                let views: Result<Vec<Tensor>, ProbeError> = native::parallel_map(chunk, view).into_iter().collect();
+                let views: Result<Vec<Tensor>, ProbeError> = native::parallel_map(chunk, view)?.into_iter().collect();
                 Ok(Tensor::f_stack(&views?, 0)?)
             };
             ahead(chunks, views, take)

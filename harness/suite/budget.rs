@@ -198,8 +198,7 @@ pub(super) fn plan(
     budget: Duration,
     deadline: Instant,
 ) -> BudgetPlan {
-    let device = super::environment::describe(context.device).device;
-    let known = Known::read(encoders, folder, &device);
+    let known = Known::read(encoders, folder, &context.environment.device);
     let mut speeds: Vec<(String, f64, &'static str)> = Vec::new();
     let mut first = None;
     let mut costs = Vec::new();

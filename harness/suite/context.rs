@@ -53,7 +53,7 @@ pub struct Context {
     /// When pre-training has to stop at an epoch's end.
     pub deadline: Option<Instant>,
     scale: Scale,
-    environment: Environment,
+    pub(super) environment: Environment,
 }
 
 /// Refuses to pre-train on files: a later part of the program.
@@ -103,7 +103,7 @@ impl Context {
         if !dataset.official {
             tracing::warn!("the {} data differ from the official download", name_of(&recipe.dataset));
         }
-        let environment = Environment { eager: scale.eager, ..environment::describe(device) };
+        let environment = Environment { eager: scale.eager, ..environment::describe(device)? };
         Ok(Self { dataset, device, deadline: None, scale, environment })
     }
 

@@ -6,7 +6,7 @@ use std::process::Command;
 use tch::{Cuda, Device};
 
 use super::SuiteError;
-use crate::native::{self, CudaState};
+use crate::native::{self, CudaState, NativeError};
 use crate::record::Environment;
 
 /// The device called `name`: `cpu`, `cuda` or `cuda:N`; without a name the first CUDA device, or the CPU. Computes in true
@@ -43,20 +43,23 @@ pub fn device(name: Option<&str>) -> Result<Device, SuiteError> {
 }
 
 /// What records say of the machine and of this program.
-pub fn describe(device: Device) -> Environment {
+///
+/// # Errors
+/// libtorch does not tell whether it computes deterministically.
+pub fn describe(device: Device) -> Result<Environment, NativeError> {
     let name = match device {
         Device::Cuda(index) => native::cuda_name(index).unwrap_or_else(|| format!("CUDA device {index}")),
         _ => cpu_model(),
     };
-    Environment {
+    Ok(Environment {
         device: name,
         threads: tch::get_num_threads() as usize,
         libtorch: native::torch_version(),
-        deterministic: native::determinism().algorithms,
+        deterministic: native::determinism()?.algorithms,
         eager: false,
         git_commit: git_commit(),
         sdclr: env!("CARGO_PKG_VERSION").to_owned(),
-    }
+    })
 }
 
 /// The processor's model as the kernel names it.

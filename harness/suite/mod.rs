@@ -3,6 +3,7 @@
 
 pub mod budget;
 pub mod context;
+pub mod doctor;
 pub mod environment;
 mod folder;
 pub mod plan;
