@@ -43,6 +43,8 @@ pub enum BenchError {
     Images { images: usize, batch: usize },
     #[error("norm races kernels for a GPU, and the device is none; use --device cuda:0")]
     NoGpu,
+    #[error("there is no checkpoint to read; name one with --file")]
+    NoFile,
     #[error("a row of the table could not be measured in a process of its own: {reason}")]
     Row { reason: String },
     #[error(transparent)]

@@ -94,7 +94,7 @@ impl Workload {
             Kind::Probe => probe(recipe, images, device)?,
             Kind::Norm => each(norm::body(recipe.batch_size, recipe.augment.size, device)?),
             Kind::Checkpoint => {
-                let file = options.file.clone().unwrap_or_default();
+                let file = options.file.clone().ok_or(BenchError::NoFile)?;
                 each(move || crate::checkpoint::read_object(&file).map(drop).map_err(BenchError::from))
             }
             Kind::Hash => {
