@@ -242,10 +242,9 @@ fn hostile_lists_are_refused() {
     let read = |bytes: &[u8]| {
         write(&list, bytes);
         let list = split::read(&dataset, Some(folder), ListName::FewShot(1)).unwrap();
-        let images = list.own.as_ref().unwrap();
-        let dataset::Images::Files(files) = &images.images else { panic!("no files") };
+        let split::Images::Files(files) = &list.images else { panic!("no files") };
         (0..CLASSES as i64).for_each(|index| _ = files.read(index).unwrap());
-        images.labels.clone()
+        list.labels.clone()
     };
     let labels = read(good.as_bytes());
     assert_eq!(read(format!("\u{feff}{good}").as_bytes()), labels);
@@ -293,7 +292,7 @@ fn unsorted_and_nested_folders_are_told() {
     sdclr::fs::remove(&sorted).unwrap();
     let dataset = Dataset::load(DatasetName::Imagenet100, Some(folder), Device::Cpu).unwrap();
     let list = split::read(&dataset, Some(folder), ListName::Test).unwrap();
-    let dataset::Images::Files(files) = &list.own.as_ref().unwrap().images else { panic!("no files") };
+    let split::Images::Files(files) = &list.images else { panic!("no files") };
     let error = files.read(0).unwrap_err().to_string();
     let paths = (flat.display(), sorted.display());
     let expected =
@@ -302,8 +301,8 @@ fn unsorted_and_nested_folders_are_told() {
     let nested = folder.join("other/ILSVRC/Data/CLS-LOC");
     sdclr::fs::rename(&images, &nested).unwrap();
     let dataset = Dataset::load(DatasetName::Imagenet100, Some(&folder.join("other")), Device::Cpu).unwrap();
-    let dataset::Images::Files(files) = &dataset.train.images else { panic!("no files") };
-    assert_eq!(files.root(), nested);
+    let dataset::Content::Folder(root) = &dataset.content else { panic!("no folder") };
+    assert_eq!(*root, nested);
 }
 
 #[test]

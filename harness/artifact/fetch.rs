@@ -63,7 +63,7 @@ pub enum Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Present { folder } => write!(f, "already in {}", shown(&folder)),
+            Self::Present { folder } => write!(f, "already in {}", shown(folder)),
             Self::Checked(text) => f.write_str(text),
             Self::Fetched { bytes, files, folder, sha256, pinned } => {
                 write!(f, "{} verified", human(*bytes))?;
@@ -71,9 +71,9 @@ impl fmt::Display for Outcome {
                     write!(f, " (sha256 {sha256})")?;
                 }
                 let plural = if *files == 1 { "" } else { "s" };
-                write!(f, ", {files} file{plural} in {}", shown(&folder))?;
+                write!(f, ", {files} file{plural} in {}", shown(folder))?;
                 match pinned {
-                    Some(pins) => write!(f, "; pinned in {}", shown(&pins)),
+                    Some(pins) => write!(f, "; pinned in {}", shown(pins)),
                     None => Ok(()),
                 }
             }
@@ -205,7 +205,7 @@ impl<'a> Fetcher<'a> {
             (found, None) => Ok(Some(found)),
             (found, Some(wrong)) => {
                 let aside = check::set_aside(path, &found)?;
-                voice.say(&format!("{} is not the right file: {wrong}; moved to {}", shown(&path), shown(&aside)));
+                voice.say(&format!("{} is not the right file: {wrong}; moved to {}", shown(path), shown(&aside)));
                 Ok(None)
             }
         }

@@ -84,4 +84,3 @@ fn state(artifact: &Artifact, cache: &Cache, pins: &Pins) -> String {
     };
     if pins.has(&artifact.name) { format!("{state}, pinned") } else { state }
 }
-

@@ -91,7 +91,7 @@ impl Verdict {
 
     fn look_at(&mut self, path: &Path, file: &RemoteFile) -> Result<(), ArtifactError> {
         if !path.is_file() {
-            self.wrong.push(format!("{} is missing", shown(&path)));
+            self.wrong.push(format!("{} is missing", shown(path)));
             return Ok(());
         }
         match check::check(path, file)? {
@@ -101,11 +101,11 @@ impl Verdict {
             }
             (_, Some(wrong)) if self.read_only => {
                 self.wrong
-                    .push(format!("{} is wrong: {wrong}; left there, since the cache may only be read", shown(&path)));
+                    .push(format!("{} is wrong: {wrong}; left there, since the cache may only be read", shown(path)));
             }
             (found, Some(wrong)) => {
                 let aside = check::set_aside(path, &found)?;
-                self.wrong.push(format!("{} is wrong: {wrong}; moved to {}", shown(&path), shown(&aside)));
+                self.wrong.push(format!("{} is wrong: {wrong}; moved to {}", shown(path), shown(&aside)));
             }
         }
         Ok(())

@@ -26,7 +26,8 @@ impl DoctorArgs {
         lines.extend(found.devices.iter().map(step));
         match &found.data {
             None => lines.push(
-                "data       none fetched (sdclr fetch) or named (--data DIR, SDCLR_DATA); the digits are embedded".to_owned(),
+                "data       none fetched (sdclr fetch) or named (--data DIR, SDCLR_DATA); the digits are embedded"
+                    .to_owned(),
             ),
             Some(sets) => lines.extend(sets.iter().flat_map(data_set)),
         }
@@ -38,7 +39,11 @@ impl DoctorArgs {
 fn program(found: &Examination) -> Vec<String> {
     let environment = &found.environment;
     let mut lines = Vec::new();
-    lines.push(format!("sdclr      {} ({})", environment.sdclr, environment.git_commit.as_deref().unwrap_or("no checkout")));
+    lines.push(format!(
+        "sdclr      {} ({})",
+        environment.sdclr,
+        environment.git_commit.as_deref().unwrap_or("no checkout")
+    ));
     match &found.libtorch {
         Ok(folder) => lines.push(format!("libtorch   {} in {}", environment.libtorch, folder.display())),
         Err(error) => lines.push(format!("libtorch   {}; {error}", environment.libtorch)),
@@ -46,8 +51,12 @@ fn program(found: &Examination) -> Vec<String> {
     lines.push(format!("CPU        {}, {} threads", environment.device, environment.threads));
     match found.cuda {
         CudaState::Loaded { devices } => lines.push(format!("CUDA       loaded, {devices} devices")),
-        CudaState::NotInstalled { .. } => lines.push("CUDA       not installed (this libtorch has no CUDA part)".to_owned()),
-        CudaState::Failed { reason } => lines.push(format!("CUDA       not loaded: {reason} (the CPU set of ci/setup lacks it)")),
+        CudaState::NotInstalled { .. } => {
+            lines.push("CUDA       not installed (this libtorch has no CUDA part)".to_owned())
+        }
+        CudaState::Failed { reason } => {
+            lines.push(format!("CUDA       not loaded: {reason} (the CPU set of ci/setup lacks it)"))
+        }
     }
     for check in &found.devices {
         if let tch::Device::Cuda(index) = check.device {

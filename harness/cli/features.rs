@@ -77,9 +77,7 @@ impl FeaturesArgs {
         network.load(&state)?;
         let at_once = images_at_once(images.size()[2] * images.size()[3]).min(256) as i64;
         let features = tch::no_grad(|| {
-            let encode = |images: Tensor| {
-                network.forward(&images.to_device(device), &Pass::EVAL)
-            };
+            let encode = |images: Tensor| network.forward(&images.to_device(device), &Pass::EVAL);
             Tensor::f_cat(&images.split(at_once, 0).into_iter().map(encode).collect::<Vec<_>>(), 0)
         })?;
         let spoiled = features.isfinite().logical_not().any_dim(1, false).to_kind(Kind::Int64).sum(Kind::Int64);

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::picture::{Picture, decode};
-use crate::artifact;
 use super::{Content, Dataset, DatasetError};
+use crate::artifact;
 use crate::fs;
 use crate::recipe::{DatasetName, name_of};
 

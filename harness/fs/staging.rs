@@ -140,10 +140,10 @@ fn remove_tree(path: &Path) -> Result<(), FsError> {
 
 /// Syncs everything on the file system of the folder `path`: one call for a tree of thousands of files.
 fn sync_file_system(path: &Path) -> Result<(), FsError> {
-    let folder = File::open(path).map_err(error(Action::Sync, "", path))?;
+    let folder = File::open(path).map_err(error(Action::SyncFolder, path))?;
     // SAFETY: the descriptor is open for as long as `folder` lives.
     match unsafe { libc::syncfs(folder.as_raw_fd()) } {
         0 => Ok(()),
-        _ => Err(error(Action::Sync, "", path)(std::io::Error::last_os_error())),
+        _ => Err(error(Action::SyncFolder, path)(std::io::Error::last_os_error())),
     }
 }

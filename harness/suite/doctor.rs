@@ -133,5 +133,5 @@ fn first_of(set: &Dataset, folder: &Path, list: ListName) -> Result<ListCheck, S
     if let Images::Files(files) = &list.images {
         files.read(0)?;
     }
-    Ok(ListCheck { name: list.name, images: list.len() })
+    Ok(ListCheck { images: list.len(), name: list.name })
 }

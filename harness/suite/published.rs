@@ -181,7 +181,7 @@ pub fn run(
                 let bar = progress.jobs(&plan.suite.name, models.len());
                 for (job, path) in models {
                     let mut run = || evaluator.run(job, &path, folder, &mut record.warnings, progress);
-                    let outcome = bar.run(&job.name(), || guarded(&mut run));
+                    let outcome = bar.run(&job.id().to_string(), || guarded(&mut run));
                     keep(&mut record, job, outcome, progress);
                 }
             }
