@@ -151,6 +151,6 @@ fn lengths_of_time_and_methods_with_their_list() {
     assert_eq!(jobs[3..], order.map(|job| job.replace("split1", "split2")));
     for wrong in ["sdclr-D_x", "random-D_i", "foo-D_i"] {
         let (code, said) = run(&["cifar10-lt", "--methods", wrong, "--dry-run"]);
-        assert!(code == Some(1) && said.contains("no method is called"), "{said}");
+        assert!(code == Some(1) && said.contains("the suite cifar10-lt has no encoder"), "{said}");
     }
 }

@@ -12,6 +12,7 @@ mod pretrain;
 mod probe;
 mod replay;
 mod repro;
+mod verify;
 mod views;
 
 use std::path::{Path, PathBuf};
@@ -74,6 +75,7 @@ impl GlobalArgs {
 enum Command {
     Fetch(fetch::FetchArgs),
     Repro(repro::ReproArgs),
+    Verify(verify::VerifyArgs),
     Pretrain(pretrain::PretrainArgs),
     Probe(probe::ProbeArgs),
     Features(features::FeaturesArgs),
@@ -242,6 +244,7 @@ impl Command {
         match self {
             Command::Fetch(args) => args.run(),
             Command::Repro(args) => args.run(),
+            Command::Verify(args) => args.run(),
             Command::Pretrain(args) => args.run(),
             Command::Probe(args) => args.run(),
             Command::Features(args) => args.run(),

@@ -179,7 +179,8 @@ fn describe(plan: &[suite::PlannedEncoder]) -> anyhow::Result<String> {
             text += &format!("{what} {job} ({epochs} epochs)\n");
         }
         if !recipes.iter().any(|(known, _)| *known == encoder.id.encoder) {
-            recipes.push((&encoder.id.encoder, toml::to_string(&encoder.recipe.to_json()?)?));
+            let (own, shared) = (toml::to_string(&encoder.recipe.own)?, toml::to_string(&encoder.recipe)?);
+            recipes.push((&encoder.id.encoder, own + &shared));
         }
     }
     for (encoder, recipe) in recipes {

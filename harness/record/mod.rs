@@ -195,6 +195,10 @@ impl JobRecord {
         &self.job().header
     }
 
+    pub fn as_probe(&self) -> Option<&ProbeRecord> {
+        if let Self::Probe(record) = self { Some(record) } else { None }
+    }
+
     /// What was found on the test set; `None` of a pre-training.
     pub fn outcome(&self) -> Option<&Outcome> {
         match self {
@@ -236,6 +240,17 @@ pub struct Invocation {
     pub limit_epochs: Option<usize>,
 }
 
+/// `suite.json`: what a suite's folder is about, written before its first job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FolderRecord {
+    /// [`FORMAT`].
+    pub format: u32,
+    pub suite: String,
+    pub title: String,
+    /// What the last command asked for.
+    pub invocation: Invocation,
+}
+
 /// Everything a report is made of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SuiteRecord {
@@ -257,7 +272,7 @@ impl SuiteRecord {
     }
 
     pub fn probes(&self) -> impl Iterator<Item = &ProbeRecord> {
-        self.results.iter().filter_map(|record| if let JobRecord::Probe(record) = record { Some(record) } else { None })
+        self.results.iter().filter_map(JobRecord::as_probe)
     }
 }
 
@@ -402,10 +417,41 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, R
         serde_json::from_slice(&fs::read(path)?).map_err(|error| damaged(error.to_string()))?;
     match value.get("format") {
         Some(format) if *format == serde_json::json!(FORMAT) => {}
+        // The first version wrote none.
+        None if value.get("recipe_hash").is_none() => return Err(damaged("it has no format".to_owned())),
         found => {
-            let found = found.map_or_else(|| "1 or none".to_owned(), ToString::to_string);
+            let found = found.map_or_else(|| "1".to_owned(), ToString::to_string);
             return Err(RecordError::Format { path: path.display().to_string(), found });
         }
     }
     serde_json::from_value(value).map(Some).map_err(|error| damaged(error.to_string()))
+}
+
+/// The name of a [`FolderRecord`]'s file.
+pub const FOLDER: &str = "suite.json";
+
+/// Reads the `suite.json` of a suite's folder; `None` where there is none.
+///
+/// # Errors
+/// As [`read_result`].
+pub fn read_folder(folder: &Path) -> Result<Option<FolderRecord>, RecordError> {
+    read_json(&folder.join(FOLDER))
+}
+
+/// Every finished job under a suite's folder, in the order of their names, and those whose record does not read.
+///
+/// # Errors
+/// The folder cannot be listed.
+pub fn read_results(folder: &Path) -> Result<(Vec<JobRecord>, Vec<RecordError>), RecordError> {
+    let (mut results, mut damaged) = (Vec::new(), Vec::new());
+    let mut take = |path: &Path| match read_result(&path.join("result.json")) {
+        Ok(result) => results.extend(result),
+        Err(error) => damaged.push(error),
+    };
+    let folders = |path: &Path| Ok::<_, FsError>(fs::list_folder(path)?.into_iter().filter(|path| path.is_dir()));
+    for encoder in folders(folder)? {
+        take(&encoder);
+        folders(&encoder)?.for_each(|probe| take(&probe));
+    }
+    Ok((results, damaged))
 }

@@ -12,9 +12,11 @@ mod run;
 mod side_by_side;
 mod summary;
 pub(crate) mod table;
+mod verdicts;
 
 pub use analysis::analysis_table;
 pub use side_by_side::{published_table, render_published};
+pub use verdicts::{verdicts_markdown, verdicts_table};
 
 use std::path::{Path, PathBuf};
 

@@ -71,30 +71,34 @@ pub(super) fn refuse_other_settings(
     Ok(())
 }
 
+/// The first key in which two JSON values differ, and what each holds there; `key` is where they stand.
+pub(super) fn difference(key: &str, found: &Value, expected: &Value) -> Option<(String, String, String)> {
+    match (found, expected) {
+        (Value::Object(a), Value::Object(b)) => {
+            let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+            keys.into_iter().find_map(|inner| {
+                let key = if key.is_empty() { inner.clone() } else { format!("{key}.{inner}") };
+                difference(&key, a.get(inner).unwrap_or(&Value::Null), b.get(inner).unwrap_or(&Value::Null))
+            })
+        }
+        (a, b) if a == b => None,
+        (a, b) => Some((key.to_owned(), a.to_string(), b.to_string())),
+    }
+}
+
 /// The first key in which two jobs differ, and what each holds, in words.
 fn first_difference(found: &JobHeader, expected: &JobHeader) -> String {
-    fn walk(key: &str, found: &Value, expected: &Value) -> Option<String> {
-        match (found, expected) {
-            (Value::Object(a), Value::Object(b)) => {
-                let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
-                keys.into_iter().find_map(|inner| {
-                    let key = if key.is_empty() { inner.clone() } else { format!("{key}.{inner}") };
-                    walk(&key, a.get(inner).unwrap_or(&Value::Null), b.get(inner).unwrap_or(&Value::Null))
-                })
-            }
-            (a, b) if a == b => None,
-            (a, b) => Some(format!("{key} is {a} there and {b} now")),
-        }
-    }
     let rest = |header: &JobHeader| {
         serde_json::json!({
             "images": header.data_sha256, "lists": header.splits_sha256,
             "limit_images": header.limit_images, "limit_epochs": header.limit_epochs,
         })
     };
-    walk("", &found.recipe, &expected.recipe)
-        .or_else(|| walk("", &rest(found), &rest(expected)))
-        .unwrap_or_else(|| format!("its hash is {} there and {} now", found.recipe_hash, expected.recipe_hash))
+    let differs = difference("", &found.recipe, &expected.recipe)
+        .or_else(|| difference("", &rest(found), &rest(expected)))
+        .unwrap_or_else(|| ("its hash".to_owned(), found.recipe_hash.clone(), expected.recipe_hash.clone()));
+    let (key, found, expected) = differs;
+    format!("{key} is {found} there and {expected} now")
 }
 
 /// Refuses a folder whose report.json has `key`, which that of the `other` kind of suite alone has.

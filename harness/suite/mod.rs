@@ -8,6 +8,7 @@ pub mod environment;
 mod folder;
 pub mod plan;
 pub mod published;
+mod together;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -23,11 +24,12 @@ use crate::pretrain::run::ENCODER;
 use crate::probe::ProbeError;
 use crate::progress::Progress;
 use crate::recipe::{JobId, Part, RecipeError, Suite};
-use crate::record::{self, Failure, Invocation, JobRecord, RecordError, SuiteRecord};
+use crate::record::{self, Failure, FolderRecord, Invocation, JobRecord, RecordError, SuiteRecord};
 use crate::split::SplitError;
 use budget::Clock;
 use context::{Context, Scale};
 pub use plan::{PlannedEncoder, Selection, plan};
+pub use together::{Evidence, evidence};
 
 /// A suite or one of its jobs could not run.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +59,12 @@ pub enum SuiteError {
     NoEncoder { job: JobId },
     #[error("the record of {job} is not that of a probe; delete it to have the job run again")]
     NoOutcome { job: JobId },
+    #[error(
+        "{folder} holds no finished probe and no report on published files; name the folder of a suite, such as runs/digits-lt"
+    )]
+    NoEvidence { folder: String },
+    #[error("these records do not belong together: {difference}; verify one of them alone")]
+    NotTogether { difference: String },
     #[error(transparent)]
     Published(#[from] AuthorsError),
     #[error("not run: budget used up; the same command goes on")]
@@ -143,6 +151,13 @@ pub fn run(
     folder::refuse_other_scale(folder, plan.iter().flat_map(PlannedEncoder::jobs), smoke)?;
     let mut context = Context::open(&first.recipe, scale)?;
     folder::refuse_other_settings(&context, plan, folder)?;
+    let about = FolderRecord {
+        format: record::FORMAT,
+        suite: suite.name.clone(),
+        title: suite.title.clone(),
+        invocation: record.invocation.clone(),
+    };
+    record::write_json(&folder.join(record::FOLDER), &about)?;
     let mut clock = Clock::default();
     if let Some(budget) = budget {
         let deadline = start + budget;
@@ -196,7 +211,7 @@ fn run_job(
     let network = match encoder.id.list {
         None => context.random_encoder(&encoder.recipe, protocol)?,
         Some(_) => {
-            let Some(JobRecord::Pretrain(_)) = record::read_result(&trained.join("result.json"))? else {
+            let Ok(Some(JobRecord::Pretrain(_))) = record::read_result(&trained.join("result.json")) else {
                 return Err(SuiteError::NoEncoder { job: encoder.id.pretrain() });
             };
             let weights = checkpoint::read_weights(&trained.join(ENCODER))?;

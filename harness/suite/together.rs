@@ -1,0 +1,146 @@
+//! The records of suite folders as evidence for claims. In: folders. Out: what was observed, once it is sure that the records
+//! belong together.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::SuiteError;
+use crate::fs;
+use crate::paper::Row;
+use crate::recipe::{Part, PublishedKind, name_of};
+use crate::record::{self, JobHeader, ProbeRecord, PublishedOutcome};
+use crate::verdict::{AuthorsValue, Observation};
+
+/// What the records of some folders say.
+#[derive(Debug, Default)]
+pub struct Evidence {
+    pub observations: Vec<Observation>,
+    /// The authors' values per split, from their logs or else their models.
+    pub authors: Vec<AuthorsValue>,
+    /// The suites that were found, each once.
+    pub suites: Vec<String>,
+}
+
+/// Reads the evidence in `folders`.
+///
+/// # Errors
+/// A folder holds no record, a record is damaged, or two records do not belong together: another scale, other data or
+/// another recipe under one name.
+pub fn evidence(folders: &[impl AsRef<Path>]) -> Result<Evidence, SuiteError> {
+    let mut evidence = Evidence::default();
+    let mut alike = Alike::default();
+    for folder in folders.iter().map(AsRef::as_ref) {
+        let (results, damaged) = record::read_results(folder)?;
+        if let Some(error) = damaged.into_iter().next() {
+            return Err(error.into());
+        }
+        let probes: Vec<&ProbeRecord> = results.iter().filter_map(record::JobRecord::as_probe).collect();
+        let own = probes.into_iter().filter(|probe| matches!(probe.job.header.job.part, Part::Probe { .. }));
+        let (own, authors) = (own.collect::<Vec<_>>(), authors_of(folder)?);
+        if own.is_empty() && authors.is_empty() {
+            return Err(SuiteError::NoEvidence { folder: folder.display().to_string() });
+        }
+        for probe in own {
+            let header = &probe.job.header;
+            alike.check(folder, header)?;
+            evidence.suites.push(header.suite.clone());
+            evidence.observations.extend(observation(probe));
+        }
+        evidence.suites.extend(authors.iter().map(|value| value.row.suite.clone()));
+        evidence.authors.extend(authors);
+    }
+    evidence.suites.sort();
+    evidence.suites.dedup();
+    Ok(evidence)
+}
+
+fn observation(probe: &ProbeRecord) -> Option<Observation> {
+    let header = &probe.job.header;
+    let (protocol, method) = (header.protocol?, header.encoder.clone());
+    let row = Row { suite: header.suite.clone(), protocol, method, pretrain_split: header.pretrain_split };
+    let seed = header.recipe["seed"].as_u64()?;
+    let (split, probe_seed, smoke) = (header.split, header.seed, header.smoke);
+    Some(Observation { row, split, seed, probe_seed, smoke, values: probe.outcome.scores })
+}
+
+/// What the first record of each kind was made with.
+#[derive(Default)]
+struct Alike {
+    /// Of each suite: the data and whether it is a smoke run.
+    suites: BTreeMap<String, (String, Value)>,
+    /// Of each suite and encoder: its recipe without seeds and, per probe, without the other probes.
+    recipes: BTreeMap<[String; 3], (String, Value)>,
+}
+
+impl Alike {
+    fn check(&mut self, folder: &Path, header: &JobHeader) -> Result<(), SuiteError> {
+        let place = format!("{}/{}", folder.display(), header.job);
+        let scale = serde_json::json!({
+            "images": header.data_sha256, "smoke": header.smoke,
+            "limit_images": header.limit_images, "limit_epochs": header.limit_epochs,
+        });
+        one_of(&mut self.suites, header.suite.clone(), &place, scale)?;
+        let mut recipe = header.recipe.clone();
+        let protocol = header.protocol.map(|protocol| name_of(&protocol)).unwrap_or_default();
+        if let Some(keys) = recipe.as_object_mut() {
+            keys.remove("seed");
+            let mut probe = keys.remove("probe").map(|mut probes| probes[&protocol].take()).unwrap_or_default();
+            probe.as_object_mut().map(|keys| keys.remove("seed"));
+            keys.insert("probe".to_owned(), probe);
+        }
+        one_of(&mut self.recipes, [header.suite.clone(), header.encoder.clone(), protocol], &place, recipe)
+    }
+}
+
+/// Refuses `value` where an earlier record under the same `key` has another.
+fn one_of<K: Ord>(
+    known: &mut BTreeMap<K, (String, Value)>,
+    key: K,
+    place: &str,
+    value: Value,
+) -> Result<(), SuiteError> {
+    let (first, expected) = known.entry(key).or_insert_with(|| (place.to_owned(), value.clone()));
+    match super::folder::difference("", expected, &value) {
+        None => Ok(()),
+        Some((key, found, expected)) => Err(SuiteError::NotTogether {
+            difference: format!("{first} and {place} differ in {key}: {found} and {expected}"),
+        }),
+    }
+}
+
+/// The authors' values that a run on published files found: their logs, and where one is missing their model.
+fn authors_of(folder: &Path) -> Result<Vec<AuthorsValue>, SuiteError> {
+    #[derive(Deserialize)]
+    struct Report {
+        suite: String,
+        outcomes: Vec<PublishedOutcome>,
+    }
+    let path = folder.join("report.json");
+    if !fs::exists(&path)? {
+        return Ok(Vec::new());
+    }
+    // Only the report on published files has outcomes.
+    let Ok(Report { suite, outcomes }) = serde_json::from_slice(&fs::read(&path)?) else {
+        return Ok(Vec::new());
+    };
+    let mut values: BTreeMap<(Row, usize), AuthorsValue> = BTreeMap::new();
+    for kind in [PublishedKind::Model, PublishedKind::Log] {
+        for found in outcomes.iter().filter(|outcome| outcome.kind == kind) {
+            if found.job.as_ref().is_some_and(|job| job.header.smoke) {
+                continue;
+            }
+            let row = Row {
+                suite: suite.clone(),
+                protocol: found.protocol,
+                method: found.method.clone(),
+                pretrain_split: Some(found.pretrain_split),
+            };
+            let value = AuthorsValue { row: row.clone(), split: found.split, values: found.outcome.scores };
+            values.insert((row, found.split), value);
+        }
+    }
+    Ok(values.into_values().collect())
+}
