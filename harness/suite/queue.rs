@@ -1,0 +1,182 @@
+//! The jobs of a plan, done by several workers of this process beside other processes on the same folder. In: the plan.
+//! Out: each job's outcome. A probe waits for its encoder's pre-training; a job that another process holds is left to it and
+//! read back when it is finished, or taken over when that process is gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::budget::Clock;
+use super::context::{Context, Scale};
+use super::plan::PlannedEncoder;
+use super::{SuiteError, guarded, run_job};
+use crate::pretrain::PretrainError;
+use crate::probe::ProbeError;
+use crate::progress::{Jobs, Progress};
+use crate::recipe::{JobId, Part};
+use crate::record::JobRecord;
+
+/// How long a job that another process holds is let alone before it is asked for again.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// What every worker needs.
+pub(super) struct Work<'a> {
+    pub plan: &'a [PlannedEncoder],
+    pub scale: &'a Scale,
+    pub folder: &'a Path,
+    pub progress: &'a Progress,
+    /// When pre-training has to stop at an epoch's end.
+    pub deadline: Option<Instant>,
+}
+
+/// Each job of the plan in its order, and what came of it.
+pub(super) type Outcomes = Vec<(JobId, Result<JobRecord, SuiteError>)>;
+
+struct Task<'a> {
+    encoder: &'a PlannedEncoder,
+    id: JobId,
+    /// The place of the pre-training that has to be finished before.
+    needs: Option<usize>,
+}
+
+struct State {
+    /// Places of the jobs that nobody here has begun, and from when on they may be asked for.
+    waiting: BTreeMap<usize, Instant>,
+    running: BTreeSet<usize>,
+    clock: Clock,
+    outcomes: BTreeMap<usize, Result<JobRecord, SuiteError>>,
+    /// Jobs of other processes that were told of.
+    told: BTreeSet<usize>,
+}
+
+enum Next {
+    Job(usize),
+    Wait(Duration),
+    Finished,
+}
+
+impl State {
+    /// The first job that may begin now.
+    fn next(&mut self, tasks: &[Task], stopped: bool) -> Next {
+        if stopped {
+            for (place, _) in std::mem::take(&mut self.waiting) {
+                self.outcomes.insert(place, Err(SuiteError::Left));
+            }
+        }
+        let now = Instant::now();
+        let places: Vec<(usize, Instant)> = self.waiting.iter().map(|(place, from)| (*place, *from)).collect();
+        for (place, from) in places {
+            let Task { id, needs, .. } = &tasks[place];
+            let blocked = needs.is_some_and(|needs| self.waiting.contains_key(&needs) || self.running.contains(&needs));
+            if blocked || from > now {
+                continue;
+            }
+            self.waiting.remove(&place);
+            if !self.clock.may_start(id) {
+                self.outcomes.insert(place, Err(SuiteError::Left));
+                continue;
+            }
+            self.running.insert(place);
+            return Next::Job(place);
+        }
+        match self.waiting.is_empty() {
+            // Whoever runs the last jobs ends alone.
+            true => Next::Finished,
+            false => Next::Wait(AGAIN / 4),
+        }
+    }
+}
+
+/// Does every job of `work` with `workers` workers, each with data of its own.
+///
+/// # Errors
+/// A worker cannot load the data.
+pub(super) fn run(work: &Work, clock: Clock, first: Context, workers: usize, bar: &Jobs) -> Result<Outcomes, SuiteError> {
+    let mut tasks: Vec<Task> = Vec::new();
+    for encoder in work.plan {
+        let pretraining = tasks.len();
+        for id in encoder.jobs() {
+            let needs = (id.part != Part::Pretrain && encoder.id.list.is_some()).then_some(pretraining);
+            tasks.push(Task { encoder, id, needs });
+        }
+    }
+    let now = Instant::now();
+    let state = State {
+        waiting: (0..tasks.len()).map(|place| (place, now)).collect(),
+        running: BTreeSet::new(),
+        clock,
+        outcomes: BTreeMap::new(),
+        told: BTreeSet::new(),
+    };
+    let shared = (Mutex::new(state), Condvar::new());
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..workers)
+            .map(|_| {
+                scope.spawn(|| {
+                    let Some(encoder) = work.plan.first() else { return Ok(()) };
+                    let context = Context::open(&encoder.recipe, work.scale.clone())?;
+                    worker(work, &tasks, &shared, context, bar)
+                })
+            })
+            .collect();
+        worker(work, &tasks, &shared, first, bar)?;
+        // A worker catches the panics of its jobs.
+        others.into_iter().try_for_each(|other| other.join().unwrap_or(Ok(())))
+    })?;
+    let outcomes = shared.0.into_inner().unwrap_or_else(PoisonError::into_inner).outcomes;
+    Ok(tasks.into_iter().map(|task| task.id).zip(outcomes.into_values()).collect())
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn worker(
+    work: &Work,
+    tasks: &[Task],
+    (state, changed): &(Mutex<State>, Condvar),
+    mut context: Context,
+    bar: &Jobs,
+) -> Result<(), SuiteError> {
+    context.deadline = work.deadline;
+    loop {
+        let mut held = lock(state);
+        let place = match held.next(tasks, work.scale.stop.requested().is_some()) {
+            Next::Job(place) => place,
+            Next::Finished => return Ok(()),
+            Next::Wait(time) => {
+                drop(changed.wait_timeout(held, time));
+                continue;
+            }
+        };
+        drop(held);
+        let Task { encoder, id, .. } = &tasks[place];
+        let mut in_use = false;
+        let outcome = bar.run(&id.to_string(), || {
+            let outcome = guarded(|| run_job(&context, encoder, id, work.folder, work.progress));
+            in_use = matches!(&outcome, Err(error) if is_in_use(error));
+            outcome
+        });
+        let mut held = lock(state);
+        held.running.remove(&place);
+        match outcome {
+            Err(error) if in_use => {
+                if held.told.insert(place) {
+                    tracing::info!("{id}: {error}; its result is read back when it is there");
+                }
+                held.waiting.insert(place, Instant::now() + AGAIN);
+            }
+            outcome => {
+                held.clock.stopped |= matches!(&outcome, Err(error) if error.is_for_later());
+                held.outcomes.insert(place, outcome);
+            }
+        }
+        drop(held);
+        changed.notify_all();
+    }
+}
+
+fn is_in_use(error: &SuiteError) -> bool {
+    matches!(error, SuiteError::Pretrain(PretrainError::InUse { .. }) | SuiteError::Probe(ProbeError::InUse { .. }))
+}
