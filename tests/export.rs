@@ -77,8 +77,9 @@ fn training(state: StateDict, epoch: usize) -> Training {
     };
     let (step, epochs) = (epoch as u64, (1..=epoch).map(record).collect());
     let (recipe_hash, sessions) = (String::new(), Vec::new());
-    let meta = TrainingMeta { format, recipe_hash, epoch, step, seed: 0, epochs, sessions, seconds: 0.0 };
-    Training { state, optimizer: StateDict::new(), meta }
+    let meta =
+        TrainingMeta { format, recipe_hash, epoch, step, seed: 0, epochs, sessions, seconds: 0.0, under_way: None };
+    Training { state, optimizer: StateDict::new(), method: StateDict::new(), meta }
 }
 
 /// Published names: every bit, both batch norms and the head, under `module.`; the epoch where it is known.

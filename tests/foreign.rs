@@ -393,8 +393,18 @@ fn record(epoch: usize) -> EpochRecord {
 fn training() -> Training {
     let (format, recipe_hash, sessions) = (checkpoint::FORMAT, "hash".to_owned(), Vec::new());
     let epochs = vec![record(1), record(2)];
-    let meta = TrainingMeta { format, recipe_hash, epoch: 2, step: 6, seed: 0, epochs, sessions, seconds: 1.0 };
-    Training { state: golden_encoder(), optimizer: StateDict::new(), meta }
+    let meta = TrainingMeta {
+        format,
+        recipe_hash,
+        epoch: 2,
+        step: 6,
+        seed: 0,
+        epochs,
+        sessions,
+        seconds: 1.0,
+        under_way: None,
+    };
+    Training { state: golden_encoder(), optimizer: StateDict::new(), method: StateDict::new(), meta }
 }
 
 /// One flipped bit anywhere in the tensors of our own files is found, and the remedy is the one for them.

@@ -321,6 +321,7 @@ fn meta() -> TrainingMeta {
         seed: u64::MAX - 1,
         epochs: vec![epoch],
         sessions: Vec::new(),
+        under_way: None,
         seconds: std::f64::consts::PI,
     }
 }
@@ -333,7 +334,7 @@ fn small_state() -> StateDict {
 fn weights_come_out_of_a_training_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("training.safetensors");
-    let training = Training { state: small_state(), optimizer: small_state(), meta: meta() };
+    let training = Training { state: small_state(), optimizer: small_state(), method: StateDict::new(), meta: meta() };
     write_training(&path, &training).unwrap();
     let weights = read_weights(&path).unwrap();
     assert_eq!((weights.epoch, weights.state.names().collect::<Vec<_>>()), (Some(1), vec!["w"]));
@@ -344,7 +345,11 @@ fn training_of_another_format_or_kind_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("training.safetensors");
     let meta = TrainingMeta { format: FORMAT + 1, ..meta() };
-    write_training(&path, &Training { state: small_state(), optimizer: StateDict::new(), meta }).unwrap();
+    write_training(
+        &path,
+        &Training { state: small_state(), optimizer: StateDict::new(), method: StateDict::new(), meta },
+    )
+    .unwrap();
     assert!(matches!(read_training(&path), Err(CheckpointError::FormatVersion { found: 3, expected: 2, .. })));
     assert!(matches!(read_weights(&path), Err(CheckpointError::FormatVersion { .. })));
     write_weights(&path, &small_state()).unwrap();
@@ -356,10 +361,18 @@ fn training_of_another_format_or_kind_is_refused() {
 fn a_training_checkpoint_that_could_not_be_read_back_is_not_written() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("training.safetensors");
-    write_training(&path, &Training { state: small_state(), optimizer: StateDict::new(), meta: meta() }).unwrap();
+    write_training(
+        &path,
+        &Training { state: small_state(), optimizer: StateDict::new(), method: StateDict::new(), meta: meta() },
+    )
+    .unwrap();
     let broken = TrainingMeta { seconds: f64::NAN, epoch: 2, ..meta() };
     assert!(
-        write_training(&path, &Training { state: small_state(), optimizer: StateDict::new(), meta: broken }).is_err()
+        write_training(
+            &path,
+            &Training { state: small_state(), optimizer: StateDict::new(), method: StateDict::new(), meta: broken }
+        )
+        .is_err()
     );
     assert_eq!(read_training(&path).unwrap().meta, meta(), "the last good one stays");
 }
@@ -433,7 +446,7 @@ proptest! {
     fn training_round_trips(state in states(), optimizer in states()) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("training.safetensors");
-        let training = Training { state, optimizer, meta: meta() };
+        let training = Training { state, optimizer, method: StateDict::new(), meta: meta() };
         write_training(&path, &training).unwrap();
         let found = read_training(&path).unwrap();
         assert_same(&found.state, &training.state);

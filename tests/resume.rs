@@ -290,10 +290,12 @@ proptest! {
             epochs: Vec::new(),
             sessions: Vec::new(),
             seconds: 0.0,
+            under_way: None,
         };
-        let training = Training { state: first.network.state(), optimizer: first.optimizer.state(), meta };
+        let (state, optimizer) = (first.network.state(), first.optimizer.state());
+        let training = Training { state, optimizer, method: StateDict::new(), meta };
         checkpoint::write_training(&path, &training).unwrap();
-        let Training { state, optimizer, meta } = checkpoint::read_training(&path).unwrap();
+        let Training { state, optimizer, meta, .. } = checkpoint::read_training(&path).unwrap();
         let mut second = trainer(&recipe);
         second.network.load(&state).unwrap();
         second.optimizer.load(&optimizer).unwrap();

@@ -26,7 +26,7 @@ pub use crate::pickle::{Array, Value};
 use crate::text::{describe, printable};
 pub use torch_pt::Object;
 pub use torch_pt_writer::Root;
-pub use training::{FORMAT, Training, TrainingMeta, read_training, write_training};
+pub use training::{FORMAT, Training, TrainingMeta, UnderWay, read_training, write_training};
 
 /// A checkpoint could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -142,7 +142,8 @@ pub fn read_weights(path: &Path) -> Result<Weights, CheckpointError> {
         match training::meta_of(path, &contents)? {
             Some(meta) => {
                 let epoch = i64::try_from(meta.epoch).ok();
-                Ok(Weights { state: training::split(path, contents.state)?.0, epoch })
+                let [state, ..] = training::split(path, contents.state)?;
+                Ok(Weights { state, epoch })
             }
             None if contents.state.is_empty() => {
                 Err(CheckpointError::NoTensors { path: path.into(), found: "its safetensors header is empty".into() })

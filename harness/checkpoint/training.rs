@@ -18,6 +18,7 @@ pub const FORMAT: u32 = 2;
 const META: &str = "sdclr.training";
 const STATE: &str = "state/";
 const OPTIMIZER: &str = "optimizer/";
+const METHOD: &str = "method/";
 
 /// All that a run needs to go on as if it had never stopped.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub struct Training {
     pub state: StateDict,
     /// What the optimiser keeps per parameter; empty before the first step.
     pub optimizer: StateDict,
+    /// What the method found at the beginning of an epoch that is under way; else empty.
+    pub method: StateDict,
     pub meta: TrainingMeta,
 }
 
@@ -45,7 +48,19 @@ pub struct TrainingMeta {
     pub epochs: Vec<crate::record::EpochRecord>,
     /// The processes that worked at it, in order.
     pub sessions: Vec<crate::record::Session>,
-    /// Seconds of training over all sittings.
+    /// Seconds of training over all sessions.
+    pub seconds: f64,
+    /// The epoch in whose middle training stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub under_way: Option<UnderWay>,
+}
+
+/// The part of an epoch that is done.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct UnderWay {
+    /// One a step.
+    pub losses: Vec<f64>,
+    pub images: i64,
     pub seconds: f64,
 }
 
@@ -64,8 +79,10 @@ struct Sealed {
 /// As [`super::write_weights`]; also where `meta` holds a number that JSON lacks (NaN or infinity).
 pub fn write_training(path: &Path, training: &Training) -> Result<(), CheckpointError> {
     let malformed = |reason: String| CheckpointError::Malformed { path: path.into(), reason };
-    let tensors: StateDict =
-        training.state.with_prefix(STATE).into_iter().chain(training.optimizer.with_prefix(OPTIMIZER)).collect();
+    let tensors: StateDict = [(STATE, &training.state), (OPTIMIZER, &training.optimizer), (METHOD, &training.method)]
+        .into_iter()
+        .flat_map(|(prefix, tensors)| tensors.with_prefix(prefix))
+        .collect();
     let sealed = Sealed { tensors_sha256: super::state_sha256(&tensors)?, meta: training.meta.clone() };
     let text = serde_json::to_string(&sealed).map_err(|error| malformed(error.to_string()))?;
     // JSON turns NaN into null, which cannot be read back: better to keep the last good checkpoint.
@@ -95,8 +112,8 @@ fn read(path: &Path) -> Result<Training, CheckpointError> {
         let found = format!("its safetensors header has no '{META}'");
         return Err(CheckpointError::NotTraining { path: path.into(), found });
     };
-    let (state, optimizer) = split(path, contents.state)?;
-    Ok(Training { state, optimizer, meta })
+    let [state, optimizer, method] = split(path, contents.state)?;
+    Ok(Training { state, optimizer, method, meta })
 }
 
 /// The JSON of a training checkpoint; `None` for a file of weights alone.
@@ -128,14 +145,15 @@ pub(super) fn meta_of(path: &Path, contents: &Contents) -> Result<Option<Trainin
 
 /// Whether the counters agree: `epoch` records, numbered from 1, and at least a step in each.
 fn check_counters(meta: &TrainingMeta) -> Result<(), String> {
-    let TrainingMeta { epoch, step, epochs, .. } = meta;
+    let TrainingMeta { epoch, step, epochs, under_way, .. } = meta;
+    let begun = under_way.as_ref().map_or(0, |under_way| under_way.losses.len());
     if *epoch != epochs.len() {
         return Err(format!("it says that {epoch} epochs are finished and holds the records of {}", epochs.len()));
     }
     if let Some((index, record)) = epochs.iter().enumerate().find(|(index, record)| record.epoch != index + 1) {
         return Err(format!("the record of its epoch {} is numbered {}", index + 1, record.epoch));
     }
-    if *step < *epoch as u64 || *step > MAX_STEPS {
+    if *step < (*epoch + begun) as u64 || *step > MAX_STEPS {
         return Err(format!("it says that {step} steps made {epoch} epochs"));
     }
     Ok(())
@@ -144,19 +162,21 @@ fn check_counters(meta: &TrainingMeta) -> Result<(), String> {
 /// More steps than any run has: above it they are no longer exact in a float64.
 const MAX_STEPS: u64 = 1 << 53;
 
-/// The tensors of a training checkpoint as (network, optimiser), without their prefixes.
-pub(super) fn split(path: &Path, tensors: StateDict) -> Result<(StateDict, StateDict), CheckpointError> {
-    let (mut state, mut optimizer) = (StateDict::new(), StateDict::new());
+/// The tensors of a training checkpoint as network, optimiser and method, without their prefixes.
+pub(super) fn split(path: &Path, tensors: StateDict) -> Result<[StateDict; 3], CheckpointError> {
+    let [mut state, mut optimizer, mut method] = [StateDict::new(), StateDict::new(), StateDict::new()];
     for (name, tensor) in tensors {
         if let Some(name) = name.strip_prefix(STATE) {
             state.insert(name.to_owned(), tensor);
         } else if let Some(name) = name.strip_prefix(OPTIMIZER) {
             optimizer.insert(name.to_owned(), tensor);
+        } else if let Some(name) = name.strip_prefix(METHOD) {
+            method.insert(name.to_owned(), tensor);
         } else {
             let name = super::printable(&name);
-            let reason = format!("its tensor '{name}' belongs to neither '{STATE}' nor '{OPTIMIZER}'");
+            let reason = format!("its tensor '{name}' belongs to none of '{STATE}', '{OPTIMIZER}' and '{METHOD}'");
             return Err(CheckpointError::Malformed { path: path.into(), reason });
         }
     }
-    Ok((state, optimizer))
+    Ok([state, optimizer, method])
 }

@@ -10,8 +10,9 @@ use super::{EngineArgs, OverrideArgs, ScaleArgs, warn_of};
 use crate::pretrain::run::ENCODER;
 use crate::progress::Progress;
 use crate::recipe::{PretrainSplit, name_of};
-use crate::suite::PlannedEncoder;
+use crate::stop::{self, Stop};
 use crate::suite::context::{Context, Scale};
+use crate::suite::{PlannedEncoder, SuiteError};
 
 /// Pre-train one encoder
 ///
@@ -46,11 +47,17 @@ impl PretrainArgs {
         let (list, overrides) = (self.pretrain_split, self.overrides.overrides()?);
         let encoder = PlannedEncoder::of_recipe(&self.recipe, &overrides, Some(list), self.split)?;
         warn_of(&encoder.recipe, &overrides);
-        let scale = Scale { eager: self.engine.eager, ..self.scale.into() };
+        let scale = Scale { eager: self.engine.eager, stop: Stop::on_signals()?, ..self.scale.into() };
         let context = Context::open(&encoder.recipe, scale)?;
         let progress = Progress::default();
-        let record =
-            progress.job(&encoder.id.to_string(), || context.pretrain(&encoder, list, &self.out, &progress))?;
+        let outcome = progress.job(&encoder.id.to_string(), || context.pretrain(&encoder, list, &self.out, &progress));
+        let record = match outcome {
+            Err(SuiteError::Pretrain(stopped)) if stopped.is_for_later() => {
+                tracing::info!("{stopped}");
+                return Ok(ExitCode::from(stop::EXIT_CODE));
+            }
+            outcome => outcome?,
+        };
         if let Some(stamp) = &record.job.header.stamp {
             outln!("{stamp}")?;
         }

@@ -89,6 +89,9 @@ pub(super) struct ReproArgs {
     /// goes on
     #[arg(long, value_name = "TIME", conflicts_with = "from_published")]
     budget: Option<Budget>,
+    /// Jobs that run at once [default: as many as there are processors for the threads that the recipes give a job; else 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), conflicts_with = "from_published")]
+    jobs: Option<u16>,
     /// Print the plan and the resolved recipes, and run nothing
     #[arg(long)]
     dry_run: bool,
@@ -105,7 +108,7 @@ impl ReproArgs {
             probe_seeds: self.probe_seeds.into(),
         };
         let suite = Suite::open(&self.suite)?;
-        let scale = Scale { eager: self.engine.eager, ..self.scale.into() };
+        let scale = Scale { eager: self.engine.eager, stop: stop::Stop::on_signals()?, ..self.scale.into() };
         let invocation = suite::invocation(&self.suite, &selection, &scale);
         if let Some(folder) = self.from_published {
             let out = self.out.unwrap_or_else(|| PathBuf::from("runs").join(format!("{}-published", suite.name)));
@@ -130,7 +133,16 @@ impl ReproArgs {
         }
         let out = self.out.unwrap_or_else(|| PathBuf::from("runs").join(&suite.name));
         let budget = self.budget.map(|budget| budget.0);
-        let run = suite::run(&suite, invocation, &plan, scale, &out, budget, &Progress::default())?;
+        let run = suite::run(
+            &suite,
+            invocation,
+            &plan,
+            scale,
+            &out,
+            budget,
+            self.jobs.map(usize::from),
+            &Progress::default(),
+        )?;
         let record = run.record;
         let path = report::write(&out, &record)?;
         outln!("{}", report::summary_table(&record))?;
@@ -144,7 +156,7 @@ impl ReproArgs {
         }
         outln!("report: {}", path.display())?;
         if !run.left.is_empty() {
-            tracing::info!("budget used up ({} jobs left): the same command goes on", run.left.len());
+            tracing::info!("{} jobs left: run the same command again to continue", run.left.len());
         }
         Ok(match (failures.is_empty(), run.left.is_empty()) {
             (true, true) => ExitCode::SUCCESS,

@@ -55,7 +55,12 @@ pub enum PretrainError {
          another --out, or remove the folder to start afresh"
     )]
     OtherRun { folder: String, found: String, expected: String },
-    #[error("budget used up after epoch {epoch} of {epochs}: the same command goes on")]
+    #[error(
+        "stopped by {request} in epoch {epoch} of {epochs}, after {steps} of its steps, with a checkpoint; run the same command again \
+         to continue"
+    )]
+    Stopped { request: crate::stop::Request, epoch: usize, epochs: usize, steps: usize },
+    #[error("budget used up after epoch {epoch} of {epochs}: run the same command again to continue")]
     TimeUp { epoch: usize, epochs: usize },
     #[error("{folder} is in use by another process; wait for it or choose another --out")]
     InUse { folder: String },
@@ -83,6 +88,13 @@ pub enum PretrainError {
     File(#[from] FsError),
     #[error("libtorch: {0}")]
     Torch(#[from] tch::TchError),
+}
+
+impl PretrainError {
+    /// Whether nothing is wrong, and the same command continues where this one ended.
+    pub fn is_for_later(&self) -> bool {
+        matches!(self, Self::TimeUp { .. } | Self::Stopped { .. })
+    }
 }
 
 fn last_good(checkpoint: &Option<(usize, std::path::PathBuf)>) -> String {

@@ -9,15 +9,16 @@ use super::loader::Loader;
 use super::saver::Saver;
 use super::{EpochStats, PretrainError, Trainer};
 pub use crate::checkpoint::ENCODER;
-use crate::checkpoint::{self, Training, TrainingMeta};
+use crate::checkpoint::{self, Training, TrainingMeta, UnderWay};
 use crate::fs::{self, FolderLock};
-use crate::network::{Network, NetworkSpec};
-use crate::progress::Progress;
+use crate::network::{Network, NetworkSpec, StateDict};
+use crate::progress::{self, Progress};
 use crate::recipe::Recipe;
 use crate::record::{
     self, Environment, EpochRecord, Event, Job, JobHeader, JobRecord, PretrainRecord, RunLog, Session,
 };
 use crate::split::Subset;
+use crate::stop::Stop;
 
 /// The training state, while a run is under way.
 pub const CHECKPOINT: &str = "checkpoint.safetensors";
@@ -34,19 +35,23 @@ pub struct PretrainJob<'a> {
     pub eager: bool,
     /// Where given, training stops at the last epoch's end before it, but after one epoch at least.
     pub deadline: Option<Instant>,
+    /// Training stops after the step under way once this asks for it.
+    pub stop: &'a Stop,
 }
 
 /// Runs the job in `folder`, or finishes it where it was interrupted; a finished job is only read back.
 ///
 /// # Errors
 /// The folder holds another run or is in use; the loss is not finite; a file cannot be written. What was finished
-/// before stays in the checkpoint. [`PretrainError::TimeUp`]: the deadline has come, and the checkpoint holds it all.
+/// before stays in the checkpoint. [`PretrainError::TimeUp`], [`PretrainError::Stopped`]: the deadline has come or a stop was
+/// asked for, and the checkpoint holds it all.
 pub fn run(job: &PretrainJob, folder: &Path, progress: &Progress) -> Result<PretrainRecord, PretrainError> {
     let _lock =
         FolderLock::take(folder)?.ok_or_else(|| PretrainError::InUse { folder: folder.display().to_string() })?;
     if let Some(done) = record::read_result(&folder.join("result.json"))? {
         refuse_other(folder, &done.header().recipe_hash, &job.header.recipe_hash)?;
-        if let (JobRecord::Pretrain(done), true) = (done, folder.join(ENCODER).exists()) {
+        if let (JobRecord::Pretrain(done), true) = (done, fs::exists(&folder.join(ENCODER))?) {
+            checkpoint::read_own_weights(&folder.join(ENCODER), &done.job.state_sha256)?;
             return Ok(done);
         }
     }
@@ -61,7 +66,7 @@ pub fn run(job: &PretrainJob, folder: &Path, progress: &Progress) -> Result<Pret
     let outcome =
         train(job, &mut sitting, &mut trainer, steps_per_epoch, progress).and_then(|()| sitting.saver.settle());
     if let Err(error) = &outcome
-        && !matches!(error, PretrainError::TimeUp { .. })
+        && !error.is_for_later()
     {
         // The error itself must come through, also where the disk is full.
         let _ = sitting.log.event(&Event::Failure { error: error.to_string() });
@@ -105,6 +110,8 @@ struct Sitting {
     /// Those before and this one.
     sessions: Vec<Session>,
     epochs: Vec<EpochRecord>,
+    /// Of the epoch that an earlier session began.
+    under_way: Option<UnderWay>,
     earlier_seconds: f64,
     start: Instant,
     saver: Saver,
@@ -115,13 +122,18 @@ impl Sitting {
     fn open(job: &PretrainJob, folder: &Path, trainer: &mut Trainer) -> Result<Self, PretrainError> {
         let checkpoint = folder.join(CHECKPOINT);
         let (mut epochs, mut sessions, mut earlier_seconds) = (Vec::new(), Vec::new(), 0.0);
-        if checkpoint.exists() {
-            let Training { state, optimizer, meta } = checkpoint::read_training(&checkpoint)?;
+        let mut under_way = None;
+        if fs::exists(&checkpoint)? {
+            let Training { state, optimizer, method, meta } = checkpoint::read_training(&checkpoint)?;
             refuse_other(folder, &meta.recipe_hash, &job.header.recipe_hash)?;
             trainer.network.load(&state)?;
             trainer.optimizer.load(&optimizer)?;
             trainer.steps = meta.step;
+            if let Some(begun) = &meta.under_way {
+                trainer.continue_epoch(meta.epoch + 1, begun.losses.len(), &method)?;
+            }
             (epochs, sessions, earlier_seconds) = (meta.epochs, meta.sessions, meta.seconds);
+            under_way = meta.under_way;
         }
         let saved_epoch = epochs.len();
         let session = Session { from_epoch: saved_epoch, environment: job.environment.clone() };
@@ -131,6 +143,7 @@ impl Sitting {
             log,
             sessions,
             epochs,
+            under_way,
             earlier_seconds,
             start: Instant::now(),
             saver: Saver::new(checkpoint, saved_epoch),
@@ -141,7 +154,7 @@ impl Sitting {
         self.earlier_seconds + self.start.elapsed().as_secs_f64()
     }
 
-    /// Has the training state written, if it is time or this is the sitting's `last`.
+    /// Has the training state written, if it is time or this is the session's `last`.
     fn save(&mut self, job: &PretrainJob, trainer: &Trainer, last: bool) -> Result<(), PretrainError> {
         let meta = TrainingMeta {
             format: checkpoint::FORMAT,
@@ -152,10 +165,14 @@ impl Sitting {
             epochs: self.epochs.clone(),
             sessions: self.sessions.clone(),
             seconds: self.seconds(),
+            under_way: self.under_way.clone(),
         };
+        // Only in the middle of an epoch: at its beginning the method finds it anew.
+        let method = if self.under_way.is_some() { trainer.method.state() } else { StateDict::new() };
         self.saver.save(last, || Training {
             state: trainer.network.state().on_cpu(),
             optimizer: trainer.optimizer.state().on_cpu(),
+            method: method.on_cpu(),
             meta,
         })
     }
@@ -182,15 +199,30 @@ fn train(
     let bar = progress.bar(&job.header.job.to_string(), "steps", epochs * steps_per_epoch, done * steps_per_epoch);
     let mut loader = Loader::new(job.list, job.recipe, done + 1..=epochs)?;
     for epoch in done + 1..=epochs {
-        let batches = loader.by_ref().take(steps_per_epoch).inspect(|_| bar.inc(1));
+        let begun = sitting.under_way.take().unwrap_or_default();
+        loader.by_ref().take(begun.losses.len()).for_each(drop);
+        let batches = loader.by_ref().take(steps_per_epoch - begun.losses.len());
+        let batches = batches.take_while(|_| job.stop.requested().is_none()).inspect(|_| bar.inc(1));
         let stats = trainer.epoch(epoch, batches).map_err(|error| sitting.with_checkpoint(error))?;
-        let time = Duration::from_secs_f64(stats.seconds);
+        let done = joined(begun, &stats);
+        if let (Some(request), true) = (job.stop.requested(), done.losses.len() < steps_per_epoch) {
+            let steps = done.losses.len();
+            sitting.under_way = Some(done);
+            sitting.save(job, trainer, true)?;
+            return Err(PretrainError::Stopped { request, epoch, epochs, steps });
+        }
+        let time = Duration::from_secs_f64(done.seconds);
         let time_up = epoch < epochs && job.deadline.is_some_and(|deadline| Instant::now() + time > deadline);
-        bar.set_message(format!("loss {:.3}", stats.mean_loss()));
-        let record = record_of(epoch, &stats);
+        let record = record_of(epoch, &done, &stats);
+        let EpochRecord { loss, images_per_second, .. } = record;
+        bar.epoch(progress::Epoch { epoch, epochs, loss, images_per_second });
         sitting.log.event(&Event::Epoch(record.clone()))?;
         sitting.epochs.push(record);
-        sitting.save(job, trainer, time_up)?;
+        let stopped = job.stop.requested().filter(|_| epoch < epochs);
+        sitting.save(job, trainer, time_up || stopped.is_some())?;
+        if let Some(request) = stopped {
+            return Err(PretrainError::Stopped { request, epoch: epoch + 1, epochs, steps: 0 });
+        }
         if time_up {
             return Err(PretrainError::TimeUp { epoch, epochs });
         }
@@ -199,14 +231,23 @@ fn train(
     Ok(())
 }
 
-fn record_of(epoch: usize, stats: &EpochStats) -> EpochRecord {
+/// The part of an epoch that earlier sessions did, and what came behind it.
+fn joined(begun: UnderWay, stats: &EpochStats) -> UnderWay {
+    UnderWay {
+        losses: begun.losses.into_iter().chain(stats.losses.iter().copied()).collect(),
+        images: begun.images + stats.images,
+        seconds: begun.seconds + stats.seconds,
+    }
+}
+
+fn record_of(epoch: usize, done: &UnderWay, stats: &EpochStats) -> EpochRecord {
     EpochRecord {
         epoch,
-        loss: stats.mean_loss(),
+        loss: done.losses.iter().sum::<f64>() / done.losses.len() as f64,
         lr: stats.rates.last().copied().unwrap_or(f64::NAN),
         density: stats.density,
         validation_accuracy: None,
-        images_per_second: stats.images_per_second(),
-        seconds: stats.seconds,
+        images_per_second: done.images as f64 / done.seconds,
+        seconds: done.seconds,
     }
 }

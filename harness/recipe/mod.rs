@@ -92,6 +92,9 @@ pub struct Recipe {
     /// In what pre-training computes; probes and evaluation always take true float32.
     pub precision: Precision,
     pub seed: u64,
+    /// Threads that a job computes with on the CPU; 0: as many as the process may use. Where a job is small, another number
+    /// rounds sums otherwise and trains another network.
+    pub threads: usize,
     pub augment: AugmentRecipe,
     pub probe: ProbeRecipes,
 }
@@ -268,6 +271,7 @@ impl Recipe {
             (0.0..1.0).contains(&self.momentum),
             "0 <= momentum < 1 is needed",
         )?;
+        check("threads", self.threads.to_string(), self.threads <= 1024, "at most 1024 are needed; 0: all")?;
         let a = &self.augment;
         range("augment.scale", a.scale)?;
         check("augment.scale", a.scale[1].to_string(), a.scale[1] <= 1.0, "a crop is at most the whole image, 1.0")?;

@@ -20,6 +20,7 @@ use crate::progress::Progress;
 use crate::recipe::{DatasetName, JobId, Part, PretrainSplit, Protocol, Recipe, hash_json, name_of};
 use crate::record::{self, Environment, JobHeader, JobRecord, PretrainRecord, SMOKE_STAMP};
 use crate::split::{self, ListName, Subset};
+use crate::stop::Stop;
 
 /// What a command line says about where and how much to run.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +37,8 @@ pub struct Scale {
     pub limit_images: Option<usize>,
     /// Epochs of pre-training and of each probe.
     pub limit_epochs: Option<usize>,
+    /// Who may ask for a stop.
+    pub stop: Stop,
 }
 
 impl Scale {
@@ -98,6 +101,9 @@ impl Context {
     /// Loads the data set that `recipe` names.
     pub fn open(recipe: &Recipe, scale: Scale) -> Result<Self, SuiteError> {
         let device = environment::device(scale.device.as_deref())?;
+        if recipe.threads > 0 {
+            tch::set_num_threads(recipe.threads as i32);
+        }
         native::set_deterministic(scale.deterministic)?;
         let dataset = Dataset::load(recipe.dataset, scale.data.as_deref(), device)?;
         if !dataset.official {
@@ -209,6 +215,7 @@ impl Context {
             device: self.device,
             eager: self.scale.eager,
             deadline: self.deadline,
+            stop: &self.scale.stop,
         };
         Ok(run::run(&job, folder, progress)?)
     }

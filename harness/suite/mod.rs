@@ -8,6 +8,7 @@ pub mod environment;
 mod folder;
 pub mod plan;
 pub mod published;
+mod queue;
 mod together;
 
 use std::path::Path;
@@ -67,7 +68,7 @@ pub enum SuiteError {
     NotTogether { difference: String },
     #[error(transparent)]
     Published(#[from] AuthorsError),
-    #[error("not run: budget used up; the same command goes on")]
+    #[error("not run: left for the next time; run the same command again")]
     Left,
     #[error(transparent)]
     Native(#[from] NativeError),
@@ -89,6 +90,17 @@ pub enum SuiteError {
     Probe(#[from] ProbeError),
     #[error(transparent)]
     File(#[from] FsError),
+}
+
+impl SuiteError {
+    /// Whether nothing is wrong, and the same command continues where this one ended.
+    fn is_for_later(&self) -> bool {
+        match self {
+            Self::Left => true,
+            Self::Pretrain(error) => error.is_for_later(),
+            _ => false,
+        }
+    }
 }
 
 /// What came of a session.
@@ -118,7 +130,8 @@ pub fn invocation(typed: &str, selection: &Selection, scale: &Scale) -> Invocati
 
 /// Runs every job of `plan` under `folder` (one sub-folder a job). A job that fails does not stop the others; a job
 /// that is finished there already is read back. With a `budget`, what will run is said first, and what does not fit is
-/// left for the next time.
+/// left for the next time. `jobs` run at once, by default as many as there are processors for their threads. Other processes
+/// may work on the same folder: the jobs are divided, and each process ends when all are finished.
 ///
 /// # Errors
 /// The data cannot be loaded, the device is not there, or the folder holds jobs of another scale or with other settings: then no
@@ -130,6 +143,7 @@ pub fn run(
     scale: Scale,
     folder: &Path,
     budget: Option<Duration>,
+    jobs: Option<usize>,
     progress: &Progress,
 ) -> Result<SuiteRun, SuiteError> {
     let start = Instant::now();
@@ -149,7 +163,8 @@ pub fn run(
     plan.iter().try_for_each(context::refuse_imagenet_pretraining)?;
     folder::refuse_other_report(folder, "outcomes", "published runs")?;
     folder::refuse_other_scale(folder, plan.iter().flat_map(PlannedEncoder::jobs), smoke)?;
-    let mut context = Context::open(&first.recipe, scale)?;
+    let jobs = jobs.unwrap_or_else(|| queue::at_once(plan));
+    let context = Context::open(&first.recipe, scale.clone())?;
     folder::refuse_other_settings(&context, plan, folder)?;
     let about = FolderRecord {
         format: record::FORMAT,
@@ -158,26 +173,21 @@ pub fn run(
         invocation: record.invocation.clone(),
     };
     record::write_json(&folder.join(record::FOLDER), &about)?;
-    let mut clock = Clock::default();
+    let (mut clock, mut deadline_of_all) = (Clock::default(), None);
     if let Some(budget) = budget {
         let deadline = start + budget;
         let plan = budget::plan(&context, plan, folder, budget, deadline);
         progress.say(&plan.to_string());
         clock = Clock::new(deadline, plan.jobs.into_iter().map(|(cost, _)| cost).collect());
-        context.deadline = clock.deadline;
+        deadline_of_all = clock.deadline;
     }
     let bar = progress.jobs(&suite.name, plan.iter().map(|encoder| encoder.jobs().count()).sum());
-    for (encoder, job) in plan.iter().flat_map(|encoder| encoder.jobs().map(move |job| (encoder, job))) {
-        let outcome = bar.run(&job.to_string(), || match clock.may_start(&job) {
-            true => guarded(|| run_job(&context, encoder, &job, folder, progress)),
-            false => Err(SuiteError::Left),
-        });
+    let work = queue::Work { plan, scale: &scale, folder, progress, deadline: deadline_of_all };
+    for (job, outcome) in queue::run(&work, clock, context, jobs, &bar)? {
         match outcome {
             Ok(result) => record.results.push(result),
             Err(error) => {
-                let time_up = matches!(error, SuiteError::Pretrain(PretrainError::TimeUp { .. }));
-                clock.stopped |= time_up;
-                match time_up || matches!(error, SuiteError::Left) {
+                match error.is_for_later() {
                     true => left.push(job.clone()),
                     false => progress.line(&format!("{job}: {error}")),
                 }
@@ -211,10 +221,10 @@ fn run_job(
     let network = match encoder.id.list {
         None => context.random_encoder(&encoder.recipe, protocol)?,
         Some(_) => {
-            let Ok(Some(JobRecord::Pretrain(_))) = record::read_result(&trained.join("result.json")) else {
+            let Ok(Some(JobRecord::Pretrain(done))) = record::read_result(&trained.join("result.json")) else {
                 return Err(SuiteError::NoEncoder { job: encoder.id.pretrain() });
             };
-            let weights = checkpoint::read_weights(&trained.join(ENCODER))?;
+            let weights = checkpoint::read_own_weights(&trained.join(ENCODER), &done.job.state_sha256)?;
             context.encoder(&encoder.recipe, protocol, &weights.state, false)?
         }
     };

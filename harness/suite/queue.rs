@@ -11,6 +11,7 @@ use super::budget::Clock;
 use super::context::{Context, Scale};
 use super::plan::PlannedEncoder;
 use super::{SuiteError, guarded, run_job};
+use crate::cores::Cores;
 use crate::pretrain::PretrainError;
 use crate::probe::ProbeError;
 use crate::progress::{Jobs, Progress};
@@ -88,11 +89,25 @@ impl State {
     }
 }
 
+/// How many jobs of `plan` run at once where nobody says: as many as there are processors for their threads, where the
+/// recipes fix those.
+pub(super) fn at_once(plan: &[PlannedEncoder]) -> usize {
+    let threads = plan.iter().map(|encoder| encoder.recipe.threads).max().unwrap_or(0);
+    let fixed = plan.iter().all(|encoder| encoder.recipe.threads > 0);
+    if fixed { (Cores::available().used() / threads).max(1) } else { 1 }
+}
+
 /// Does every job of `work` with `workers` workers, each with data of its own.
 ///
 /// # Errors
 /// A worker cannot load the data.
-pub(super) fn run(work: &Work, clock: Clock, first: Context, workers: usize, bar: &Jobs) -> Result<Outcomes, SuiteError> {
+pub(super) fn run(
+    work: &Work,
+    clock: Clock,
+    first: Context,
+    workers: usize,
+    bar: &Jobs,
+) -> Result<Outcomes, SuiteError> {
     let mut tasks: Vec<Task> = Vec::new();
     for encoder in work.plan {
         let pretraining = tasks.len();
