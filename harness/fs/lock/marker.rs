@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::super::{Action, FsError, error, move_to, parent, remove};
+use super::super::{Action, FsError, error, exists, move_to, parent, remove};
 
 /// How often a holder says that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -116,23 +116,24 @@ impl Marker {
 
     fn take_as(holder: Holder, lock: &Path, stale: Duration) -> Result<Option<Self>, FsError> {
         let path = path_of(lock);
-        if let Some(file) = create(&path, &holder)? {
-            return Self::begin(path, holder, file).map(Some);
-        }
-        let Some(dead) = dead_holder(&path, stale)? else { return Ok(None) };
         let claim = path.with_added_extension("claim");
-        if create(&claim, &holder)?.is_none() {
-            clear_dead_claim(&claim, &holder, stale)?;
-            // Whoever cleared it is as far as the others are.
-            return Ok(None);
-        }
-        let taken = take_place(&path, &claim, &holder, &dead, stale);
-        if Holder::read(&claim).as_ref() == Some(&holder) {
-            remove(&claim)?;
-        }
-        match taken? {
-            Some(file) => Self::begin(path, holder, file).map(Some),
-            None => Ok(None),
+        loop {
+            if let Some(file) = create(&path, &holder)? {
+                return Self::begin(path, holder, file).map(Some);
+            }
+            match dead_holder(&path, stale)? {
+                Some(dead) if create(&claim, &holder)?.is_some() => {
+                    let taken = take_place(&path, &claim, &holder, &dead, stale);
+                    if Holder::read(&claim).as_ref() == Some(&holder) {
+                        remove(&claim)?;
+                    }
+                    return taken?.map(|file| Self::begin(path, holder, file)).transpose();
+                }
+                Some(_) if !clear_dead_claim(&claim, &holder, stale)? => return Ok(None),
+                None if exists(&path)? => return Ok(None),
+                // The claim was cleared away, or the holder has let go: once more.
+                _ => {}
+            }
         }
     }
 
@@ -229,18 +230,17 @@ fn take_place(
     Ok((Holder::read(path).as_ref() == Some(holder)).then_some(file))
 }
 
-/// Removes the claim of a taker that died as it took a place.
-fn clear_dead_claim(claim: &Path, holder: &Holder, stale: Duration) -> Result<(), FsError> {
+/// Removes the claim of a taker that died as it took a place; whether it had.
+fn clear_dead_claim(claim: &Path, holder: &Holder, stale: Duration) -> Result<bool, FsError> {
     if dead_holder(claim, stale)?.is_none() {
-        return Ok(());
+        return Ok(false);
     }
     // Should it be that of a living taker by now, that one finds it gone and gives up.
     let aside = claim.with_added_extension(format!("{}-{}", holder.pid, holder.serial));
     match move_to(claim, &aside) {
-        Err(failure) if failure.is_absent() => return Ok(()),
-        outcome => outcome?,
+        Err(failure) if failure.is_absent() => Ok(true),
+        outcome => outcome.and_then(|()| remove(&aside)).map(|()| true),
     }
-    remove(&aside)
 }
 
 #[cfg(test)]
