@@ -6,7 +6,6 @@ mod views;
 use std::path::Path;
 use std::time::Instant;
 
-use indicatif::ProgressBar;
 use tch::{Device, Kind, Tensor};
 
 use crate::augment::AugmentError;
@@ -18,7 +17,7 @@ use crate::network::{Network, NetworkError, Pass, StateDict};
 use crate::pretrain::optimizer::Optimizer;
 use crate::pretrain::order::epoch_order;
 use crate::pretrain::{PretrainError, read_losses};
-use crate::progress::Progress;
+use crate::progress::{Bar, Epoch, Progress};
 use crate::random;
 use crate::recipe::{OptimizerName, OrderName, ProbeRecipe, Selection};
 use crate::record::{
@@ -269,7 +268,7 @@ fn train(
     lists: &TrainingLists,
     epochs: usize,
     log: &mut Option<RunLog>,
-    bar: &ProgressBar,
+    bar: &Bar,
 ) -> Result<Trained, ProbeError> {
     let ProbeJob { recipe, network, .. } = job;
     let validation = encode_whole(network, lists.validation, recipe)?;
@@ -304,8 +303,8 @@ fn train(
             }
         }
         record.seconds = start.elapsed().as_secs_f64();
-        bar.set_message(format!("loss {loss:.3}"));
         bar.inc(1);
+        bar.epoch(Epoch { epoch, epochs, loss, images_per_second: record.images_per_second });
         if let Some(log) = log {
             log.event(&Event::Epoch(record.clone()))?;
         }
