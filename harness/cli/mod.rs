@@ -159,7 +159,7 @@ impl OverrideArgs {
 /// Warns of what overrides do not change although they seem to.
 fn warn_of(recipe: &Recipe, overrides: &[String]) {
     if let Some(remark) = recipe::remark(recipe, overrides) {
-        eprintln!("warning: {remark}");
+        tracing::warn!("{remark}");
     }
 }
 
@@ -270,6 +270,6 @@ fn warn_not_finite(state: &crate::network::StateDict) {
     let names = state.not_finite();
     if let Some(first) = names.first() {
         let (count, first) = (names.len(), crate::text::printable(first));
-        eprintln!("warning: {count} tensors of the checkpoint hold NaN or infinity, the first is '{first}'");
+        tracing::warn!("{count} tensors of the checkpoint hold NaN or infinity, the first is '{first}'");
     }
 }
