@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::output::outln;
+use crate::cores::Cores;
 use crate::native::CudaState;
 use crate::recipe::name_of;
 use crate::suite::doctor::{self, DataCheck, DeviceCheck, Examination, ListCheck};
@@ -48,7 +49,8 @@ fn program(found: &Examination) -> Vec<String> {
         Ok(folder) => lines.push(format!("libtorch   {} in {}", environment.libtorch, folder.display())),
         Err(error) => lines.push(format!("libtorch   {}; {error}", environment.libtorch)),
     }
-    lines.push(format!("CPU        {}, {} threads", environment.device, environment.threads));
+    let (device, threads, cores) = (&environment.device, environment.threads, Cores::available());
+    lines.push(format!("CPU        {device}, {threads} threads; {cores}"));
     match found.cuda {
         CudaState::Loaded { devices } => lines.push(format!("CUDA       loaded, {devices} devices")),
         CudaState::NotInstalled { .. } => {
