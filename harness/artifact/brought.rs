@@ -1,6 +1,6 @@
-//! What the user brings because nobody may hand it out: ImageNet. In: a folder with the published archives, or with the
-//! unpacked images. Out: what was checked, against published hashes or published lists; images are then linked into the
-//! cache, where other commands look for them.
+//! Data that the user must provide because its licence forbids redistribution: ImageNet. In: a folder with the published
+//! archives, or with the unpacked images. Out: the result of checking it against published hashes or lists. Images are
+//! then linked into the cache, where other commands look for them.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -79,7 +79,7 @@ pub fn image_root(folder: &Path) -> Result<Option<PathBuf>, FsError> {
 fn check_archive(file: &RemoteFile, path: &Path, voice: &Voice) -> Result<(), ArtifactError> {
     let found = fs::length(path)?;
     let wrong = match file.size {
-        // No need to read hundreds of gigabytes that cannot be right.
+        // A wrong size already shows that the file is wrong; do not read hundreds of gigabytes.
         Some(size) if size != found => {
             Some(check::Mismatch { what: "length", found: format!("{found} bytes"), expected: format!("{size} bytes") })
         }

@@ -2,8 +2,8 @@
 //! lie, what of it is there, and the lock on it.
 //!
 //! `downloads/` verified archives; `data/` the layout of `--data DIR`; `published/` the authors' checkpoints; `manifests/`
-//! what each archive unpacked to; `locks/`; `pins.toml`. What is not whole yet lies in the folder where it will appear, under
-//! a name that nothing looks for, so that each of them may be a link to another disk.
+//! what each archive unpacked to; `locks/`; `pins.toml`. Unfinished files are in the folder of their final place, under a name
+//! that no command looks for, so that each of these folders may be a link to another disk.
 
 use std::path::{Path, PathBuf};
 
@@ -76,8 +76,8 @@ impl Cache {
         }
     }
 
-    /// Where an archive is unpacked before it is put in place. A killed process leaves it there, hidden from all who read.
-    /// Whoever uses it holds the lock on the artefact.
+    /// Where an archive is unpacked before it is moved into place. A killed process leaves it there, where no command
+    /// reads it. Only the holder of the artefact's lock uses it.
     pub fn scratch(&self, artifact: &Artifact) -> PathBuf {
         self.place(artifact.place).join(".staging").join(&artifact.name)
     }
@@ -155,7 +155,7 @@ impl Cache {
                 manifest.files.iter().filter(|file| has_length(&place.join(&file.path), Some(file.size))).count();
             return match manifest.files.len() {
                 all if all != there => State::Partial(format!("{there} of {all} files")),
-                // What nobody published a hash of is proven by a pin alone.
+                // An archive without a published hash can only be checked against a pin.
                 _ if !file.has_hash() => State::Partial("not pinned".to_owned()),
                 _ => State::Present,
             };

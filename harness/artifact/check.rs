@@ -1,5 +1,5 @@
-//! Is a file what it should be? In: the bytes as they come, and what the registry or a pin knows. Out: length and hashes,
-//! or the first of them that is wrong.
+//! Checks a file against its expected length and hashes. In: its bytes, piece by piece, and what the registry or a pin knows.
+//! Out: length and hashes, or the first of them that is wrong.
 
 use std::path::Path;
 
@@ -73,7 +73,7 @@ pub fn mismatch(path: &Path, found: &Digests, file: &RemoteFile) -> Result<Optio
     if wrong.is_some() || file.git_blob.is_none() {
         return Ok(wrong);
     }
-    // Its hash begins with the length, which is sure only now; these files are small.
+    // A git blob id hashes the length first, which is known only now; these files are small.
     Ok(differs("git blob id", &hash_file(path, Algorithm::GitBlob)?, file.git_blob.as_deref()))
 }
 
@@ -84,7 +84,7 @@ pub fn check(path: &Path, file: &RemoteFile) -> Result<(Digests, Option<Mismatch
     Ok((found, wrong))
 }
 
-/// Puts a file that must not be used out of the way, under a name that says `found` what it is. Gives that name.
+/// Renames a file that must not be used, so that the new name contains its hash `found`. Returns the new name.
 pub fn set_aside(path: &Path, found: &Digests) -> Result<std::path::PathBuf, FsError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let name = name.strip_suffix(".part").unwrap_or(&name).to_owned();

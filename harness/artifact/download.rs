@@ -1,5 +1,5 @@
-//! One file from its mirrors to its place. In: what is known of the file. Out: the verified file, in place by a rename;
-//! or why no mirror gave it. What came of an unfinished download stays beside it and is gone on with.
+//! Downloads one file from its mirrors. In: what is known of the file. Out: the verified file, renamed into place; or why no
+//! mirror delivered it. A partial download is kept beside it and continued.
 
 use std::hash::{BuildHasher, Hasher};
 use std::io::{ErrorKind, Read};
@@ -97,7 +97,7 @@ impl Download<'_> {
         let mut lost_rounds = 0;
         let mut most = self.kept();
         loop {
-            // Those that asked to be left alone come last, and are not waited for while another one gives something.
+            // Servers that sent Retry-After come last, and are not waited for while another mirror delivers.
             let mut turns: Vec<usize> = (0..mirrors.len()).collect();
             let now = Instant::now();
             turns.sort_by_key(|&index| mirrors[index].not_before.saturating_duration_since(now));
@@ -176,8 +176,8 @@ impl Download<'_> {
         }
     }
 
-    /// How much of an unfinished download to keep. Where a hash will tell, what another mirror gave is as good; else it
-    /// must be of this url, with the server's word for its content.
+    /// How much of an unfinished download to keep. If a hash is known, bytes from another mirror are usable too; otherwise
+    /// they must be from this url, with an ETag or Last-Modified to compare.
     fn offset(&self, url: &Url) -> Result<u64, Setback> {
         let kept = self.kept();
         let own = self.validator(url).is_some();
@@ -230,7 +230,7 @@ impl Download<'_> {
         bar.finish_and_clear();
         match outcome {
             Ok(()) => {}
-            // A page that pretends to be a file.
+            // A web page sent in place of the file.
             Err(Ending::Page(begun)) => {
                 self.discard()?;
                 http::read_page(response, &begun)?;
@@ -314,7 +314,7 @@ impl Download<'_> {
         let allowed = total.unwrap_or(self.file.limit());
         let mut buffer = vec![0; PIECE];
         let mut at = start;
-        // A page may come in pieces that do not look like one each.
+        // A single piece of a web page may not look like one.
         let mut begin = Vec::new();
         let mut pace = Pace { since: Instant::now(), bytes: 0 };
         loop {

@@ -1,5 +1,5 @@
-//! Google Drive's pages. A large file is not served at once: a page asks to confirm first. In: a page that came instead
-//! of a file, and where it came from. Out: the request that its form asks for, or the obstacle that it tells of.
+//! Google Drive's pages. Drive does not serve a large file directly: a page asks for confirmation first. In: a page received
+//! in place of a file, and its address. Out: the request that its form makes, or the obstacle that it reports.
 
 use reqwest::{StatusCode, Url};
 

@@ -178,7 +178,7 @@ impl<'a> Fetcher<'a> {
         voice.say("unpacking");
         let pinned = !file.has_hash();
         let files = self.unpack(artifact, archive, &path).inspect_err(|error| {
-            // Nothing says that it is the right file, so it must not pass for one. The reason is told; this is not.
+            // Nothing shows that it is the right file, so remove it. An error of that would hide the reason; ignore it.
             if pinned && !error.is_of_this_machine() {
                 let _ = check::set_aside(&path, &digests);
             }
@@ -195,8 +195,8 @@ impl<'a> Fetcher<'a> {
         Ok(Outcome::Fetched { bytes: size, files: files.len(), folder, sha256: Some(sha256), pinned })
     }
 
-    /// What is in the cache already, if it is right; out of the way if not. An archive to be pinned that is there came
-    /// whole, before something stopped its unpacking, and is what came first.
+    /// What is in the cache already, if it is right; a wrong file is renamed. An archive that is there but not yet pinned was
+    /// downloaded completely, and only its unpacking was interrupted: it is the first download, which a pin records.
     fn kept(&self, file: &RemoteFile, path: &Path, voice: &Voice) -> Result<Option<Digests>, ArtifactError> {
         if !path.exists() {
             return Ok(None);

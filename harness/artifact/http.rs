@@ -64,7 +64,7 @@ impl Refusal {
         }
     }
 
-    /// Whether what was kept of an earlier try was the trouble: it is gone now, and the server is asked again at once.
+    /// Whether the part kept from an earlier try was the problem: it is deleted by now, and the server is asked again at once.
     pub fn starts_over(&self) -> bool {
         matches!(self, Self::Range { .. } | Self::Stale(_))
     }
@@ -157,7 +157,7 @@ pub fn ask(
 pub fn read_page(response: Response, begun: &[u8]) -> Result<Option<Url>, Refusal> {
     let (status, from, retry_after) = (response.status(), response.url().clone(), retry_after(&response));
     let mut page = begun.to_vec();
-    // What came of a page that breaks off may say enough.
+    // An incomplete page may still say enough.
     let _ = response.take(PAGE_BYTES).read_to_end(&mut page);
     let page = String::from_utf8_lossy(&page);
     match drive::recognise(&page, status, &from) {
@@ -230,7 +230,7 @@ pub fn of_body(error: &std::io::Error, found: u64, expected: Option<u64>, transf
     }
 }
 
-/// The innermost reason, which is the one that says something.
+/// The innermost cause, which is the informative one.
 fn cause(error: &reqwest::Error) -> String {
     let mut innermost: &dyn Error = error;
     while let Some(source) = innermost.source() {

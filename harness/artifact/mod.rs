@@ -1,4 +1,4 @@
-//! What others published, on this disk and proven to be what it should be. In: the name of an artefact in the registry
+//! Published data, downloaded to this disk and verified. In: the name of an artefact in the registry
 //! (`fixtures/registry.toml`). Out: its files in the cache, where every command looks for data; or one clear error.
 
 mod brought;
@@ -100,7 +100,7 @@ fn and_more(count: usize) -> String {
 }
 
 impl ArtifactError {
-    /// Whether a disk of this machine failed or is full, which says nothing of the artefact.
+    /// Whether a disk of this machine failed or is full, so that the artefact itself may be fine.
     fn is_of_this_machine(&self) -> bool {
         use unpack::UnpackError::{File, Unreadable};
         matches!(self, Self::File(_) | Self::Unpack(File(_) | Unreadable { .. }))

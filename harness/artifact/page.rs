@@ -1,4 +1,4 @@
-//! Web pages. In: the text of a page. Out: whether it is one, its title, its tags and their attributes.
+//! Recognises and reads web pages. In: a text. Out: whether it is a web page, its title, its tags and their attributes.
 
 use crate::text::printable;
 

@@ -1,6 +1,6 @@
-//! Reads everything that was fetched again. In: artefacts. Out: for each file that something is known of, whether it is
-//! still right. What is wrong is moved out of the way, so that nothing uses it and the next fetch mends it; until then
-//! the artefact is not whole, and every further look says so. In a cache that may only be read it is left, and told.
+//! Checks everything that was fetched again. In: artefacts. Out: for each file with a known hash or length, whether it is
+//! still right. A wrong file is renamed, so that nothing uses it and the next fetch replaces it; until then the artefact
+//! is reported as incomplete. In a read-only cache the file stays where it is, and is reported.
 
 use std::path::{Path, PathBuf};
 

@@ -1,10 +1,10 @@
-//! Augmentation, batched on tensors, in arithmetic that reproduces torchvision on 8-bit PIL images to the bit (but for crops
-//! over 100 times as tall as wide that shrink, which PIL resizes in the other order and no recipe draws).
+//! Augmentation, batched on tensors, bit-exact with torchvision on 8-bit PIL images. (One exception: PIL resizes shrinking
+//! crops over 100 times as tall as wide in the other order. No recipe draws such crops.)
 //! In: uint8 images `[N, 3, H, W]` on any device and one row of drawn parameters per image. Out: uint8 views
-//! `[N, 3, size, size]` on the same device. (Decoded files of any size have their own: [`resized_crop`] and
+//! `[N, 3, size, size]` on the same device. (For decoded files of any size: [`resized_crop`] and
 //! [`resize_centre_crop`].) Implements REFERENCE.md "Augmentation" and the image transforms of
 //! "Evaluation". Drawing ([`draw`], [`draw_shift`]), planning ([`Plan`]) and applying ([`views`], [`pad_crop_flip`]) are
-//! apart, so that parameters can be recorded, replayed and checked, and a batch be planned while another is computed.
+//! separate, so that parameters can be recorded, replayed and checked, and one batch planned while another is computed.
 
 mod blur;
 mod params;

@@ -129,9 +129,9 @@ impl Stream {
 
 /// The parameters of the view at `key` of an image of `height` x `width` pixels (both at least 1).
 ///
-/// The stream is read in this order, every value whether used or not: flip; jitter or not; its order; its brightness,
-/// contrast, saturation and hue; grayscale or not; blur or not; its sigma; and last the crop, whose tries vary in
-/// number.
+/// The stream is read in this order, and unused values are read too: flip; whether to jitter; its order; its brightness,
+/// contrast, saturation and hue; whether to convert to grey; whether to blur; its sigma; and last the crop, because its
+/// number of tries varies.
 pub fn draw(recipe: &AugmentRecipe, key: ViewKey, height: i64, width: i64) -> ViewParams {
     let mut stream = Stream::at(key);
     let flip = stream.happens(recipe.flip_probability);
@@ -180,7 +180,7 @@ fn draw_crop(stream: &mut Stream, scale: [f64; 2], ratio: [f64; 2], height: i64,
         }
     }
     let whole = width as f64 / height as f64;
-    // At least a pixel: an image thinner than that has no crop of an allowed ratio.
+    // At least one pixel: a very thin image has no crop of an allowed ratio.
     let crop_height = if whole < ratio[0] { rounded(width as f64 / ratio[0]).max(1) } else { height };
     let crop_width = if whole > ratio[1] { rounded(height as f64 * ratio[1]).max(1) } else { width };
     Crop { top: (height - crop_height) / 2, left: (width - crop_width) / 2, height: crop_height, width: crop_width }

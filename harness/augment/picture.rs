@@ -1,7 +1,8 @@
 //! The transforms of the ImageNet probe, on one decoded image of any size: its crop or its centre, resized to a square
 //! (REFERENCE.md "Evaluation"). In: a [`Picture`]. Out: uint8 `[3, size, size]` on the CPU.
 //!
-//! The sums are PIL's own, in fixed point, tap by tap, as in the kernels for views: images of many sizes make no batch.
+//! The sums are PIL's own, in fixed point, tap by tap, as in the kernels for views. Each image is processed alone, since images
+//! of different sizes do not fit into one tensor.
 
 use std::ops::Range;
 

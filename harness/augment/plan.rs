@@ -1,6 +1,6 @@
-//! The views of a batch, worked out on the host before the images are touched: what is drawn ahead, by another thread,
-//! while the device is busy. In: which image each view is made of and its parameters. Out: uint8 views, computed by
-//! `harness/native/augment.cu` of the table that is packed here.
+//! The views of a batch, planned on the host by another thread while the device is busy. In: which image each view is made of
+//! and its parameters. Out: uint8 views, which `harness/native/augment.cu` computes from the table that is packed
+//! here.
 
 use std::collections::HashMap;
 
@@ -12,11 +12,11 @@ use super::resize::Filter;
 use super::{AugmentError, check_images};
 use crate::native::{self, augment::VIEW_WORDS};
 
-/// Largest side of images and of views: the kernels count the bytes of one in 32 bits.
+/// Largest side of images and of views: the kernels use 32-bit offsets within an image.
 pub const MAX_SIDE: i64 = 1 << 14;
 
-/// A planned batch, packed into one table on the host, which one transfer brings to the device: 80 bytes a view, and taps
-/// that grow with the size of images and views alone.
+/// A planned batch, packed into one table on the host and sent to the device in one transfer: 80 bytes for each view, and taps
+/// whose size depends only on the sizes of images and views.
 #[derive(Debug)]
 pub struct Plan {
     /// Height and width of the images, and of the views.
@@ -154,8 +154,8 @@ impl Table {
         Ok(())
     }
 
-    /// Where the taps of a line of `length` pixels resized to `resized` lie: all pixels have as many, those with fewer are
-    /// filled up with weights of 0.
+    /// Where the taps of a line of `length` pixels resized to `resized` lie. All pixels have the same number of taps; unused
+    /// ones have a weight of 0.
     fn place(&mut self, length: i64, resized: i64) -> i32 {
         let Self { count, taps: packed, places, .. } = self;
         *places.entry((length, resized)).or_insert_with(|| {
@@ -182,8 +182,8 @@ impl Table {
     }
 }
 
-/// An operation as `augment.cu` numbers them, and the bits of its factor: float32, as which PIL takes the factors of its
-/// enhancements; for hue, turns truncated toward zero to steps of 1/255, then modulo 256.
+/// An operation's number in `augment.cu`, and the bits of its factor: a float32, the type that PIL's enhancements use;
+/// for hue, turns truncated toward zero to steps of 1/255, then modulo 256.
 fn coded(operation: JitterOp, factor: f64) -> (i32, i32) {
     let (operation, factor) = match operation {
         JitterOp::Brightness => (1, factor as f32),
@@ -202,8 +202,8 @@ mod tests {
     use super::*;
     use crate::recipe::{AugmentRecipe, Recipe};
 
-    /// No GPU is needed to prove that the threads of a block share a view's work as they should: each pixel is computed, and no
-    /// thread looks at what another does in the same phase, or their order would matter.
+    /// Tests without a GPU that the threads of a block divide a view correctly: every pixel is computed, and no thread reads
+    /// what another writes in the same phase, since otherwise the order of threads would change the result.
     #[test]
     fn threads_of_a_block_compute_what_one_thread_does() {
         let mut recipe = Recipe::resolve("cifar10-lt/sdclr", &[]).unwrap().augment;

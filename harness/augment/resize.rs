@@ -16,7 +16,7 @@ pub enum Filter {
 }
 
 impl Filter {
-    /// Half the width of the filter, in pixels of the coarser side.
+    /// Half the width of the filter, in pixels of the coarser grid.
     fn support(self) -> f64 {
         match self {
             Self::Bilinear => 1.0,

@@ -9,10 +9,10 @@ use crate::artifact::hash::{Algorithm, Hasher};
 use crate::fs;
 use crate::recipe::DatasetName;
 
-/// Facts about the published lists that could be had: path, images, images of each class.
+/// Facts about those published lists that were available: path, images, images of each class.
 const TABLE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/class_counts.csv"));
 
-/// The list of full ImageNet, of which only the git blob id is known here.
+/// The list of full ImageNet. Only its git blob id is known.
 const IMAGENET_LIST: (&str, &str) =
     ("ImageNet_LT/imageNet_LT_exp_train.txt", "690594bbb3961378319bb137b0ff657866130549");
 

@@ -1,5 +1,5 @@
-//! A published log.txt. In: its path. Out: the test accuracies per class that it reports. Treated as hostile: its size,
-//! and with it the memory that it takes, is bounded; bytes that are no text belong to no result. UTF-16, byte order marks,
+//! A published log.txt. In: its path. Out: the test accuracies per class that it reports. Treated as hostile: its size is
+//! bounded, and so is the memory for it; bytes that are not text are never part of a result. UTF-16, byte order marks,
 //! colour codes and carriage returns (which end a line, as in Python) are read through.
 //!
 //! A result block is a line of accuracies per class and a line of the best model's accuracy (REFERENCE.md "Metrics"):
@@ -20,8 +20,8 @@ use crate::text;
 /// Real logs have less than 1 MB.
 const LOG_BYTES: u64 = 16 << 20;
 
-/// The lines in which the published script looks for accuracies per class of CIFAR and of ImageNet, and for the
-/// accuracy: the last so many.
+/// How many lines at the end the published script searches: for accuracies per class of CIFAR, of ImageNet, and for the
+/// accuracy.
 const CIFAR_TAIL: usize = 20;
 const IMAGENET_TAIL: usize = 5;
 const ACCURACY_TAIL: usize = 20;
@@ -43,8 +43,8 @@ pub struct LogResult {
 }
 
 impl LogResult {
-    /// The scores. Of several blocks, as the published script does: All and the deviation over classes are those of all
-    /// their accuracies together, the groups those of the oldest.
+    /// The scores. With several blocks, as in the published script: All and the deviation over classes are computed over all
+    /// their accuracies together, the groups from the oldest block.
     ///
     /// # Errors
     /// The groups do not fit the classes.

@@ -1,5 +1,5 @@
 //! Published files on disk. In: a folder that the authors' archives were unpacked to, at any depth within bounds. Out:
-//! for each run what of it is there. Folders are known by their published names, whatever lies above them.
+//! which files of each run exist. Folders are recognised by their published names, wherever they are.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ pub struct Tree {
 pub struct Found {
     /// Where it is published, e.g. `checkpoints_tune/RUN/log.txt`.
     pub name: String,
-    /// Every folder of its run; more than one leave open which is meant.
+    /// Every folder of its run; with more than one the file is ambiguous.
     folders: Vec<PathBuf>,
 }
 
@@ -49,7 +49,7 @@ impl Found {
     }
 }
 
-/// What archives and unpackers leave beside the files: the Mac's notes, hidden folders, unfinished ones of our own.
+/// Folders that archives and unpackers leave behind: macOS metadata, hidden folders, our own unfinished ones.
 fn stray(name: &str) -> bool {
     name == "__MACOSX" || name.starts_with('.')
 }
@@ -93,7 +93,7 @@ impl Tree {
         match tree.folders.is_empty() {
             true => Err(AuthorsError::Nothing { suite: suite.to_owned(), folder: root.to_path_buf(), example }),
             false => {
-                // Two links to one folder are one.
+                // Two links to the same folder count once.
                 for paths in tree.folders.values_mut() {
                     let mut seen = HashSet::new();
                     paths.retain(|path| seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())));

@@ -1,4 +1,4 @@
-//! The arithmetic of a step, and how much of it a device can do: what turns a time into a share of the limit.
+//! The arithmetic of a step, and the rate at which a device can do it. Together they turn a time into a share of the limit.
 
 use std::time::Instant;
 

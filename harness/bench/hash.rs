@@ -1,4 +1,4 @@
-//! The race of hashing: a file of 1 GiB that the system holds in its memory, ours beside the program `sha256sum`.
+//! The race of hashing: a file of 1 GiB in the page cache, hashed by us and by the program `sha256sum`.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use crate::recipe::Precision;
 
 const BYTES: usize = 1 << 30;
 
-/// A file with something in it; every one holds the same. It is gone when this is dropped.
+/// A file with fixed contents. It is deleted when this is dropped.
 pub(super) struct HashedFile {
     /// Removes the file.
     _folder: tempfile::TempDir,
@@ -66,7 +66,7 @@ impl Racer for Sha256sum {
                 return Err(failed(format!("it said '{}', expected {}", said.trim(), self.expected)));
             }
         }
-        // The system charges a program with the memory of the one that started it.
+        // The system counts the memory of the parent process towards the peak of its child.
         Ok(Measured { seconds: start.elapsed().as_secs_f64(), peak_rss_bytes: None, peak_device_bytes: None })
     }
 }

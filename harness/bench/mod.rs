@@ -1,6 +1,6 @@
-//! Races: our training, step, augmentation, mask, probe, batch norm, reading of checkpoints and hashing beside those who do
-//! the same work, in one run on one machine. In: what to race and how big. Out: seconds per iteration of each contestant, the ratio to ours, the
-//! share of what the device's matrix units could do, peak memory.
+//! Races our training, step, augmentation, mask, probe, batch norm, reading of checkpoints and hashing against programs that do
+//! the same work, in one run on one machine. In: what to race, and its size. Out: for each contestant, seconds per
+//! iteration, the ratio to ours, the share of the device's matrix rate, and peak memory.
 
 pub mod arithmetic;
 mod hash;
@@ -126,7 +126,7 @@ pub struct Contestant {
     pub share_of_matrix_rate: Option<f64>,
     /// Of its process, which does nothing else (workers of a data loader aside); `None` where that is not known.
     pub peak_rss_bytes: Option<u64>,
-    /// What its libtorch held of a CUDA device at most.
+    /// The most memory that its libtorch held on a CUDA device.
     pub peak_device_bytes: Option<u64>,
 }
 
@@ -180,7 +180,7 @@ pub trait Racer {
     fn run(&mut self, iterations: usize) -> Result<Measured, BenchError>;
 }
 
-/// Everybody who takes part, ours first; a process for each variant of the peer, so that its peak memory is its own.
+/// All contestants, ours first. Each variant of the peer has its own process, so that its peak memory is its own.
 ///
 /// # Errors
 /// The peer does not start, or our own network cannot be made.
@@ -207,8 +207,8 @@ struct Entry {
     runs: Vec<Measured>,
 }
 
-/// Holds the race: after a round that warms up, everybody in turn, round by round, so that a machine whose speed drifts
-/// slows all of them. A peer that fails leaves the race, which goes on without it.
+/// Runs the race: one warm-up round, then rounds in which every contestant runs once, so that drift in the machine's speed
+/// affects all of them. If a peer fails, the race continues without it.
 ///
 /// # Errors
 /// The peer does not start, or our own work fails.
@@ -325,7 +325,7 @@ impl BenchOptions {
         if self.kind == Kind::Train { self.images() / recipe.batch_size } else { 1 }
     }
 
-    /// Images that an iteration works on; the mask, a checkpoint and a hash see none.
+    /// Images that an iteration works on; races of the mask, a checkpoint or a hash have none.
     fn images_per_iteration(&self, recipe: &Recipe) -> Option<usize> {
         match self.kind {
             Kind::Train | Kind::Step => Some(recipe.batch_size * self.steps_per_iteration(recipe)),
@@ -347,7 +347,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 impl Opponent {
-    /// Whom a race of `kind` is held against; PyTorch only where `folder` is a checkout with an environment for it.
+    /// The opponent in a race of `kind`; PyTorch only if `folder` is a checkout with an environment for it.
     pub fn find(kind: Kind, folder: &Path) -> Option<Self> {
         match kind {
             Kind::Hash => Some(Self::Sha256sum),

@@ -112,7 +112,7 @@ impl Racer for Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        // It only waits for its input by now; nothing is lost with it.
+        // The process is idle, waiting for input: killing it loses nothing.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,5 +1,5 @@
-//! How the cost grows with network, image size and batch: a race without peers for every combination, each in a process
-//! of its own, so that peaks of memory are its own and what does not fit ends alone.
+//! How the cost grows with network, image size and batch: a race without peers for every combination. Each runs in its own
+//! process, so that its peak memory is its own and running out of memory fails only that row.
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -110,7 +110,7 @@ fn network(recipe: &Recipe, spec: NetworkSpec, device: Device) -> Result<Network
     Ok(Network::new(spec, recipe.seed, tch::Kind::Float, device)?)
 }
 
-/// A trainer in its warm-up, whose small rates keep the made-up task finite; its steps cost what all steps cost.
+/// A trainer in its warm-up: the small learning rates keep the loss on made-up data finite, and a step costs the same.
 fn trainer(recipe: &Recipe, device: Device, eager: bool) -> Result<Trainer, BenchError> {
     Ok(Trainer::new(recipe, network(recipe, NetworkSpec::of_recipe(recipe), device)?, 1000, eager)?)
 }

@@ -25,8 +25,8 @@ pub struct Groups {
 }
 
 /// The groups of CIFAR and of the digits: of n classes sorted by count, the lowest n/3 (rounded down) are Few, the next
-/// n/3 Medium, the rest Many. Between classes of equal count the one of the lower index counts as the more frequent;
-/// no published split has such a tie at a boundary.
+/// n/3 Medium, the rest Many. Ties are broken by index: the lower index counts as the more frequent class. No published
+/// split has a tie at a boundary.
 pub fn groups_by_thirds(class_counts: &[u64]) -> Groups {
     let mut many: Vec<usize> = (0..class_counts.len()).collect();
     many.sort_by_key(|&class| (std::cmp::Reverse(class_counts[class]), class));

@@ -1,5 +1,5 @@
-//! What entries of an archive may be called, so that each stays in its folder, has a place of its own on every file
-//! system, and reads the same in every program.
+//! Which names entries of an archive may have, so that each stays in its folder, collides with no other on any file
+//! system, and is read in the same way by every program.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

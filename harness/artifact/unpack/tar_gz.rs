@@ -125,8 +125,8 @@ fn skip_padding(stream: &mut Stream, extraction: &Extraction, size: u64) -> Resu
     stream.read_exact(&mut block[..padding]).map_err(|error| extraction.archive.unreadable(&error))
 }
 
-/// PAX records (`LENGTH KEY=VALUE\n`) may speak of times, owners and comments. Those that move or resize an entry are
-/// refused: not every program heeds them.
+/// PAX records (`LENGTH KEY=VALUE\n`) may give times, owners and comments. Records that move or resize an entry are
+/// refused, because some programs ignore them.
 fn check_records(mut records: &[u8]) -> Result<(), String> {
     let malformed = || "a PAX header is malformed".to_owned();
     while !records.is_empty() {
