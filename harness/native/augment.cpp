@@ -52,8 +52,8 @@ char *sdclr_augment_cuda(const augment::Batch *batch, int32_t index, const char 
   });
 }
 
-// As CUDA computes them, thread by thread of blocks of columns x rows, those of a phase forwards or backwards: what a phase
-// gives must not depend on their order.
+// Computes views as CUDA does, thread by thread of blocks of columns x rows. The threads of a phase run in forward or reverse
+// order; the result of a phase must not depend on that order.
 char *sdclr_augment_like_cuda(const augment::Batch *batch, int columns, int rows, bool backwards) {
   return guarded([&] {
     std::vector<unsigned char> scratch(augment::scratch_bytes(*batch));

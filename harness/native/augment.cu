@@ -2,9 +2,9 @@
 // for CUDA, where NVRTC compiles it. In: uint8 images [N, 3, H, W] and the table that harness/augment/plan.rs packs. Out:
 // uint8 views [N, 3, height, width].
 //
-// A view's work is cut into phases. On CUDA a block computes a view, and its threads share each phase and meet after it; on
-// the CPU one thread does all of it while the view lies in its cache. Where PIL computes in C floats so do we, where in
-// doubles in doubles, one rounding per operation: no compiler may fuse a multiplication and an addition.
+// A view is computed in phases. On CUDA one block computes a view: its threads divide each phase and synchronise after it. On
+// the CPU one thread does all phases while the view is in its cache. We use C floats where PIL does and doubles where it
+// uses doubles, with one rounding per operation: the compiler must not fuse a multiplication and an addition.
 
 namespace augment {
 
@@ -72,7 +72,7 @@ template <int N> struct Constant {
   constexpr operator int() const { return N; }
 };
 
-// Calls body with `value`: on the CPU as a constant where it is one that is common enough for loops of its own.
+// Calls body with `value`: on the CPU, common values are passed as constants, so that they get specialised loops.
 template <int... COMMON, class F> inline void known(int value, F body) {
 #ifndef __CUDACC__
   if (((value == COMMON && (body(Constant<COMMON>()), true)) || ...))
@@ -86,7 +86,7 @@ constexpr int ENLARGING = 5;
 
 constexpr int HALF = 1 << 21;
 
-// A sum of weighted pixels that HALF was added to, rounded and clipped.
+// Rounds and clips a sum of weighted pixels that already includes HALF.
 inline u8 rounded(int sum) { return static_cast<u8>(between(0, sum >> 22, 255)); }
 
 // Resizes the rows of the crop to the width of the view.
@@ -164,7 +164,7 @@ inline int luma(Pixel pixel) {
 // grey + factor * (value - grey), truncated to 8 bits.
 inline int blend(int value, int grey, float factor) {
 #ifdef __CUDA_ARCH__
-  // Rounded after the product, whatever the compiler may do.
+  // The product is rounded before the addition; the compiler must not fuse them.
   float mixed = __fadd_rn(__fmul_rn(static_cast<float>(value - grey), factor), static_cast<float>(grey));
 #else
   float mixed = static_cast<float>(value - grey) * factor + static_cast<float>(grey);
@@ -295,7 +295,7 @@ inline void blur(const Batch &batch, const View &view, bool down, const u8 *sour
 // Narrow; shorten; of each operation of the jitter first the sum, then the change; grey; three boxes along, three down.
 constexpr int PHASES = 2 + 2 * 4 + 1 + 6;
 
-// A thread's share of one phase of a view. What one thread writes in a phase, no other reads or writes in it.
+// A thread's share of one phase of a view. No thread reads or writes what another thread writes in the same phase.
 template <class T>
 inline void run(int phase, const Batch &batch, int index, u8 *scratch, unsigned long long *sum, T thread) {
   const View &view = reinterpret_cast<const View *>(batch.table)[index];

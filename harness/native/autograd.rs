@@ -16,8 +16,8 @@ unsafe extern "C" {
     ) -> *mut c_char;
 }
 
-/// The gradient of each of the `inputs` where that of `output` is `gradient` (`torch.autograd.grad`); tch starts from
-/// scalars alone.
+/// The gradient of each of the `inputs`, given the gradient of `output` (`torch.autograd.grad`). tch only differentiates
+/// scalars.
 ///
 /// # Errors
 /// `output` does not come from one of them.

@@ -29,8 +29,8 @@ fn main() {
         .flag("-fopenmp")
         .warnings(true);
     build.clone().files(FILES.map(|file| format!("harness/native/{file}"))).compile("sdclr_native");
-    // Fast in every profile. What keeps loops from becoming vectors here is traps and errno, which nobody looks at; the
-    // results stay those of IEEE 754, operation by operation.
+    // Optimised in every profile. Traps and errno, which nothing reads, would prevent vectorisation. Results stay IEEE 754,
+    // operation by operation.
     build
         .opt_level(3)
         .flags(["-ffp-contract=off", "-fno-trapping-math", "-fno-math-errno"])

@@ -1,6 +1,6 @@
 //! The one door to what tch does not expose of libtorch: seeded generators, the fused optimiser, the switches for TF32
 //! and determinism, page-locked memory, streams and graphs, working copies of weights, kernels of our own, and loading CUDA.
-//! The C++ files are the other side; every function here that does not say otherwise is safe to call.
+//! The C++ files implement them. Every function here is safe to call unless its documentation says otherwise.
 
 pub mod augment;
 mod autograd;

@@ -1,7 +1,7 @@
 // Batch norm by the batch's statistics, then perhaps an addition and ReLU, forward and backward, of bfloat16
 // activations: rows [M, C] with the channels innermost (channels_last), C a multiple of 8. NVRTC compiles this file for
-// the GPU at hand, g++ (norm.cpp) as loops over blocks and threads, so that tests prove on a CPU what a GPU will compute.
-// Only the last lines are CUDA's: a kernel is two functions of a thread, between which the threads of its block meet.
+// the GPU at hand, g++ (norm.cpp) as loops over blocks and threads, so that tests can check it on a CPU.
+// Only the last lines are CUDA code: a kernel consists of two functions of a thread, with a barrier of the block between.
 //
 // Every thread owns 8 neighbouring channels (16 bytes, one load) and takes rows in turn. A block is up to 32 such columns
 // wide, so that its threads read whole lines of memory, and 396 blocks share the work: three for each of an H100's 132
@@ -107,7 +107,7 @@ inline Walk walk(const Norm &n, Place at) {
           (first_row(n, at.part) + lane) * n.channels + channel};
 }
 
-// From the last row to the first: what the pass before read last is still in the cache.
+// From the last row to the first: the rows that the previous pass read last are still in the cache.
 inline Walk backwards(Walk w) {
   return {w.channel, w.count, -w.stride, w.offset + (w.count - 1ll) * w.stride};
 }
@@ -157,7 +157,7 @@ struct Totals {
   inline Sums all() const { return total; }
 };
 
-// The sums of a block's threads: a thread of it sees to one of the channels.
+// The sums over a block's threads: each thread sums one channel.
 template <typename Gathered> inline void of_block(const Norm &n, Place at, Shared &shared) {
   int column = at.thread % n.columns, c = at.thread / n.columns, channel = (at.column * n.columns + column) * WIDTH + c;
   if (c >= WIDTH || channel >= n.channels)
@@ -225,7 +225,7 @@ inline void statistics(const Norm &n, Place at, Shared &shared) {
   n.running_var[channel] = kept * n.running_var[channel] + n.momentum * (all.second / (rows - 1));
 }
 
-// What batch norm makes of a number; backward asks again whether it was positive, and must get the same answer.
+// The output of batch norm for one number. Backward recomputes it to see whether it was positive, and must get the same bits.
 inline float normed(float x, float mean, float scale, float bias) { return fmaf(x - mean, scale, bias); }
 
 struct Affine {
@@ -265,8 +265,8 @@ template <After AFTER> inline void apply(const Norm &n, Place at, Shared &) {
 }
 
 // ---- Backward --------------------------------------------------------------------------------------------------------
-// dz is the gradient behind batch norm: dy where ReLU let it through. With an addition it is that of the residual too and
-// is written, otherwise x tells it again.
+// dz is the gradient after batch norm: dy where ReLU passed it. With an addition it is also the residual's gradient and
+// is written; otherwise it is recomputed from x.
 
 template <After AFTER> inline Floats gradient_of(const Affine &affine, Eight grad, const Floats &x, Eight out) {
   Floats dz = unpack(grad), y = unpack(out);

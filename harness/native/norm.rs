@@ -1,6 +1,6 @@
-//! Batch norm by the batch's statistics and what follows it, ReLU or an addition and ReLU, as one operation: fewer and
-//! lighter passes over bfloat16 activations than libtorch's operations one by one. `norm.cu` holds the kernels. They
-//! are for CUDA; on a CPU they run as slow loops, by which tests prove them.
+//! Batch norm by the batch's statistics, fused with the ReLU, or the addition and ReLU, that follows it: fewer and cheaper
+//! passes over bfloat16 activations than libtorch's separate operations. `norm.cu` holds the kernels. They are for
+//! CUDA; on a CPU they run as slow loops, which the tests use.
 
 use std::ffi::{CString, c_char, c_void};
 use std::ptr::null_mut;

@@ -71,7 +71,7 @@ pub fn fused_sgd(
     })
 }
 
-/// Whether two tensors of one shape lie alike in memory; the stride of a side of 1 means nothing.
+/// Whether two tensors of one shape have the same memory layout. The stride of a dimension of size 1 does not matter.
 fn same_layout(a: &Tensor, b: &Tensor) -> bool {
     let strides = |tensor: &Tensor| {
         let sides = tensor.size().into_iter().zip(tensor.stride());

@@ -1,5 +1,5 @@
-// The weights that the two branches of a step compute with, made of the trained ones by few operations over all of them:
-// layer by layer they would be seven small kernels for each convolution of a bfloat16 step.
+// The weights that the two branches of a step compute with, derived from the trained ones by a few operations over all
+// layers at once. Layer by layer, a bfloat16 step would launch seven small kernels for each convolution.
 
 #include "shared.h"
 
