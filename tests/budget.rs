@@ -48,7 +48,7 @@ fn a_budget_stops_at_an_epochs_end_and_loses_nothing() {
     assert_eq!(first.status.code(), Some(USED_UP), "{said}");
     assert!(said.contains("budget 1.0 s; speed of training: sdclr") && said.contains("(measured now)"), "{said}");
     assert!(said.contains("runs in part     sdclr-D_i-split1 ") && said.contains("left"), "{said}");
-    assert!(said.contains("budget used up (3 jobs left): the same command goes on"), "{said}");
+    assert!(said.contains("3 jobs left: run the same command again to continue"), "{said}");
     assert!(!said.contains("failed:"), "{said}");
     let job = parts.join("sdclr-D_i-split1");
     assert!(job.join("checkpoint.safetensors").exists() && !job.join("encoder.safetensors").exists());
@@ -57,7 +57,7 @@ fn a_budget_stops_at_an_epochs_end_and_loses_nothing() {
     assert!((1..24).contains(&epochs) && !log.contains("\"event\":\"failure\""), "{log}");
     let report = std::fs::read_to_string(parts.join("report.md")).unwrap();
     assert!(
-        report.contains(&format!("budget used up after epoch {epochs} of 24: the same command goes on")),
+        report.contains(&format!("budget used up after epoch {epochs} of 24: run the same command again to continue")),
         "{report}"
     );
     assert!(report.contains("0 of 3 jobs finished"), "{report}");
@@ -101,7 +101,10 @@ fn a_failure_is_not_hidden_by_what_is_left() {
     let output = repro(folder.path(), &["--methods", "simclr-D_i,sdclr-D_i", "--budget", "1s"]);
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("failed: simclr-D_i-split1: ") && said.contains("budget used up ("), "{said}");
+    assert!(
+        said.contains("failed: simclr-D_i-split1: ") && said.contains("jobs left: run the same command again"),
+        "{said}"
+    );
     // Only the first recipe is measured.
     assert!(said.matches("(measured now)").count() == 1 && said.contains("(as the first, until it has"), "{said}");
 }

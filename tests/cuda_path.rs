@@ -156,8 +156,9 @@ fn steps_do_not_wait() {
         let (short, long, twice) = (epochs("24", "1"), epochs("48", "1"), epochs("24", "2"));
         assert!(long.launches() > short.launches(), "{options:?}");
         assert_eq!(long.waits(), short.waits(), "{options:?}: an epoch twice as long");
-        // A round that warms up and one that counts: for the mask's density, and for the losses with the memory they go to.
-        assert_eq!(twice.waits() - short.waits(), 2 * 3, "{options:?}: two more epochs");
+        // A round that warms up and one that counts: for the mask's density, for the losses with the memory they go to, and for
+        // whether the parameters are finite.
+        assert_eq!(twice.waits() - short.waits(), 2 * 4, "{options:?}: two more epochs");
     }
 }
 

@@ -251,7 +251,7 @@ fn models_are_evaluated_as_pytorch_does_and_read_back() {
     }
     for probe in of("probe") {
         assert!(probe["file"].as_str().unwrap().ends_with("/model_2000.pt"));
-        assert_eq!(probe["outcome"]["best_epoch"], 1);
+        assert_eq!(probe["job"]["protocol"], probe["protocol"]);
     }
     let markdown = std::fs::read_to_string(out.join("report.md")).unwrap();
     for part in ["smoke run, not a result", "recalled, to be confirmed against the paper", "## Missing files"] {
@@ -333,7 +333,7 @@ fn models_repeat_their_logs() {
     let markdown = std::fs::read_to_string(out.join("report.md")).unwrap();
     let mut settings = insta::Settings::clone_current();
     settings.add_filter(r"[0-9a-f]{64}", "[SHA256]");
-    settings.add_filter(r"\([0-9.]+ s in this sitting\)", "([TIME] in this sitting)");
+    settings.add_filter(r"\([0-9.]+ s in this session\)", "([TIME] in this session)");
     settings.add_filter(r"- Machine: .*", "- Machine: [MACHINE]");
     settings.bind(|| insta::assert_snapshot!("report_md", markdown));
 }

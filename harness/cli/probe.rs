@@ -63,8 +63,8 @@ impl ProbeArgs {
         let state = checkpoint::read_encoder(&self.checkpoint)?.state.encoder(&self.foreign)?;
         let network = context.encoder(&encoder.recipe, protocol, &state, test_only)?;
         let (job, progress) = (encoder.id.probe(protocol), Progress::default());
-        let record = progress
-            .job(&job.to_string(), || context.probe(&encoder, &job, protocol, &network, test_only, None, &progress))?;
+        let record =
+            progress.job(&job.to_string(), || context.probe(&encoder, &job, &network, test_only, None, &progress))?;
         if let Some(path) = &self.json {
             let mut record = serde_json::to_value(&record)?;
             if let Some(normalization) = self.foreign.normalize {

@@ -132,17 +132,8 @@ impl ReproArgs {
             return Ok(ExitCode::SUCCESS);
         }
         let out = self.out.unwrap_or_else(|| PathBuf::from("runs").join(&suite.name));
-        let budget = self.budget.map(|budget| budget.0);
-        let run = suite::run(
-            &suite,
-            invocation,
-            &plan,
-            scale,
-            &out,
-            budget,
-            self.jobs.map(usize::from),
-            &Progress::default(),
-        )?;
+        let pace = suite::Pace { budget: self.budget.map(|budget| budget.0), jobs: self.jobs.map(usize::from) };
+        let run = suite::run(&suite, invocation, &plan, scale, &out, pace, &Progress::default())?;
         let record = run.record;
         let path = report::write(&out, &record)?;
         outln!("{}", report::summary_table(&record))?;

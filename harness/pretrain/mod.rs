@@ -36,6 +36,13 @@ pub enum PretrainError {
     )]
     NotFinite { loss: f64, epoch: usize, step: usize, lr: f64, checkpoint: Option<(usize, std::path::PathBuf)> },
     #[error(
+        "{reason}: training diverged; lower lr or raise temperature or warmup_epochs (--set), {}",
+        last_good(.checkpoint)
+    )]
+    Useless { reason: String, checkpoint: Option<(usize, std::path::PathBuf)> },
+    #[error("epoch {epoch} ended after {found} of its {expected} steps; run the same command again")]
+    ShortEpoch { epoch: usize, found: usize, expected: usize },
+    #[error(
         "the last batch of {images} images in batches of {batch_size} would hold {rest}, but {method} needs {smallest} \
          for batch norm; choose another batch_size (--set) or number of images"
     )]

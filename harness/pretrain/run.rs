@@ -9,7 +9,7 @@ use super::loader::Loader;
 use super::saver::Saver;
 use super::{EpochStats, PretrainError, Trainer};
 pub use crate::checkpoint::ENCODER;
-use crate::checkpoint::{self, Training, TrainingMeta, UnderWay};
+use crate::checkpoint::{self, CheckpointError, Training, TrainingMeta, UnderWay};
 use crate::fs::{self, FolderLock};
 use crate::network::{Network, NetworkSpec, StateDict};
 use crate::progress::{self, Progress};
@@ -63,8 +63,8 @@ pub fn run(job: &PretrainJob, folder: &Path, progress: &Progress) -> Result<Pret
     check_last_batch(job, &trainer)?;
 
     let mut sitting = Sitting::open(job, folder, &mut trainer)?;
-    let outcome =
-        train(job, &mut sitting, &mut trainer, steps_per_epoch, progress).and_then(|()| sitting.saver.settle());
+    let trained = train(job, &mut sitting, &mut trainer, steps_per_epoch, progress);
+    let outcome = trained.and_then(|()| sitting.saver.settle()).map_err(|error| sitting.advised(error));
     if let Err(error) = &outcome
         && !error.is_for_later()
     {
@@ -74,6 +74,7 @@ pub fn run(job: &PretrainJob, folder: &Path, progress: &Progress) -> Result<Pret
     outcome?;
 
     let state = trainer.network.state();
+    checkpoint::sane(&state).map_err(|error| sitting.advised(error.into()))?;
     checkpoint::write_weights(&folder.join(ENCODER), &state)?;
     let (state_sha256, seconds) = (checkpoint::state_sha256(&state)?, sitting.seconds());
     sitting.log.event(&Event::Result { state_sha256: state_sha256.clone(), seconds })?;
@@ -177,6 +178,16 @@ impl Sitting {
         })
     }
 
+    /// The error, with advice and the last good checkpoint where the weights are finite but of no use.
+    fn advised(&self, error: PretrainError) -> PretrainError {
+        match error {
+            PretrainError::Checkpoint(error @ CheckpointError::Insane(_)) => {
+                PretrainError::Useless { reason: error.to_string(), checkpoint: self.saver.last_good() }
+            }
+            other => other,
+        }
+    }
+
     /// The error, with the last good checkpoint where training diverged.
     fn with_checkpoint(&mut self, error: PretrainError) -> PretrainError {
         let PretrainError::NotFinite { loss, epoch, step, lr, .. } = error else { return error };
@@ -205,8 +216,10 @@ fn train(
         let batches = batches.take_while(|_| job.stop.requested().is_none()).inspect(|_| bar.inc(1));
         let stats = trainer.epoch(epoch, batches).map_err(|error| sitting.with_checkpoint(error))?;
         let done = joined(begun, &stats);
-        if let (Some(request), true) = (job.stop.requested(), done.losses.len() < steps_per_epoch) {
-            let steps = done.losses.len();
+        let steps = done.losses.len();
+        if steps < steps_per_epoch {
+            let short = PretrainError::ShortEpoch { epoch, found: steps, expected: steps_per_epoch };
+            let request = job.stop.requested().ok_or(short)?;
             sitting.under_way = Some(done);
             sitting.save(job, trainer, true)?;
             return Err(PretrainError::Stopped { request, epoch, epochs, steps });

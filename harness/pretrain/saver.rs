@@ -56,7 +56,9 @@ impl Saver {
         let path = self.path.clone();
         self.writing = Some(std::thread::spawn(move || {
             let (epoch, start) = (training.meta.epoch, Instant::now());
-            let written = native::guarded(|| checkpoint::write_training(&path, &training).map_err(PretrainError::from));
+            let write =
+                || checkpoint::sane(&training.state).and_then(|()| checkpoint::write_training(&path, &training));
+            let written = native::guarded(|| write().map_err(PretrainError::from));
             (epoch, start.elapsed(), written.map_err(PretrainError::from).flatten())
         }));
         if last { self.settle() } else { Ok(()) }

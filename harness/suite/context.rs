@@ -17,7 +17,7 @@ use crate::network::{Network, NetworkSpec, StateDict};
 use crate::pretrain::run::{self, PretrainJob};
 use crate::probe::{self, ProbeData, ProbeJob, TrainingLists};
 use crate::progress::Progress;
-use crate::recipe::{DatasetName, JobId, Part, PretrainSplit, Protocol, Recipe, hash_json, name_of};
+use crate::recipe::{DatasetName, JobId, PretrainSplit, ProbeRecipe, Protocol, Recipe, hash_json, name_of};
 use crate::record::{self, Environment, JobHeader, JobRecord, PretrainRecord, SMOKE_STAMP};
 use crate::split::{self, ListName, Subset};
 use crate::stop::Stop;
@@ -77,7 +77,7 @@ fn pretraining_keys(recipe: &Recipe) -> Result<Value, SuiteError> {
 }
 
 /// The recipe of a probe by its `seed`th seed, counted from 1: the first is the recipe's own.
-fn by_seed(recipe: &Recipe, protocol: Protocol, seed: usize) -> Recipe {
+pub(super) fn by_seed(recipe: &Recipe, protocol: Protocol, seed: usize) -> Recipe {
     let mut recipe = recipe.clone();
     let probe = match protocol {
         Protocol::Full => &mut recipe.probe.full,
@@ -94,7 +94,7 @@ fn probe_keys(recipe: &Recipe, protocol: Protocol, test_only: bool) -> Value {
         true => json!({ "test_transform": probe.test_transform, "resize": probe.resize, "size": probe.size }),
         false => json!(probe),
     };
-    json!({ "network": recipe.network, "stem": recipe.stem, "width": recipe.width, "probe": read })
+    json!({ "network": recipe.network, "stem": recipe.stem, "width": recipe.width, "threads": recipe.threads, "probe": read })
 }
 
 impl Context {
@@ -185,7 +185,7 @@ impl Context {
     ///
     /// # Errors
     /// The list cannot be read.
-    pub(super) fn pretraining(
+    pub fn pretraining(
         &self,
         encoder: &PlannedEncoder,
         list: PretrainSplit,
@@ -251,19 +251,19 @@ impl Context {
         Ok(network)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "each is of another room")]
-    /// Does the probe or evaluation `job` of `encoder` with `network`; records go to `folder` where one is given.
-    pub fn probe(
+    /// What the probe or evaluation `job` of `encoder` reads, for `network`.
+    ///
+    /// # Errors
+    /// The job is a pre-training, or a list cannot be read.
+    pub fn probing(
         &self,
         encoder: &PlannedEncoder,
         job: &JobId,
-        protocol: Protocol,
         network: &Network,
         test_only: bool,
-        folder: Option<&Path>,
-        progress: &Progress,
-    ) -> Result<JobRecord, SuiteError> {
-        let split = encoder.id.split;
+    ) -> Result<Probing, SuiteError> {
+        let (recipe, split) = (&encoder.recipe, encoder.id.split);
+        let protocol = job.protocol().ok_or_else(|| SuiteError::NoOutcome { job: job.clone() })?;
         let train = match protocol {
             Protocol::Full => ListName::Train,
             Protocol::Few => ListName::FewShot(split),
@@ -279,16 +279,36 @@ impl Context {
         let class_counts = tail.class_counts(self.dataset.classes.len());
         let sha256 = checkpoint::state_sha256(&network.state())?;
         let lists: Vec<&Subset> = training.iter().flatten().chain([&test, &tail]).collect();
-        let recipe = match job.part {
-            Part::Probe { seed, .. } => by_seed(&encoder.recipe, protocol, seed),
-            Part::Pretrain | Part::Published { .. } => encoder.recipe.clone(),
-        };
-        let read = probe_keys(&recipe, protocol, test_only);
-        let header = self.header(encoder, job, &recipe, read, &lists, Some(&sha256))?;
+        let read = probe_keys(recipe, protocol, test_only);
+        let header = self.header(encoder, job, recipe, read, &lists, Some(&sha256))?;
+        Ok(Probing { header, recipe: recipe.probe(protocol).clone(), training, test, class_counts })
+    }
+
+    /// Does the probe or evaluation `job` of `encoder` with `network`; records go to `folder` where one is given.
+    pub fn probe(
+        &self,
+        encoder: &PlannedEncoder,
+        job: &JobId,
+        network: &Network,
+        test_only: bool,
+        folder: Option<&Path>,
+        progress: &Progress,
+    ) -> Result<JobRecord, SuiteError> {
+        let Probing { header, recipe, training, test, class_counts } =
+            self.probing(encoder, job, network, test_only)?;
         let training = training.as_ref().map(|[train, validation]| TrainingLists { train, validation });
         let data = ProbeData { dataset: &self.dataset, training, test: &test, class_counts: &class_counts };
-        let recipe = recipe.probe(protocol);
-        let job = ProbeJob { header: &header, environment: &self.environment, recipe, network, data: &data };
+        let job = ProbeJob { header: &header, environment: &self.environment, recipe: &recipe, network, data: &data };
         Ok(probe::run(&job, folder, progress)?)
     }
+}
+
+/// What a probe or an evaluation reads.
+pub struct Probing {
+    pub header: JobHeader,
+    recipe: ProbeRecipe,
+    /// Of a probe: what the classifier trains on, and what its best epoch is chosen by.
+    training: Option<[Subset; 2]>,
+    test: Subset,
+    class_counts: Vec<u64>,
 }

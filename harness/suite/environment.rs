@@ -74,7 +74,8 @@ fn git_commit() -> Option<String> {
     let binary = std::env::current_exe().ok()?;
     let arguments = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"];
     let folder = binary.parent().unwrap_or(Path::new("."));
-    let output = Command::new("git").arg("-C").arg(folder).args(arguments).output().ok()?;
+    let output =
+        Command::new("git").env("GIT_OPTIONAL_LOCKS", "0").arg("-C").arg(folder).args(arguments).output().ok()?;
     let commit = String::from_utf8(output.stdout).ok()?.trim().to_owned();
     (output.status.success() && !commit.is_empty()).then_some(commit)
 }

@@ -56,6 +56,8 @@ pub enum SuiteError {
          checkpoints, and --methods random an untrained encoder"
     )]
     ImagenetPretraining { suite: String },
+    #[error("--jobs {jobs} needs the CPU: a GPU does one job at a time; leave it out, or give --device cpu")]
+    JobsOnGpu { jobs: usize },
     #[error("not run: {job} failed")]
     NoEncoder { job: JobId },
     #[error("the record of {job} is not that of a probe; delete it to have the job run again")]
@@ -128,22 +130,30 @@ pub fn invocation(typed: &str, selection: &Selection, scale: &Scale) -> Invocati
     }
 }
 
+/// How much of a suite a session does, and how.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Pace {
+    /// After which it stops; `None`: when everything is done.
+    pub budget: Option<Duration>,
+    /// Jobs that run at once; `None`: as many as there are processors for their threads.
+    pub jobs: Option<usize>,
+}
+
 /// Runs every job of `plan` under `folder` (one sub-folder a job). A job that fails does not stop the others; a job
-/// that is finished there already is read back. With a `budget`, what will run is said first, and what does not fit is
-/// left for the next time. `jobs` run at once, by default as many as there are processors for their threads. Other processes
-/// may work on the same folder: the jobs are divided, and each process ends when all are finished.
+/// that is finished there already is read back. With a budget, what will run is said first, and what does not fit is
+/// left for the next time. Other processes may work on the same folder: the jobs are divided, and each process ends when all
+/// are finished.
 ///
 /// # Errors
-/// The data cannot be loaded, the device is not there, or the folder holds jobs of another scale or with other settings: then no
-/// job has run and nothing was written.
+/// The data cannot be loaded, the device is not there, or the folder holds jobs of another scale or with other settings: then
+/// no job has run and nothing was written.
 pub fn run(
     suite: &Suite,
     invocation: Invocation,
     plan: &[PlannedEncoder],
     scale: Scale,
     folder: &Path,
-    budget: Option<Duration>,
-    jobs: Option<usize>,
+    pace: Pace,
     progress: &Progress,
 ) -> Result<SuiteRun, SuiteError> {
     let start = Instant::now();
@@ -163,8 +173,12 @@ pub fn run(
     plan.iter().try_for_each(context::refuse_imagenet_pretraining)?;
     folder::refuse_other_report(folder, "outcomes", "published runs")?;
     folder::refuse_other_scale(folder, plan.iter().flat_map(PlannedEncoder::jobs), smoke)?;
-    let jobs = jobs.unwrap_or_else(|| queue::at_once(plan));
     let context = Context::open(&first.recipe, scale.clone())?;
+    let jobs = match pace.jobs {
+        Some(jobs) if jobs > 1 && context.device.is_cuda() => return Err(SuiteError::JobsOnGpu { jobs }),
+        Some(jobs) => jobs,
+        None => queue::at_once(plan, context.device),
+    };
     folder::refuse_other_settings(&context, plan, folder)?;
     let about = FolderRecord {
         format: record::FORMAT,
@@ -174,7 +188,7 @@ pub fn run(
     };
     record::write_json(&folder.join(record::FOLDER), &about)?;
     let (mut clock, mut deadline_of_all) = (Clock::default(), None);
-    if let Some(budget) = budget {
+    if let Some(budget) = pace.budget {
         let deadline = start + budget;
         let plan = budget::plan(&context, plan, folder, budget, deadline);
         progress.say(&plan.to_string());
@@ -214,10 +228,12 @@ fn run_job(
     progress: &Progress,
 ) -> Result<JobRecord, SuiteError> {
     let trained = folder.join(encoder.id.to_string());
-    let Part::Probe { protocol, .. } = job.part else {
+    let Part::Probe { protocol, seed } = job.part else {
         let list = encoder.id.list.ok_or_else(|| SuiteError::NoEncoder { job: job.clone() })?;
         return Ok(JobRecord::Pretrain(context.pretrain(encoder, list, &trained, progress)?));
     };
+    let recipe = context::by_seed(&encoder.recipe, protocol, seed);
+    let encoder = &PlannedEncoder { recipe, ..encoder.clone() };
     let network = match encoder.id.list {
         None => context.random_encoder(&encoder.recipe, protocol)?,
         Some(_) => {
@@ -229,5 +245,5 @@ fn run_job(
         }
     };
     let folder = trained.join(job.subfolder());
-    context.probe(encoder, job, protocol, &network, false, Some(&folder), progress)
+    context.probe(encoder, job, &network, false, Some(&folder), progress)
 }

@@ -264,7 +264,7 @@ impl<'a> Evaluator<'a> {
         let network = self.context.encoder(&encoder.recipe, job.protocol, &weights.state, test_only)?;
         let id = job.id();
         let folder = folder.join(id.to_string());
-        let record = self.context.probe(&encoder, &id, job.protocol, &network, test_only, Some(&folder), progress)?;
+        let record = self.context.probe(&encoder, &id, &network, test_only, Some(&folder), progress)?;
         let outcome = record.outcome().ok_or(SuiteError::NoOutcome { job: id })?.clone();
         let done = record.job().clone();
         let state_sha256 = done.state_sha256.clone();

@@ -7,6 +7,8 @@ use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tch::Device;
+
 use super::budget::Clock;
 use super::context::{Context, Scale};
 use super::plan::PlannedEncoder;
@@ -89,12 +91,12 @@ impl State {
     }
 }
 
-/// How many jobs of `plan` run at once where nobody says: as many as there are processors for their threads, where the
-/// recipes fix those.
-pub(super) fn at_once(plan: &[PlannedEncoder]) -> usize {
+/// How many jobs of `plan` run at once on `device` where nobody says: on the CPU as many as there are processors for their
+/// threads, where the recipes fix those; on a GPU one, since a step that is recorded has the device alone.
+pub(super) fn at_once(plan: &[PlannedEncoder], device: Device) -> usize {
     let threads = plan.iter().map(|encoder| encoder.recipe.threads).max().unwrap_or(0);
     let fixed = plan.iter().all(|encoder| encoder.recipe.threads > 0);
-    if fixed { (Cores::available().used() / threads).max(1) } else { 1 }
+    if fixed && device == Device::Cpu { (Cores::available().used() / threads).max(1) } else { 1 }
 }
 
 /// Does every job of `work` with `workers` workers, each with data of its own.
