@@ -266,8 +266,15 @@ fn training_selection_and_test() {
         class_counts: &run.settings.class_counts,
     };
     let (recipe, header) = (run.recipe(), golden::probe_header());
-    let environment = golden::environment();
-    let job = ProbeJob { header: &header, environment: &environment, recipe: &recipe, network: &network, data: &data };
+    let (environment, stop) = (golden::environment(), sdclr::stop::Stop::default());
+    let job = ProbeJob {
+        header: &header,
+        environment: &environment,
+        recipe: &recipe,
+        network: &network,
+        data: &data,
+        stop: &stop,
+    };
     let record = probe::run(&job, None, &Progress::default()).unwrap();
     let JobRecord::Probe(result) = record else { panic!("no probe: {record:?}") };
 

@@ -57,6 +57,7 @@ fn header(
         stamp: None,
         limit_images: None,
         limit_epochs: None,
+        checkpoint: None,
     }
 }
 

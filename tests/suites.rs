@@ -5,6 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use sdclr::progress::Progress;
+use sdclr::recipe::PretrainSplit;
+use sdclr::record::PretrainRecord;
+use sdclr::stop::Stop;
+use sdclr::suite::PlannedEncoder;
+use sdclr::suite::context::{Context, Scale};
 use serde_json::Value;
 
 fn program() -> Command {
@@ -163,7 +169,7 @@ fn a_signal_stops_within_a_step_and_loses_nothing() {
     assert!(b["sessions"].as_array().unwrap().len() > 1);
 }
 
-/// Eight processes on one folder, killed and started again at random moments: every job is finished once, as by one process.
+/// Eight processes on one folder, four of them killed in the middle of different jobs: all ends as by one process.
 #[test]
 fn processes_divide_the_jobs_of_a_folder() {
     let folder = tempfile::tempdir().unwrap();
@@ -186,12 +192,6 @@ fn processes_divide_the_jobs_of_a_folder() {
         assert!(child.wait().unwrap().success(), "a process that was not killed failed");
     }
     assert_eq!(states(&alone), states(&shared));
-    let finished = |out: &Path, job: &str| {
-        std::fs::read_to_string(out.join(job).join("run.jsonl")).unwrap().matches("\"event\":\"result\"").count()
-    };
-    for job in states(&shared).keys() {
-        assert_eq!(finished(&shared, job), 1, "{job}");
-    }
     let table = |out: &Path| std::fs::read_to_string(out.join("report.csv")).unwrap();
     assert_eq!(table(&alone), table(&shared));
 }
@@ -237,7 +237,9 @@ fn a_folder_of_other_settings_is_left_alone() {
         files
     };
     let before = snapshot();
-    for (other, key) in [("temperature=0.4", "temperature"), ("probe.few.lr=3", "probe.few.lr")] {
+    for (other, key) in
+        [("temperature=0.4", "temperature"), ("probe.few.lr=3", "probe.few.lr"), ("probe.few.seed=9", "probe.few.seed")]
+    {
         let mut command = repro("digits-lt", &out, &select);
         let output = command.arg(other).output().unwrap();
         let text = said(&output);
@@ -323,4 +325,73 @@ fn weights_of_no_use_are_never_called_trained() {
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert!(said(&output).contains("training diverged; lower lr"), "{}", said(&output));
     assert!(!folder.path().join("encoder.safetensors").exists() && !folder.path().join("result.json").exists());
+}
+
+/// Encoders from elsewhere are probed as the suite's own and stand beside them: here a copy of SimCLR's, which scores the same.
+#[test]
+fn encoders_from_elsewhere_stand_beside_the_suites_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let [out, elsewhere] = ["out", "elsewhere"].map(|name| folder.path().join(name));
+    succeed(repro("digits-lt", &out, &["--splits", "1", "--methods", "simclr-D_i"]));
+    let bytes = std::fs::read(out.join("simclr-D_i-split1/encoder.safetensors")).unwrap();
+    sdclr::fs::write(&elsewhere.join("mine-D_i-split1.safetensors"), &bytes).unwrap();
+    let from = elsewhere.to_str().unwrap();
+    let printed = succeed(repro("digits-lt", &out, &["--splits", "1-2", "--encoders", from, "--name", "mine"]));
+    for part in ["missing: mine-D_b-split1", "missing: mine-D_i-split2", "SimCLR", "mine"] {
+        assert!(printed.contains(part), "{part} is not in\n{printed}");
+    }
+    let found = records(&out);
+    for part in ["full", "few"] {
+        let [mine, own] = ["mine", "simclr"].map(|name| found[&format!("{name}-D_i-split1/{part}")].clone());
+        assert_eq!(mine["per_class"], own["per_class"]);
+        assert!(mine["checkpoint"].as_str().unwrap().ends_with("mine-D_i-split1.safetensors"));
+        assert_eq!((&mine["encoder"], &mine["method"]), (&"mine".into(), &"mine".into()));
+    }
+    let report = std::fs::read_to_string(out.join("report.md")).unwrap();
+    let command = format!("--encoders {from} --name mine --splits 1-2");
+    assert!(report.contains("mine on D_i − SimCLR on D_i") && report.contains(&command), "{report}");
+
+    // As JSON, read back from the records alone; and names that cannot be.
+    let output = repro("digits-lt", &out, &["--splits", "1", "--encoders", from, "--name", "mine", "--json"]).output();
+    let shown: Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
+    assert_eq!((&shown["format"], shown["settings"].as_array().unwrap().len()), (&1.into(), 4));
+    for (name, said_of) in [("simclr", "choose another --name"), ("none", "holds no checkpoint called none-D_b-split1")]
+    {
+        let output = repro("digits-lt", &out, &["--encoders", from, "--name", name]).output().unwrap();
+        assert!(output.status.code() == Some(1) && said(&output).contains(said_of), "{}", said(&output));
+    }
+}
+
+/// Stopped after any step, twice, in any epoch, a run ends with the weights and losses of one that was never stopped.
+#[test]
+fn every_step_is_a_place_to_stop() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = ["width=2", "epochs=2", "warmup_epochs=1", "batch_size=128", "output_dim=4", "random_prune_ratio=0.2"];
+    let set = set.map(str::to_owned);
+    let encoder = PlannedEncoder::of_recipe("digits-lt/sdclr", &set, Some(PretrainSplit::D_i), 1).unwrap();
+    let run = |name: &str, stop: Stop| {
+        let scale = Scale { device: Some("cpu".into()), stop, ..Scale::default() };
+        let context = Context::open(&encoder.recipe, scale).unwrap();
+        context.pretrain(&encoder, PretrainSplit::D_i, &folder.path().join(name), &Progress::default())
+    };
+    let whole = run("whole", Stop::default()).unwrap();
+    let steps = 2 * context_steps(&whole);
+    let mut stopped = 0;
+    for questions in 0..steps + 2 {
+        let name = questions.to_string();
+        for again in [questions, 1] {
+            stopped += usize::from(run(&name, Stop::after(again)).is_err());
+        }
+        let parts = run(&name, Stop::default()).unwrap();
+        assert_eq!(parts.job.state_sha256, whole.job.state_sha256, "stopped after {questions} questions");
+        let losses = |record: &PretrainRecord| record.epochs.iter().map(|epoch| epoch.loss).collect::<Vec<_>>();
+        assert_eq!(losses(&parts), losses(&whole), "stopped after {questions} questions");
+    }
+    assert!(stopped > steps, "{stopped} stops");
+}
+
+/// Steps of an epoch, by the images of the list and the batches of 128.
+fn context_steps(record: &PretrainRecord) -> usize {
+    let images = record.epochs[0].images_per_second * record.epochs[0].seconds;
+    (images.round() as usize).div_ceil(128)
 }

@@ -17,12 +17,20 @@ pub(super) struct DoctorArgs {
     /// Folder of the data
     #[arg(long, value_name = "DIR", env = "SDCLR_DATA")]
     data: Option<PathBuf>,
+    /// Print the same as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 impl DoctorArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let data = self.data.or_else(crate::artifact::data_folder);
         let found = doctor::examine(data.as_deref())?;
+        let code = if found.is_healthy() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        if self.json {
+            outln!("{}", serde_json::to_string_pretty(&found.to_json())?)?;
+            return Ok(code);
+        }
         let mut lines = program(&found);
         lines.extend(found.devices.iter().map(step));
         match &found.data {
@@ -33,7 +41,7 @@ impl DoctorArgs {
             Some(sets) => lines.extend(sets.iter().flat_map(data_set)),
         }
         outln!("{}", lines.join("\n"))?;
-        Ok(if found.is_healthy() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(code)
     }
 }
 

@@ -119,9 +119,9 @@ impl From<ScaleArgs> for Scale {
     fn from(args: ScaleArgs) -> Self {
         let ScaleArgs { data, device, deterministic, limit_images, limit_epochs } = args;
         let [limit_images, limit_epochs] = [limit_images, limit_epochs].map(|limit| limit.map(|n| n as usize));
-        let stop = crate::stop::Stop::default();
+        let (stop, foreign) = Default::default();
         let data = data.or_else(crate::artifact::data_folder);
-        Self { data, device, deterministic, eager: false, limit_images, limit_epochs, stop }
+        Self { data, device, deterministic, eager: false, limit_images, limit_epochs, stop, foreign }
     }
 }
 

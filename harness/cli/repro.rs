@@ -10,13 +10,14 @@ use clap::Args;
 use super::output::{out, outln};
 use super::{EngineArgs, Numbers, OverrideArgs, ScaleArgs};
 use crate::artifact;
+use crate::network::Foreign;
 use crate::progress::Progress;
 use crate::recipe::{PretrainSplit, Suite};
-use crate::record::PublishedRecord;
+use crate::record::{Invocation, PublishedRecord};
 use crate::report;
 use crate::stop;
 use crate::suite::context::Scale;
-use crate::suite::{self, Selection};
+use crate::suite::{self, Elsewhere, Selection};
 
 /// A length of time: `90s`, `25m`, `2h`.
 #[derive(Debug, Clone)]
@@ -60,6 +61,15 @@ pub(super) struct ReproArgs {
     /// found by their published names under DIR [default: what sdclr fetch brought]
     #[arg(long, value_name = "DIR", num_args = 0..=1)]
     from_published: Option<Option<PathBuf>>,
+    /// Train nothing: probe the encoders of your own method, checkpoints called NAME-D_i-split1.safetensors (or .pt) and so on
+    /// in DIR, and set them beside what the suite's folder holds
+    #[arg(long, value_name = "DIR", requires = "name", conflicts_with_all = ["from_published", "methods", "seeds"])]
+    encoders: Option<PathBuf>,
+    /// What those checkpoints' names begin with, and what tables call them
+    #[arg(long, value_name = "NAME", requires = "encoders")]
+    name: Option<String>,
+    #[command(flatten)]
+    foreign: Foreign,
     #[command(flatten)]
     scale: ScaleArgs,
     #[command(flatten)]
@@ -95,6 +105,9 @@ pub(super) struct ReproArgs {
     /// Print the plan and the resolved recipes, and run nothing
     #[arg(long)]
     dry_run: bool,
+    /// Print what came out as JSON instead of a table
+    #[arg(long, conflicts_with_all = ["from_published", "dry_run"])]
+    json: bool,
 }
 
 impl ReproArgs {
@@ -108,7 +121,9 @@ impl ReproArgs {
             probe_seeds: self.probe_seeds.into(),
         };
         let suite = Suite::open(&self.suite)?;
-        let scale = Scale { eager: self.engine.eager, stop: stop::Stop::on_signals()?, ..self.scale.into() };
+        // What evaluates published files asks nobody: a signal ends it, and what was done is read back the next time.
+        let stop = if self.from_published.is_some() { stop::Stop::default() } else { stop::Stop::on_signals()? };
+        let scale = Scale { eager: self.engine.eager, stop, ..self.scale.into() };
         let invocation = suite::invocation(&self.suite, &selection, &scale);
         if let Some(folder) = self.from_published {
             let out = self.out.unwrap_or_else(|| PathBuf::from("runs").join(format!("{}-published", suite.name)));
@@ -123,7 +138,17 @@ impl ReproArgs {
             }
             return published(&suite::published::run(&plan, invocation, scale, &out, &Progress::default())?, &out);
         }
-        let plan = suite::plan(&suite, &selection)?;
+        let elsewhere =
+            self.encoders.zip(self.name).map(|(folder, name)| Elsewhere { folder, name, foreign: self.foreign });
+        let (plan, missing) = match &elsewhere {
+            None => (suite::plan(&suite, &selection)?, Vec::new()),
+            Some(elsewhere) => suite::plan_elsewhere(&suite, &selection, elsewhere)?,
+        };
+        missing.iter().for_each(|name| tracing::warn!(label = "missing", "{name}"));
+        let foreign = elsewhere.as_ref().map(|elsewhere| elsewhere.foreign.clone()).unwrap_or_default();
+        let scale = Scale { foreign, ..scale };
+        let encoders = elsewhere.map(|elsewhere| [elsewhere.folder.display().to_string(), elsewhere.name]);
+        let invocation = Invocation { encoders, ..invocation };
         if let Some(first) = plan.first() {
             super::warn_of(&first.recipe, &selection.overrides);
         }
@@ -136,7 +161,10 @@ impl ReproArgs {
         let run = suite::run(&suite, invocation, &plan, scale, &out, pace, &Progress::default())?;
         let record = run.record;
         let path = report::write(&out, &record)?;
-        outln!("{}", report::summary_table(&record))?;
+        match self.json {
+            true => outln!("{}", report::summary_json(&record, &path)?)?,
+            false => outln!("{}", report::summary_table(&record))?,
+        }
         let failures: Vec<_> = record
             .failures
             .iter()
@@ -145,7 +173,9 @@ impl ReproArgs {
         for failure in &failures {
             tracing::error!(label = "failed", "{}: {}", failure.job, failure.error);
         }
-        outln!("report: {}", path.display())?;
+        if !self.json {
+            outln!("report: {}", path.display())?;
+        }
         if !run.left.is_empty() {
             tracing::info!("{} jobs left: run the same command again to continue", run.left.len());
         }

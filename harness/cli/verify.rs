@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::fs;
+use super::output::outln;
+use crate::fs::{self, Inputs};
 use crate::paper::{Claims, Published};
 use crate::report;
 use crate::suite;
@@ -43,6 +44,12 @@ pub(super) struct VerifyArgs {
 
 impl VerifyArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let inputs = Inputs::default().file("the claims", self.claims.as_deref());
+        let inputs = inputs.file("the published numbers", self.published.as_deref());
+        let records = |inputs: Inputs, folder: &PathBuf| inputs.folder("the records", folder.as_path());
+        let inputs = self.folders.iter().fold(inputs, records);
+        inputs.spare("--json", self.json.as_deref())?;
+        inputs.spare("--markdown", self.markdown.as_deref())?;
         let evidence = suite::evidence(&self.folders)?;
         let published = match &self.published {
             Some(path) => Published::read(path)?,
@@ -66,7 +73,7 @@ impl VerifyArgs {
         if let Some(path) = &self.markdown {
             fs::write(path, report::verdicts_markdown(&verdicts).as_bytes())?;
         }
-        println!("{}", report::verdicts_table(&verdicts));
+        outln!("{}", report::verdicts_table(&verdicts))?;
         Ok(ExitCode::from(verdicts.exit_code()))
     }
 }

@@ -105,6 +105,22 @@ fn check_last_batch(job: &PretrainJob, trainer: &Trainer) -> Result<(), Pretrain
     Err(PretrainError::LastBatch { images, batch_size, rest, method: job.header.label.clone(), smallest })
 }
 
+/// Whether the counters are those that this run has at that place: believed, they would shift its schedule.
+fn check_counters(job: &PretrainJob, path: &Path, meta: &TrainingMeta) -> Result<(), PretrainError> {
+    let steps_per_epoch = job.list.len().div_ceil(job.recipe.batch_size);
+    let begun = meta.under_way.as_ref().map_or(0, |begun| begun.losses.len());
+    let (epochs, steps) = (meta.epoch, meta.epoch.saturating_mul(steps_per_epoch).saturating_add(begun));
+    let right = begun < steps_per_epoch && epochs <= job.recipe.epochs && meta.step == steps as u64;
+    if right && meta.seed == job.recipe.seed {
+        return Ok(());
+    }
+    let found = format!(
+        "it says that {} steps by seed {} made {epochs} epochs and {begun} steps of {steps_per_epoch}",
+        meta.step, meta.seed
+    );
+    Err(CheckpointError::OwnDamaged { path: path.to_path_buf(), found }.into())
+}
+
 /// One process's share of a run, which may take several.
 struct Sitting {
     log: RunLog,
@@ -127,6 +143,7 @@ impl Sitting {
         if fs::exists(&checkpoint)? {
             let Training { state, optimizer, method, meta } = checkpoint::read_training(&checkpoint)?;
             refuse_other(folder, &meta.recipe_hash, &job.header.recipe_hash)?;
+            check_counters(job, &checkpoint, &meta)?;
             trainer.network.load(&state)?;
             trainer.optimizer.load(&optimizer)?;
             trainer.steps = meta.step;

@@ -26,6 +26,7 @@ use crate::record::{
 };
 use crate::scores::{self, ScoresError};
 use crate::split::Subset;
+use crate::stop::Stop;
 pub use views::images_at_once;
 
 /// A probe stopped.
@@ -39,6 +40,8 @@ pub enum ProbeError {
         "the network's outputs for the {list} list are not all finite; its weights are damaged, or it has diverged"
     )]
     Outputs { list: String },
+    #[error("stopped by {request} before epoch {epoch} of the probe, which begins anew; run the same command again")]
+    Stopped { request: crate::stop::Request, epoch: usize },
     #[error("the probe has no epoch; at least 1 is needed")]
     NoEpoch,
     #[error("{folder} is in use by another process; wait for it")]
@@ -91,6 +94,8 @@ pub struct ProbeJob<'a> {
     pub recipe: &'a ProbeRecipe,
     pub network: &'a Network,
     pub data: &'a ProbeData<'a>,
+    /// Training stops before the next epoch once this asks for it.
+    pub stop: &'a Stop,
 }
 
 /// Pooled features `[n, C]` of the entries at `positions` of `list` under the test transform or, given an epoch, as that
@@ -125,7 +130,7 @@ fn count_correct(
     classes: usize,
 ) -> Result<Vec<[u64; 2]>, ProbeError> {
     let logits = tch::no_grad(|| network.head(features, &Pass::EVAL));
-    // Of what is no number a class is chosen all the same, always the same one.
+    // argmax over NaN still returns a class, always the same one.
     if logits.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
         return Err(ProbeError::Outputs { list: list.name.clone() });
     }
@@ -281,6 +286,9 @@ fn train(
     bar.reset_elapsed();
     let mut records = Vec::new();
     for epoch in 1..=epochs {
+        if let Some(request) = job.stop.requested() {
+            return Err(ProbeError::Stopped { request, epoch });
+        }
         let start = Instant::now();
         let reached = recipe.milestones.iter().filter(|milestone| **milestone <= epoch).count();
         let lr = recipe.lr * 0.1_f64.powi(reached as i32);

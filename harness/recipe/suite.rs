@@ -38,7 +38,7 @@ struct SuiteFile {
 pub struct EncoderSpec {
     pub name: String,
     pub method: String,
-    /// How tables call it; the method's own label where absent.
+    /// How tables call it; where absent the method's own label if it has the method's name, else its name.
     pub label: Option<String>,
     /// The lists that it is pre-trained on by default; none for an encoder that is not trained.
     #[serde(default)]
@@ -134,16 +134,19 @@ impl Suite {
                 return refuse(key, "nothing".to_owned(), "at least one is needed");
             }
         }
+        if self.splits.contains(&0) {
+            return refuse("splits", "0".to_owned(), "splits are counted from 1");
+        }
         for (place, encoder) in self.encoders.iter().enumerate() {
             let name = &encoder.name;
             // A folder is called by the encoder's name, and is read back.
             let list = encoder.lists.first().copied();
-            let id = EncoderId { encoder: name.clone(), list, split: 1, seed: 1 };
+            let misread = [None, list].into_iter().any(|list| {
+                let id = EncoderId { encoder: name.clone(), list, split: 1, seed: 1 };
+                id.to_string().parse() != Ok(id)
+            });
             let plain = |character: char| character.is_ascii_alphanumeric() || "-_.".contains(character);
-            if !name.starts_with(|first: char| first.is_ascii_alphanumeric())
-                || !name.chars().all(plain)
-                || id.to_string().parse() != Ok(id)
-            {
+            if !name.starts_with(|first: char| first.is_ascii_alphanumeric()) || !name.chars().all(plain) || misread {
                 let expected = "letters, digits, '-', '_' and '.' are needed, without an ending like -D_i or -split1";
                 return refuse("encoders.name", format!("{name:?}"), expected);
             }

@@ -24,8 +24,7 @@ pub enum RecordError {
     #[error("{path} is not a record of this program ({reason}); delete it to have the job run again")]
     NotARecord { path: String, reason: String },
     #[error(
-        "{path} has format {found}, but this version of sdclr reads format {FORMAT}; read it with the version that wrote it, \
-         or choose another --out"
+        "{path} has format {found}, but this version of sdclr reads format {FORMAT}; read it with the version that wrote it"
     )]
     Format { path: String, found: String },
     #[error("line {line} of {path} is damaged ({reason}); delete the job's folder to run it anew")]
@@ -98,6 +97,9 @@ pub struct JobHeader {
     pub limit_images: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub limit_epochs: Option<usize>,
+    /// The file of an encoder that was trained elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub checkpoint: Option<String>,
 }
 
 /// One epoch of pre-training or of a probe.
@@ -221,6 +223,9 @@ pub struct Failure {
 pub struct Invocation {
     /// The suite's name, or the path of its file.
     pub suite: String,
+    /// The folder and the name of encoders that were trained elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoders: Option<[String; 2]>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub methods: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -429,14 +434,6 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, R
 
 /// The name of a [`FolderRecord`]'s file.
 pub const FOLDER: &str = "suite.json";
-
-/// Reads the `suite.json` of a suite's folder; `None` where there is none.
-///
-/// # Errors
-/// As [`read_result`].
-pub fn read_folder(folder: &Path) -> Result<Option<FolderRecord>, RecordError> {
-    read_json(&folder.join(FOLDER))
-}
 
 /// Every finished job under a suite's folder, in the order of their names, and those whose record does not read.
 ///

@@ -1,5 +1,7 @@
 //! report.json: the tables as numbers, unrounded, and the records they are made of.
 
+use std::path::Path;
+
 use serde::Serialize;
 
 use super::summary::{Cell, Comparison, Summary, scores_of};
@@ -23,6 +25,24 @@ struct Document<'a> {
     failures: &'a [Failure],
     /// Pre-training and probe jobs, as their result.json files hold them.
     results: &'a [JobRecord],
+}
+
+/// The version of what `sdclr repro --json` prints.
+const FORMAT: u32 = 1;
+
+/// The tables and the failures, without the records.
+pub(super) fn summary(summary: &Summary, report: &Path) -> serde_json::Value {
+    let suite = summary.suite;
+    serde_json::json!({
+        "format": FORMAT,
+        "suite": suite.suite,
+        "smoke": suite.smoke,
+        "report": report,
+        "finished": suite.results.len(),
+        "settings": summary.cells.iter().map(setting_row).collect::<Vec<_>>(),
+        "differences": summary.comparisons.iter().map(difference_row).collect::<Vec<_>>(),
+        "failures": suite.failures,
+    })
 }
 
 /// Scores in per cent, deviations in points.

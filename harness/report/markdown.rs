@@ -86,6 +86,7 @@ fn results(summary: &Summary) -> String {
         return text + "No probe has finished.\n";
     }
     text += &captioned(summary, &capitalised(CAPTION), &main_table(summary));
+    text += &format!("\nComputed on {}.\n", run::machines(summary.suite));
     text += "
 - **All** is the mean over the classes; **Many**, **Medium** and **Few** are means over the classes that are frequent, middling \
 and rare in `D_i` of the same split, also for encoders trained on `D_b`. **Std** is the population standard deviation of the \

@@ -111,6 +111,14 @@ pub fn job_table(record: &JobRecord) -> String {
     format!("{}: test accuracy in per cent{stamp}\n\n{}", header.suite, table.to_text())
 }
 
+/// What [`summary_table`] shows, for programs: the settings with their scores, and what failed.
+///
+/// # Errors
+/// A number cannot be written as JSON.
+pub fn summary_json(suite: &SuiteRecord, report: &Path) -> Result<String, ReportError> {
+    Ok(serde_json::to_string_pretty(&json::summary(&Summary::of(suite), report))?)
+}
+
 /// What the numbers of the main table are.
 const CAPTION: &str = "test accuracy in per cent, mean ± population standard deviation over splits";
 

@@ -62,6 +62,16 @@ pub(super) fn environments(suite: &SuiteRecord) -> Vec<&Environment> {
     environments
 }
 
+/// Devices and threads, each pair once: what the last digits of a result depend on.
+pub(super) fn machines(suite: &SuiteRecord) -> String {
+    let words = |environment: &&Environment| match environment.threads {
+        1 => format!("{}, 1 thread a job", environment.device),
+        threads => format!("{}, {threads} threads a job", environment.device),
+    };
+    let machines: BTreeSet<String> = environments(suite).iter().map(words).collect();
+    machines.into_iter().collect::<Vec<_>>().join("; ")
+}
+
 /// sha256 of the decoded images and labels, and of each list, by name; a name twice where jobs read different bytes.
 pub(super) fn inputs(suite: &SuiteRecord) -> BTreeSet<(&str, &str)> {
     let headers = || suite.results.iter().map(|record| record.header());
@@ -78,6 +88,7 @@ pub(super) fn splits(suite: &SuiteRecord) -> BTreeSet<usize> {
 pub(super) fn command(invocation: &Invocation, more: &[&str]) -> String {
     let Invocation {
         suite,
+        encoders,
         methods,
         splits,
         pretrain_splits,
@@ -87,10 +98,13 @@ pub(super) fn command(invocation: &Invocation, more: &[&str]) -> String {
         limit_images,
         limit_epochs,
     } = invocation;
-    let mut words = vec![format!("ci/repro {suite}")];
+    let mut words = vec![format!("ci/repro {}", quoted(suite))];
     words.extend(more.iter().map(|word| (*word).to_owned()));
     let mut option = |name: &str, value: Option<String>| words.extend(value.map(|value| format!("--{name} {value}")));
     let list = |names: &[String]| (!names.is_empty()).then(|| names.join(","));
+    let [folder, name] = encoders.clone().map_or([None, None], |pair| pair.map(Some));
+    option("encoders", folder.as_deref().map(quoted));
+    option("name", name);
     option("methods", list(methods));
     option("splits", (!splits.is_empty()).then(|| ranges(&splits.iter().copied().collect())));
     option("pretrain-splits", list(&pretrain_splits.iter().map(name_of).collect::<Vec<_>>()));

@@ -13,7 +13,7 @@ use super::plan::PlannedEncoder;
 use crate::checkpoint;
 use crate::dataset::Dataset;
 use crate::native;
-use crate::network::{Network, NetworkSpec, StateDict};
+use crate::network::{Foreign, Network, NetworkSpec, StateDict};
 use crate::pretrain::run::{self, PretrainJob};
 use crate::probe::{self, ProbeData, ProbeJob, TrainingLists};
 use crate::progress::Progress;
@@ -39,6 +39,8 @@ pub struct Scale {
     pub limit_epochs: Option<usize>,
     /// Who may ask for a stop.
     pub stop: Stop,
+    /// Of encoders that were trained elsewhere.
+    pub foreign: Foreign,
 }
 
 impl Scale {
@@ -55,13 +57,15 @@ pub struct Context {
     pub device: Device,
     /// When pre-training has to stop at an epoch's end.
     pub deadline: Option<Instant>,
+    /// How encoders from elsewhere are read.
+    pub foreign: Foreign,
     scale: Scale,
     pub(super) environment: Environment,
 }
 
 /// Refuses to pre-train on files: a later part of the program.
 pub(super) fn refuse_imagenet_pretraining(encoder: &PlannedEncoder) -> Result<(), SuiteError> {
-    match (encoder.recipe.dataset, encoder.id.list) {
+    match (encoder.recipe.dataset, encoder.pretrained_on()) {
         (DatasetName::Imagenet100 | DatasetName::Imagenet, Some(_)) => {
             Err(SuiteError::ImagenetPretraining { suite: encoder.suite.clone() })
         }
@@ -110,7 +114,7 @@ impl Context {
             tracing::warn!("the {} data differ from the official download", name_of(&recipe.dataset));
         }
         let environment = Environment { eager: scale.eager, ..environment::describe(device)? };
-        Ok(Self { dataset, device, deadline: None, scale, environment })
+        Ok(Self { dataset, device, deadline: None, foreign: scale.foreign.clone(), scale, environment })
     }
 
     /// A whole list, whatever the limits.
@@ -121,6 +125,11 @@ impl Context {
     /// A list, cut to its first entries where images are limited.
     pub fn list(&self, name: ListName) -> Result<Subset, SuiteError> {
         Ok(self.whole_list(name)?.limited(self.scale.limit_images))
+    }
+
+    /// How many images and epochs the command leaves.
+    pub(super) fn limits(&self) -> (Option<usize>, Option<usize>) {
+        (self.scale.limit_images, self.scale.limit_epochs)
     }
 
     /// Whether every operation is launched by itself.
@@ -178,6 +187,7 @@ impl Context {
             stamp: smoke.then(|| SMOKE_STAMP.to_owned()),
             limit_images,
             limit_epochs,
+            checkpoint: encoder.checkpoint.as_ref().map(|path| path.display().to_string()),
         })
     }
 
@@ -298,7 +308,14 @@ impl Context {
             self.probing(encoder, job, network, test_only)?;
         let training = training.as_ref().map(|[train, validation]| TrainingLists { train, validation });
         let data = ProbeData { dataset: &self.dataset, training, test: &test, class_counts: &class_counts };
-        let job = ProbeJob { header: &header, environment: &self.environment, recipe: &recipe, network, data: &data };
+        let job = ProbeJob {
+            header: &header,
+            environment: &self.environment,
+            recipe: &recipe,
+            network,
+            data: &data,
+            stop: &self.scale.stop,
+        };
         Ok(probe::run(&job, folder, progress)?)
     }
 }

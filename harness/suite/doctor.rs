@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::{Value, json};
 use tch::{Device, Kind};
 
 use super::{SuiteError, environment};
+use crate::cores::Cores;
 use crate::dataset::{Content, Dataset, DatasetError, ImageSet};
 use crate::native::{self, CudaState, NativeError};
 use crate::network::{Network, NetworkSpec};
@@ -14,6 +16,9 @@ use crate::random;
 use crate::recipe::{DatasetName, PretrainSplit, Recipe};
 use crate::record::Environment;
 use crate::split::{self, Images, ListName, Subset};
+
+/// The version of what `sdclr doctor --json` prints.
+const FORMAT: u32 = 1;
 
 /// What [`examine`] found.
 #[derive(Debug)]
@@ -66,6 +71,37 @@ impl Examination {
     /// Whether every device computes.
     pub fn is_healthy(&self) -> bool {
         self.devices.iter().all(|check| check.step.as_ref().is_ok_and(|loss| loss.is_finite()))
+    }
+
+    /// All of it for programs; what failed is `{ "error": text }`.
+    pub fn to_json(&self) -> Value {
+        let failed = |error: &dyn std::fmt::Display| json!({ "error": error.to_string() });
+        let device = |check: &DeviceCheck| {
+            let step = check.step.as_ref().map_or_else(|error| failed(error), |loss| json!({ "loss": loss }));
+            json!({ "device": format!("{:?}", check.device), "name": check.name, "step": step })
+        };
+        let list = |list: &Result<ListCheck, SuiteError>| match list {
+            Ok(ListCheck { name, images }) => json!({ "list": name, "images": images }),
+            Err(error) => failed(error),
+        };
+        let data = |check: &DataCheck| match check {
+            DataCheck::Unreadable(error) => failed(error),
+            DataCheck::Official(name) => json!({ "dataset": name, "official": true }),
+            DataCheck::Differs { name, sha256 } => json!({ "dataset": name, "official": false, "sha256": sha256 }),
+            DataCheck::Files { name, root, lists } => {
+                json!({ "dataset": name, "root": root, "lists": lists.iter().map(list).collect::<Vec<_>>() })
+            }
+        };
+        json!({
+            "format": FORMAT,
+            "healthy": self.is_healthy(),
+            "environment": self.environment,
+            "cores": Cores::available().to_string(),
+            "libtorch": self.libtorch.as_ref().map_or_else(|error| failed(error), |folder| json!(folder)),
+            "cuda": format!("{:?}", self.cuda),
+            "devices": self.devices.iter().map(device).collect::<Vec<_>>(),
+            "data": self.data.as_ref().map(|data_sets| data_sets.iter().map(data).collect::<Vec<_>>()),
+        })
     }
 }
 

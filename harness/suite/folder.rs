@@ -1,16 +1,16 @@
-//! What a suite's folder may hold already. In: the folder and what is to run in it. Out: nothing, or why that would spoil
-//! what is there; nothing was written then.
+//! What a suite's folder may hold already. In: the folder and what is to run in it. Out: nothing, or why running there would
+//! damage existing results; nothing has been written then.
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::SuiteError;
-use super::context::Context;
+use super::context::{self, Context};
 use super::plan::PlannedEncoder;
 use crate::fs;
-use crate::recipe::{JobId, name_of};
-use crate::record::{self, JobHeader};
+use crate::recipe::{JobId, Part, name_of};
+use crate::record::{self, JobHeader, JobRecord, SuiteRecord};
 
 /// Refuses a folder whose finished jobs are of a smoke run while this is none, or the other way round: its report would
 /// be lost to this one's.
@@ -42,8 +42,8 @@ pub(super) fn refuse_other_settings(
     for encoder in plan {
         for job in encoder.jobs() {
             let Some(done) = finished(folder, &job) else { continue };
-            let expected = match (encoder.id.list, job.protocol()) {
-                (Some(list), None) => {
+            let expected = match (encoder.pretrained_on(), job.part) {
+                (Some(list), Part::Pretrain) => {
                     // A list that cannot be read is the job's own failure.
                     let Ok((_, header)) = context.pretraining(encoder, list) else { continue };
                     if header.recipe_hash == done.recipe_hash {
@@ -51,24 +51,41 @@ pub(super) fn refuse_other_settings(
                     }
                     header
                 }
-                (_, protocol) => {
-                    let recipe = encoder.recipe.to_json()?;
-                    let probe = |recipe: &Value| protocol.map(|protocol| recipe["probe"][name_of(&protocol)].clone());
-                    let seedless = |mut probe: Option<Value>| {
-                        probe.as_mut().and_then(Value::as_object_mut).map(|keys| keys.remove("seed"));
-                        probe
+                (list, _) => {
+                    let Part::Probe { protocol, seed } = job.part else { continue };
+                    let recipe = context::by_seed(&encoder.recipe, protocol, seed).to_json()?;
+                    let read = |recipe: &Value| {
+                        let mut keys = json!({ "probe": { name_of(&protocol): recipe["probe"][name_of(&protocol)] } });
+                        let of_network = ["network", "stem", "width", "threads"];
+                        // The network of an encoder that is not trained is drawn by the seed of pre-training.
+                        let drawn = list.is_none().then_some("seed");
+                        for key in of_network.into_iter().chain(drawn) {
+                            keys[key] = recipe[key].clone();
+                        }
+                        keys
                     };
-                    if seedless(probe(&recipe)) == seedless(probe(&done.recipe)) {
+                    let same_data = context.dataset.sha256.as_ref().is_none_or(|sha256| *sha256 == done.data_sha256);
+                    let same_limits = context.limits() == (done.limit_images, done.limit_epochs);
+                    if read(&recipe) == read(&done.recipe) && same_data && same_limits {
                         continue;
                     }
-                    JobHeader { recipe, ..done.clone() }
+                    let (limit_images, limit_epochs) = context.limits();
+                    let data_sha256 = context.dataset.sha256.clone().unwrap_or_else(|| done.data_sha256.clone());
+                    let (found, expected) = (read(&done.recipe), read(&recipe));
+                    let found = JobHeader { recipe: found, ..done.clone() };
+                    let expected = JobHeader { recipe: expected, data_sha256, limit_images, limit_epochs, ..done };
+                    return Err(other_settings(folder, &job, &found, &expected));
                 }
             };
-            let (folder, job) = (folder.display().to_string(), job.to_string());
-            return Err(SuiteError::OtherSettings { folder, job, difference: first_difference(&done, &expected) });
+            return Err(other_settings(folder, &job, &done, &expected));
         }
     }
     Ok(())
+}
+
+fn other_settings(folder: &Path, job: &JobId, found: &JobHeader, expected: &JobHeader) -> SuiteError {
+    let (folder, job) = (folder.display().to_string(), job.to_string());
+    SuiteError::OtherSettings { folder, job, difference: first_difference(found, expected) }
 }
 
 /// The first key in which two JSON values differ, and what each holds there; `key` is where they stand.
@@ -112,4 +129,16 @@ pub(super) fn refuse_other_report(folder: &Path, key: &str, other: &'static str)
         true => Err(SuiteError::OtherReport { folder: folder.display().to_string(), found: other }),
         false => Ok(()),
     }
+}
+
+/// The finished jobs of the suite's folder that are not in `record` and belong beside it: of the same suite and scale.
+pub(super) fn others(folder: &Path, record: &SuiteRecord) -> Result<Vec<JobRecord>, SuiteError> {
+    let known = |job: &JobId| record.results.iter().any(|result| result.header().job == *job);
+    let (mut results, damaged) = record::read_results(folder)?;
+    damaged.iter().for_each(|error| tracing::warn!("{error}"));
+    results.retain(|result| {
+        let header = result.header();
+        header.suite == record.suite && header.smoke == record.smoke && !known(&header.job)
+    });
+    Ok(results)
 }

@@ -29,7 +29,7 @@ use crate::record::{self, Failure, FolderRecord, Invocation, JobRecord, RecordEr
 use crate::split::SplitError;
 use budget::Clock;
 use context::{Context, Scale};
-pub use plan::{PlannedEncoder, Selection, plan};
+pub use plan::{Elsewhere, PlannedEncoder, Selection, plan, plan_elsewhere};
 pub use together::{Evidence, evidence};
 
 /// A suite or one of its jobs could not run.
@@ -37,6 +37,17 @@ pub use together::{Evidence, evidence};
 pub enum SuiteError {
     #[error("the encoder {encoder} has no lists to be pre-trained on; add lists to it in the suite's file")]
     NoLists { encoder: String },
+    #[error(
+        "'{name}' cannot name encoders from elsewhere in {suite}: it is one of the suite's own, or not letters, digits, '-', '_' and \
+         '.'; choose another --name"
+    )]
+    NotANewName { name: String, suite: String },
+    #[error(
+        "{folder} holds no checkpoint called {example}.safetensors or .pt, nor one of another list or split; name them like that"
+    )]
+    NoneElsewhere { folder: String, example: String },
+    #[error("{found} are two files for one encoder; keep one")]
+    TwiceElsewhere { found: String },
     #[error("the suite {suite} has no split {found}; it has {known}")]
     UnknownSplit { suite: String, found: usize, known: String },
     #[error("'{found}' names no device; use cpu, cuda or cuda:N")]
@@ -46,7 +57,7 @@ pub enum SuiteError {
     #[error("{folder} holds {job} at another scale (a smoke run beside a whole one); choose another --out")]
     OtherScale { folder: String, job: String },
     #[error(
-        "{folder} holds {job} with other settings: {difference}; choose another --out, or remove the folder to start afresh"
+        "{folder} holds {job} with other settings: {difference}; choose another --out, or delete that job's folder to run it anew"
     )]
     OtherSettings { folder: String, job: String, difference: String },
     #[error("{folder} holds the report of {found}, which this one would overwrite; choose another --out")]
@@ -56,6 +67,8 @@ pub enum SuiteError {
          checkpoints, and --methods random an untrained encoder"
     )]
     ImagenetPretraining { suite: String },
+    #[error("the encoders {} have different threads; run them by commands of their own (--methods)", encoders.join(" and "))]
+    Threads { encoders: [String; 2] },
     #[error("--jobs {jobs} needs the CPU: a GPU does one job at a time; leave it out, or give --device cpu")]
     JobsOnGpu { jobs: usize },
     #[error("not run: {job} failed")]
@@ -100,6 +113,7 @@ impl SuiteError {
         match self {
             Self::Left => true,
             Self::Pretrain(error) => error.is_for_later(),
+            Self::Probe(error) => matches!(error, ProbeError::Stopped { .. }),
             _ => false,
         }
     }
@@ -119,6 +133,7 @@ pub fn invocation(typed: &str, selection: &Selection, scale: &Scale) -> Invocati
     let Scale { limit_images, limit_epochs, .. } = *scale;
     Invocation {
         suite: typed.to_owned(),
+        encoders: None,
         methods,
         splits,
         pretrain_splits,
@@ -173,6 +188,10 @@ pub fn run(
     plan.iter().try_for_each(context::refuse_imagenet_pretraining)?;
     folder::refuse_other_report(folder, "outcomes", "published runs")?;
     folder::refuse_other_scale(folder, plan.iter().flat_map(PlannedEncoder::jobs), smoke)?;
+    if let Some(other) = plan.iter().find(|encoder| encoder.recipe.threads != first.recipe.threads) {
+        let encoders = [&first.id.encoder, &other.id.encoder].map(String::clone);
+        return Err(SuiteError::Threads { encoders });
+    }
     let context = Context::open(&first.recipe, scale.clone())?;
     let jobs = match pace.jobs {
         Some(jobs) if jobs > 1 && context.device.is_cuda() => return Err(SuiteError::JobsOnGpu { jobs }),
@@ -198,6 +217,11 @@ pub fn run(
     let bar = progress.jobs(&suite.name, plan.iter().map(|encoder| encoder.jobs().count()).sum());
     let work = queue::Work { plan, scale: &scale, folder, progress, deadline: deadline_of_all };
     for (job, outcome) in queue::run(&work, clock, context, jobs, &bar)? {
+        let outcome = match outcome {
+            // Another process, or an earlier session, may have finished it.
+            Err(SuiteError::Left) => finished(folder, &job),
+            other => other,
+        };
         match outcome {
             Ok(result) => record.results.push(result),
             Err(error) => {
@@ -210,8 +234,19 @@ pub fn run(
         }
     }
     drop(bar);
+    if plan.iter().any(|encoder| encoder.checkpoint.is_some()) {
+        record.results.extend(folder::others(folder, &record)?);
+    }
     record.seconds = start.elapsed().as_secs_f64();
     Ok(SuiteRun { record, left })
+}
+
+/// The record of a job that this session did not begin, if it is there.
+fn finished(folder: &Path, job: &JobId) -> Result<JobRecord, SuiteError> {
+    match record::read_result(&folder.join(job.to_string()).join("result.json")) {
+        Ok(Some(done)) => Ok(done),
+        _ => Err(SuiteError::Left),
+    }
 }
 
 /// A job's outcome, also where libtorch stops it from inside.
@@ -229,14 +264,18 @@ fn run_job(
 ) -> Result<JobRecord, SuiteError> {
     let trained = folder.join(encoder.id.to_string());
     let Part::Probe { protocol, seed } = job.part else {
-        let list = encoder.id.list.ok_or_else(|| SuiteError::NoEncoder { job: job.clone() })?;
+        let list = encoder.pretrained_on().ok_or_else(|| SuiteError::NoEncoder { job: job.clone() })?;
         return Ok(JobRecord::Pretrain(context.pretrain(encoder, list, &trained, progress)?));
     };
     let recipe = context::by_seed(&encoder.recipe, protocol, seed);
     let encoder = &PlannedEncoder { recipe, ..encoder.clone() };
-    let network = match encoder.id.list {
-        None => context.random_encoder(&encoder.recipe, protocol)?,
-        Some(_) => {
+    let network = match (&encoder.checkpoint, encoder.id.list) {
+        (Some(path), _) => {
+            let state = checkpoint::read_encoder(path)?.state.encoder(&context.foreign)?;
+            context.encoder(&encoder.recipe, protocol, &state, false)?
+        }
+        (None, None) => context.random_encoder(&encoder.recipe, protocol)?,
+        (None, Some(_)) => {
             let Ok(Some(JobRecord::Pretrain(done))) = record::read_result(&trained.join("result.json")) else {
                 return Err(SuiteError::NoEncoder { job: encoder.id.pretrain() });
             };

@@ -1,7 +1,11 @@
 //! What there is to do in a suite. In: the suite and what to leave out or override. Out: the encoders, in the order in which
 //! they run, and the jobs of each.
 
+use std::path::{Path, PathBuf};
+
 use super::SuiteError;
+use crate::fs;
+use crate::network::Foreign;
 use crate::pretrain;
 use crate::recipe::{EncoderId, EncoderSpec, JobId, Part, PretrainSplit, Protocol, Recipe, Suite};
 
@@ -36,6 +40,8 @@ pub struct PlannedEncoder {
     pub label: String,
     pub recipe: Recipe,
     pub probes: Vec<(Protocol, usize)>,
+    /// The checkpoint of an encoder that was trained elsewhere.
+    pub checkpoint: Option<PathBuf>,
 }
 
 impl PlannedEncoder {
@@ -80,12 +86,13 @@ impl PlannedEncoder {
     ) -> Result<Self, SuiteError> {
         let label = match &encoder.label {
             Some(label) => label.clone(),
-            None => pretrain::method_info(&encoder.method)?.label.to_owned(),
+            None if encoder.name == encoder.method => pretrain::method_info(&encoder.method)?.label.to_owned(),
+            None => encoder.name.clone(),
         };
         let seeds = 1..=selection.probe_seeds;
         let probes = suite.protocols.iter().flat_map(|&protocol| seeds.clone().map(move |seed| (protocol, seed)));
         let id = EncoderId { encoder: encoder.name.clone(), list, split, seed: 1 };
-        Ok(Self { suite: suite.name.clone(), id, label, recipe, probes: probes.collect() })
+        Ok(Self { suite: suite.name.clone(), id, label, recipe, probes: probes.collect(), checkpoint: None })
     }
 
     /// The same encoder by another pre-training seed, counted from 1.
@@ -95,9 +102,14 @@ impl PlannedEncoder {
         self
     }
 
+    /// The list that it is pre-trained on here; `None` where it is left as drawn, or was trained elsewhere.
+    pub fn pretrained_on(&self) -> Option<PretrainSplit> {
+        self.id.list.filter(|_| self.checkpoint.is_none())
+    }
+
     /// Its pre-training, where it has one, and its probes.
     pub fn jobs(&self) -> impl Iterator<Item = JobId> {
-        let pretrain = self.id.list.map(|_| Part::Pretrain);
+        let pretrain = self.pretrained_on().map(|_| Part::Pretrain);
         let probes = self.probes.iter().map(|&(protocol, seed)| Part::Probe { protocol, seed });
         pretrain.into_iter().chain(probes).map(|part| JobId { encoder: self.id.clone(), part })
     }
@@ -191,4 +203,74 @@ pub fn plan(suite: &Suite, selection: &Selection) -> Result<Vec<PlannedEncoder>,
     Ok((1..=selection.seeds)
         .flat_map(|seed| planned.iter().cloned().map(move |encoder| encoder.with_seed(seed)))
         .collect())
+}
+
+/// Encoders that were trained elsewhere: checkpoints called NAME-LIST-splitN.
+#[derive(Debug, Clone)]
+pub struct Elsewhere {
+    pub folder: PathBuf,
+    pub name: String,
+    /// How their tensors are called and their images normalised.
+    pub foreign: Foreign,
+}
+
+/// How a checkpoint's file may end.
+const ENDINGS: [&str; 3] = ["safetensors", "pt", "pth"];
+
+/// The encoders of `elsewhere` that are there, as if `suite` had trained them, and the names of those that are not.
+///
+/// # Errors
+/// The name is one of the suite's own or no name of an encoder, none is there, or one is there twice.
+pub fn plan_elsewhere(
+    suite: &Suite,
+    selection: &Selection,
+    elsewhere: &Elsewhere,
+) -> Result<(Vec<PlannedEncoder>, Vec<String>), SuiteError> {
+    let Elsewhere { folder, name, .. } = elsewhere;
+    let base = suite.encoders.iter().find(|encoder| !encoder.lists.is_empty());
+    let base = base.ok_or_else(|| SuiteError::NoLists { encoder: name.clone() })?;
+    let mut recipe = suite.recipe(base, &selection.overrides)?;
+    recipe.own.clear();
+    recipe.method.clone_from(name);
+    let lists = match selection.pretrain_splits.as_slice() {
+        [] => &[PretrainSplit::D_b, PretrainSplit::D_i],
+        chosen => chosen,
+    };
+    let (mut planned, mut missing) = (Vec::new(), Vec::new());
+    for split in splits(suite, selection)? {
+        for &list in lists {
+            let id = EncoderId { encoder: name.clone(), list: Some(list), split, seed: 1 };
+            if id.to_string().parse() != Ok(id.clone()) || suite.encoder(name).is_ok() {
+                return Err(SuiteError::NotANewName { name: name.clone(), suite: suite.name.clone() });
+            }
+            let Some(checkpoint) = checkpoint_of(folder, &id)? else {
+                missing.push(id.to_string());
+                continue;
+            };
+            let new = PlannedEncoder::new(suite, base, recipe.clone(), Some(list), split, selection)?;
+            planned.push(PlannedEncoder { id, label: name.clone(), checkpoint: Some(checkpoint), ..new });
+        }
+    }
+    if planned.is_empty() {
+        let (folder, example) = (folder.display().to_string(), missing.first().cloned().unwrap_or_default());
+        return Err(SuiteError::NoneElsewhere { folder, example });
+    }
+    Ok((planned, missing))
+}
+
+/// The checkpoint of `id` in `folder`, if it is there.
+fn checkpoint_of(folder: &Path, id: &EncoderId) -> Result<Option<PathBuf>, SuiteError> {
+    let mut found = Vec::new();
+    for ending in ENDINGS {
+        let path = folder.join(format!("{id}.{ending}"));
+        if fs::is_file(&path)? {
+            found.push(path);
+        }
+    }
+    match found.len() {
+        0 | 1 => Ok(found.pop()),
+        _ => Err(SuiteError::TwiceElsewhere {
+            found: found.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" and "),
+        }),
+    }
 }

@@ -14,13 +14,14 @@ use super::context::{Context, Scale};
 use super::plan::PlannedEncoder;
 use super::{SuiteError, guarded, run_job};
 use crate::cores::Cores;
+use crate::fs::{self, FolderLock};
 use crate::pretrain::PretrainError;
 use crate::probe::ProbeError;
 use crate::progress::{Jobs, Progress};
 use crate::recipe::{JobId, Part};
 use crate::record::JobRecord;
 
-/// How long a job that another process holds is let alone before it is asked for again.
+/// Pause before a job that another process holds is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// What every worker needs.
@@ -49,7 +50,7 @@ struct State {
     running: BTreeSet<usize>,
     clock: Clock,
     outcomes: BTreeMap<usize, Result<JobRecord, SuiteError>>,
-    /// Jobs of other processes that were told of.
+    /// Already reported as in use.
     told: BTreeSet<usize>,
 }
 
@@ -84,14 +85,14 @@ impl State {
             return Next::Job(place);
         }
         match self.waiting.is_empty() {
-            // Whoever runs the last jobs ends alone.
+            // Workers with nothing to do end; the last jobs finish without them.
             true => Next::Finished,
             false => Next::Wait(AGAIN / 4),
         }
     }
 }
 
-/// How many jobs of `plan` run at once on `device` where nobody says: on the CPU as many as there are processors for their
+/// How many jobs of `plan` run at once on `device` by default: on the CPU as many as there are processors for their
 /// threads, where the recipes fix those; on a GPU one, since a step that is recorded has the device alone.
 pub(super) fn at_once(plan: &[PlannedEncoder], device: Device) -> usize {
     let threads = plan.iter().map(|encoder| encoder.recipe.threads).max().unwrap_or(0);
@@ -114,10 +115,11 @@ pub(super) fn run(
     for encoder in work.plan {
         let pretraining = tasks.len();
         for id in encoder.jobs() {
-            let needs = (id.part != Part::Pretrain && encoder.id.list.is_some()).then_some(pretraining);
+            let needs = (id.part != Part::Pretrain && encoder.pretrained_on().is_some()).then_some(pretraining);
             tasks.push(Task { encoder, id, needs });
         }
     }
+    let workers = workers.min(tasks.len());
     let now = Instant::now();
     let state = State {
         waiting: (0..tasks.len()).map(|place| (place, now)).collect(),
@@ -132,8 +134,14 @@ pub(super) fn run(
             .map(|_| {
                 scope.spawn(|| {
                     let Some(encoder) = work.plan.first() else { return Ok(()) };
-                    let context = Context::open(&encoder.recipe, work.scale.clone())?;
-                    worker(work, &tasks, &shared, context, bar)
+                    match Context::open(&encoder.recipe, work.scale.clone()) {
+                        Ok(context) => worker(work, &tasks, &shared, context, bar),
+                        // The first worker, which has its data, does the jobs.
+                        Err(error) => {
+                            tracing::warn!("fewer jobs run at once: {error}");
+                            Ok(())
+                        }
+                    }
                 })
             })
             .collect();
@@ -141,8 +149,9 @@ pub(super) fn run(
         // A worker catches the panics of its jobs.
         others.into_iter().try_for_each(|other| other.join().unwrap_or(Ok(())))
     })?;
-    let outcomes = shared.0.into_inner().unwrap_or_else(PoisonError::into_inner).outcomes;
-    Ok(tasks.into_iter().map(|task| task.id).zip(outcomes.into_values()).collect())
+    let mut outcomes = shared.0.into_inner().unwrap_or_else(PoisonError::into_inner).outcomes;
+    let outcome = |(place, task): (usize, Task)| (task.id, outcomes.remove(&place).unwrap_or(Err(SuiteError::Left)));
+    Ok(tasks.into_iter().enumerate().map(outcome).collect())
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
@@ -169,6 +178,17 @@ fn worker(
         };
         drop(held);
         let Task { encoder, id, .. } = &tasks[place];
+        // Another process's job is neither begun nor counted.
+        let holder = held_by_another(&work.folder.join(id.to_string()))?;
+        if let Some(holder) = holder {
+            let mut held = lock(state);
+            if held.told.insert(place) {
+                tracing::info!("{id} is in use by {holder}; its result is read back when it is there");
+            }
+            held.running.remove(&place);
+            held.waiting.insert(place, Instant::now() + AGAIN);
+            continue;
+        }
         let mut in_use = false;
         let outcome = bar.run(&id.to_string(), || {
             let outcome = guarded(|| run_job(&context, encoder, id, work.folder, work.progress));
@@ -179,9 +199,8 @@ fn worker(
         held.running.remove(&place);
         match outcome {
             Err(error) if in_use => {
-                if held.told.insert(place) {
-                    tracing::info!("{id}: {error}; its result is read back when it is there");
-                }
+                // Taken in the moment between.
+                tracing::debug!("{id}: {error}");
                 held.waiting.insert(place, Instant::now() + AGAIN);
             }
             outcome => {
@@ -192,6 +211,16 @@ fn worker(
         drop(held);
         changed.notify_all();
     }
+}
+
+/// Who else works in the job's `folder`, if anybody does.
+fn held_by_another(folder: &Path) -> Result<Option<String>, SuiteError> {
+    // A folder that cannot be made is the job's own failure.
+    if !fs::is_folder(folder).unwrap_or(false) || FolderLock::take(folder)?.is_some() {
+        return Ok(None);
+    }
+    let holder = FolderLock::holder(folder);
+    Ok(Some(holder.map_or_else(|| "another process".to_owned(), |holder| holder.to_string())))
 }
 
 fn is_in_use(error: &SuiteError) -> bool {

@@ -10,8 +10,8 @@ use serde_json::Value;
 use super::SuiteError;
 use crate::fs;
 use crate::paper::Row;
-use crate::recipe::{Part, PublishedKind, name_of};
-use crate::record::{self, JobHeader, ProbeRecord, PublishedOutcome};
+use crate::recipe::{Part, PublishedKind, hash_json, name_of};
+use crate::record::{self, JobHeader, ProbeRecord, PublishedOutcome, RecordError};
 use crate::verdict::{AuthorsValue, Observation};
 
 /// What the records of some folders say.
@@ -71,6 +71,8 @@ fn observation(probe: &ProbeRecord) -> Option<Observation> {
 struct Alike {
     /// Of each suite: the data and whether it is a smoke run.
     suites: BTreeMap<String, (String, Value)>,
+    /// Of each suite and list: its hash.
+    lists: BTreeMap<[String; 2], (String, Value)>,
     /// Of each suite and encoder: its recipe without seeds and, per probe, without the other probes.
     recipes: BTreeMap<[String; 3], (String, Value)>,
 }
@@ -78,8 +80,14 @@ struct Alike {
 impl Alike {
     fn check(&mut self, folder: &Path, header: &JobHeader) -> Result<(), SuiteError> {
         let place = format!("{}/{}", folder.display(), header.job);
+        // Data that are never read whole have the hashes of their lists alone.
+        let lists = serde_json::json!(header.splits_sha256);
+        let images = (header.data_sha256 != hash_json(&lists)).then_some(&header.data_sha256);
+        for (list, sha256) in &header.splits_sha256 {
+            one_of(&mut self.lists, [header.suite.clone(), list.clone()], &place, serde_json::json!({ list: sha256 }))?;
+        }
         let scale = serde_json::json!({
-            "images": header.data_sha256, "smoke": header.smoke,
+            "images": images, "smoke": header.smoke,
             "limit_images": header.limit_images, "limit_epochs": header.limit_epochs,
         });
         one_of(&mut self.suites, header.suite.clone(), &place, scale)?;
@@ -122,10 +130,16 @@ fn authors_of(folder: &Path) -> Result<Vec<AuthorsValue>, SuiteError> {
     if !fs::exists(&path)? {
         return Ok(Vec::new());
     }
-    // Only the report on published files has outcomes.
-    let Ok(Report { suite, outcomes }) = serde_json::from_slice(&fs::read(&path)?) else {
-        return Ok(Vec::new());
+    let damaged = |error: serde_json::Error| RecordError::NotARecord {
+        path: path.display().to_string(),
+        reason: error.to_string(),
     };
+    let report: Value = serde_json::from_slice(&fs::read(&path)?).map_err(damaged)?;
+    // Only the report on published files has outcomes.
+    if report.get("outcomes").is_none() {
+        return Ok(Vec::new());
+    }
+    let Report { suite, outcomes } = serde_json::from_value(report).map_err(damaged)?;
     let mut values: BTreeMap<(Row, usize), AuthorsValue> = BTreeMap::new();
     for kind in [PublishedKind::Model, PublishedKind::Log] {
         for found in outcomes.iter().filter(|outcome| outcome.kind == kind) {

@@ -222,5 +222,6 @@ pub fn probe_header() -> JobHeader {
         stamp: None,
         limit_images: None,
         limit_epochs: None,
+        checkpoint: None,
     }
 }
