@@ -372,7 +372,9 @@ fn every_step_is_a_place_to_stop() {
     let run = |name: &str, stop: Stop| {
         let scale = Scale { device: Some("cpu".into()), stop, ..Scale::default() };
         let context = Context::open(&encoder.recipe, scale).unwrap();
-        context.pretrain(&encoder, PretrainSplit::D_i, &folder.path().join(name), &Progress::default())
+        context
+            .pretrain(&encoder, PretrainSplit::D_i, &folder.path().join(name), &Progress::default())
+            .map_err(Box::new)
     };
     let whole = run("whole", Stop::default()).unwrap();
     let steps = 2 * context_steps(&whole);
