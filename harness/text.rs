@@ -64,7 +64,25 @@ pub(crate) fn decoded(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
 pub(crate) fn toml_reason(text: &str, error: &toml::de::Error) -> String {
     let before = |span: std::ops::Range<usize>| text.bytes().take(span.start).filter(|byte| *byte == b'\n').count();
     let line = error.span().map(|span| format!("line {}: ", before(span) + 1)).unwrap_or_default();
-    line + &printable(&error.message().split_whitespace().collect::<Vec<_>>().join(" "))
+    line + &plain_words(&error.message().split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// What serde says of a value, in words that are not Rust's.
+pub(crate) fn plain_words(reason: &str) -> String {
+    const WORDS: [(&str, &str); 8] = [
+        ("f64", "a number"),
+        ("f32", "a number"),
+        ("i64", "a whole number"),
+        ("usize", "a whole number of at least 0"),
+        ("u64", "a whole number of at least 0"),
+        ("u32", "a whole number of at least 0"),
+        ("a boolean", "true or false"),
+        ("a sequence", "a list"),
+    ];
+    let plain = |text: String, (rust, plain): &(&str, &str)| {
+        text.replace(&format!("expected {rust}"), &format!("expected {plain}"))
+    };
+    printable(&WORDS.iter().fold(reason.to_owned(), plain))
 }
 
 fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> String {
@@ -105,6 +123,15 @@ mod tests {
         }
         assert!(printable(&"a".repeat(100_000)).len() < 310);
         assert!(message(&"[".repeat(100_000)).len() < 17_000);
+    }
+
+    #[test]
+    fn types_have_plain_names() {
+        let reason = |text: &str| plain_words(&serde_json::from_str::<f64>(text).unwrap_err().to_string());
+        assert_eq!(reason("null"), "invalid type: null, expected a number at line 1 column 4");
+        let error = toml::from_str::<std::collections::HashMap<String, usize>>("\na = 'b'").unwrap_err();
+        let found = toml_reason("\na = 'b'", &error);
+        assert_eq!(found, "line 2: invalid type: string \"b\", expected a whole number of at least 0");
     }
 
     #[test]

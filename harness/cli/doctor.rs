@@ -58,7 +58,10 @@ fn program(found: &Examination) -> Vec<String> {
         Err(error) => lines.push(format!("libtorch   {}; {error}", environment.libtorch)),
     }
     let (device, threads, cores) = (&environment.device, environment.threads, Cores::available());
-    lines.push(format!("CPU        {device}, {threads} threads; {cores}"));
+    lines.push(format!(
+        "CPU        {device}, {}; {cores}",
+        if threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") }
+    ));
     match found.cuda {
         CudaState::Loaded { devices } => lines.push(format!("CUDA       loaded, {devices} devices")),
         CudaState::NotInstalled { .. } => {

@@ -241,7 +241,7 @@ impl Recipe {
     pub fn method_keys<T: serde::de::DeserializeOwned>(&self) -> Result<T, RecipeError> {
         serde_json::from_value(serde_json::Value::Object(self.own.clone())).map_err(|error| RecipeError::MethodKeys {
             method: self.method.clone(),
-            reason: crate::text::printable(&error.to_string()),
+            reason: crate::text::plain_words(&error.to_string()),
         })
     }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::fs::{self, FsError, Journal};
 use crate::recipe::{JobId, PretrainSplit, Protocol, PublishedKind};
 use crate::scores::Scores;
+use crate::text::plain_words;
 
 /// Stamped on every table, JSON and report of a scaled-down run.
 pub const SMOKE_STAMP: &str = "smoke run, not a result";
@@ -386,7 +387,7 @@ pub fn read_events(path: &Path) -> Result<Vec<(Event, String)>, RecordError> {
         .map(|(line, text)| match serde_json::from_str(text) {
             Ok(event) => Ok((event, text.to_owned())),
             Err(error) => {
-                let (path, reason) = (path.display().to_string(), error.to_string());
+                let (path, reason) = (path.display().to_string(), plain_words(&error.to_string()));
                 Err(RecordError::JournalLine { path, line, reason })
             }
         })
@@ -417,7 +418,8 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, R
     if !fs::exists(path)? {
         return Ok(None);
     }
-    let damaged = |reason: String| RecordError::NotARecord { path: path.display().to_string(), reason };
+    let damaged =
+        |reason: String| RecordError::NotARecord { path: path.display().to_string(), reason: plain_words(&reason) };
     let value: serde_json::Value =
         serde_json::from_slice(&fs::read(path)?).map_err(|error| damaged(error.to_string()))?;
     match value.get("format") {
