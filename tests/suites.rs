@@ -143,6 +143,10 @@ fn a_signal_stops_within_a_step_and_loses_nothing() {
     let job = parts.join("sdclr-D_i-split1");
     let mut stopped = 0;
     for number in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        // A signal that this test was started to ignore lets the run end.
+        if job.join("result.json").exists() {
+            break;
+        }
         let before = log_of(&job);
         let mut command = repro("digits-lt", &parts, &select);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
