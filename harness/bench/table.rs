@@ -4,7 +4,7 @@ use super::scaling::ScalingReport;
 use super::{BenchReport, Kind};
 use crate::recipe::name_of;
 use crate::record::Environment;
-use crate::report::table::Table;
+use crate::report::{markdown_table, table::Table};
 
 /// Columns of one contestant, behind what names it.
 const COLUMNS: [&str; 9] =
@@ -22,7 +22,7 @@ pub fn markdown(report: &BenchReport) -> String {
         "## {}\n\n{}\n\n{}\n{}",
         name_of(&report.kind),
         caption(report),
-        table(report).to_markdown(),
+        markdown_table(&table(report)) + "\n",
         notes(report, "- ")
     )
 }
@@ -35,7 +35,7 @@ pub fn scaling_text(report: &ScalingReport) -> String {
 /// The growing cost as a section of Markdown.
 pub fn scaling_markdown(report: &ScalingReport) -> String {
     let kind = name_of(&report.kind);
-    format!("## {kind}: how the cost grows\n\n{}\n\n{}", scaling_caption(report), scaling_table(report).to_markdown())
+    format!("## {kind}: how the cost grows\n\n{}\n\n{}", scaling_caption(report), markdown_table(&scaling_table(report)) + "\n")
 }
 
 fn machine(environment: &Environment) -> String {

@@ -1,5 +1,6 @@
 //! `sdclr repro`: a whole suite, from data to report.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use crate::network::Foreign;
 use crate::progress::Progress;
 use crate::recipe::{PretrainSplit, Suite};
 use crate::record::{Invocation, PublishedRecord};
-use crate::report;
+use crate::report::{self, Findings, Format, Report};
 use crate::stop;
 use crate::suite::context::Scale;
 use crate::suite::{self, Elsewhere, Selection};
@@ -160,7 +161,9 @@ impl ReproArgs {
         let pace = suite::Pace { budget: self.budget.map(|budget| budget.0), jobs: self.jobs.map(usize::from) };
         let run = suite::run(&suite, invocation, &plan, scale, &out, pace, &Progress::default())?;
         let record = run.record;
-        let path = report::write(&out, &record)?;
+        let verdicts = suite::judged(&[&out]).map_err(|error| error.to_string());
+        let findings = Findings { verdicts: verdicts.as_ref().map_err(String::as_str), ..Findings::of(&record) };
+        let path = Report::of_suite(&findings)?.write(&out, &Format::DEFAULT)?;
         match self.json {
             true => outln!("{}", report::summary_json(&record, &path)?)?,
             false => outln!("{}", report::summary_table(&record))?,
@@ -190,7 +193,7 @@ impl ReproArgs {
 
 /// Says what became of the published files of a suite, and writes the report.
 fn published(record: &PublishedRecord, out: &Path) -> anyhow::Result<ExitCode> {
-    let path = report::write_published(out, record)?;
+    let path = Report::of_authors(record, &BTreeMap::new())?.write(out, &Format::DEFAULT)?;
     outln!("{}", report::published_table(record)?)?;
     record.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     record.missing.iter().for_each(|name| tracing::warn!(label = "missing", "{name}"));

@@ -61,19 +61,16 @@ impl VerifyArgs {
                 let rows: BTreeSet<_> = evidence.observations.iter().map(|seen| seen.row.clone()).collect();
                 Claims::embedded()?.of_numbers(&published, &fs::read(path)?, &rows)
             }
-            (None, None) => {
-                let suites: Vec<&str> = evidence.suites.iter().map(String::as_str).collect();
-                Claims::embedded()?.of_suites(&suites)
-            }
+            (None, None) => evidence.claims()?,
         };
         let verdicts = verdict::judge(&claims, &published, &evidence.observations, &evidence.authors)?;
         if let Some(path) = &self.json {
             fs::write(path, (serde_json::to_string_pretty(&verdicts)? + "\n").as_bytes())?;
         }
         if let Some(path) = &self.markdown {
-            fs::write(path, report::verdicts_markdown(&verdicts).as_bytes())?;
+            fs::write(path, report::verdicts_markdown(&verdicts)?.as_bytes())?;
         }
-        outln!("{}", report::verdicts_table(&verdicts))?;
+        outln!("{}", report::verdicts_table(&verdicts)?)?;
         Ok(ExitCode::from(verdicts.exit_code()))
     }
 }

@@ -266,8 +266,8 @@ pub struct SuiteRecord {
     pub smoke: bool,
     pub results: Vec<JobRecord>,
     pub failures: Vec<Failure>,
-    /// Wall-clock seconds of this session, set-up and build aside.
-    pub seconds: f64,
+    /// Wall-clock seconds of this session, set-up and build aside; `None` where the records were read back.
+    pub seconds: Option<f64>,
 }
 
 impl SuiteRecord {
@@ -313,8 +313,8 @@ pub struct PublishedRecord {
     pub missing: Vec<String>,
     pub failures: Vec<Failure>,
     pub warnings: Vec<String>,
-    /// Wall-clock seconds of this session.
-    pub seconds: f64,
+    /// Wall-clock seconds of this session; `None` where the record was read back.
+    pub seconds: Option<f64>,
 }
 
 /// One line of `run.jsonl`.

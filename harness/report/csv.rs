@@ -2,27 +2,24 @@
 //! (a row per epoch; the data behind the curves). Numbers are unrounded; the column `stamp` marks rows that are no result.
 
 use super::summary::{Summary, run_key, scores_of};
-use super::{Exporter, OutputFile, ReportError, run};
+use super::{OutputFile, ReportError};
 use crate::recipe::name_of;
 use crate::record::{EpochRecord, Job, SMOKE_STAMP};
 
-pub(super) struct Csv;
-
-impl Exporter for Csv {
-    fn export(&self, summary: &Summary) -> Result<Vec<OutputFile>, ReportError> {
-        Ok(vec![
-            OutputFile::new("report.csv", probes(summary)?),
-            OutputFile::new("per_class.csv", classes(summary)?),
-            OutputFile::new("curves.csv", curves(summary)?),
-        ])
-    }
+/// The three files.
+pub(super) fn files(summary: &Summary) -> Result<Vec<OutputFile>, ReportError> {
+    Ok(vec![
+        OutputFile::new("report.csv", probes(summary)?),
+        OutputFile::new("per_class.csv", classes(summary)?),
+        OutputFile::new("curves.csv", curves(summary)?),
+    ])
 }
 
 const KEY: [&str; 10] =
     ["suite", "method", "pretrain_split", "protocol", "split", "stamp", "source", "encoder", "seed", "probe_seed"];
 
 /// The cells under [`KEY`]: which job a row belongs to and where its record lies.
-fn key(job: &Job) -> Vec<String> {
+fn key(summary: &Summary, job: &Job) -> Vec<String> {
     let header = &job.header;
     let (_, seed, probe_seed) = run_key(header);
     vec![
@@ -32,7 +29,7 @@ fn key(job: &Job) -> Vec<String> {
         header.protocol.map(|protocol| name_of(&protocol)).unwrap_or_default(),
         header.split.to_string(),
         if header.smoke { SMOKE_STAMP } else { "" }.to_owned(),
-        run::source(job),
+        summary.source(job),
         header.encoder.clone(),
         seed.to_string(),
         probe_seed.to_string(),
@@ -43,7 +40,7 @@ fn probes(summary: &Summary) -> Result<String, ReportError> {
     let header = ["all", "many", "medium", "few", "std", "class_std", "best_epoch", "best_validation_accuracy"];
     let runs = summary.cells.iter().flat_map(|cell| cell.runs.values());
     let rows = runs.map(|run| {
-        let mut row = key(&run.job);
+        let mut row = key(summary, &run.job);
         row.extend(scores_of(&run.outcome).map(|(_, score)| score.to_string()));
         row.push(run.outcome.scores.class_std.to_string());
         row.push(run.best_epoch.to_string());
@@ -58,7 +55,7 @@ fn classes(summary: &Summary) -> Result<String, ReportError> {
     let rows = runs.flat_map(|run| {
         let counts = run.outcome.class_counts.iter().zip(&run.outcome.per_class).enumerate();
         counts.map(|(class, (count, accuracy))| {
-            let mut row = key(&run.job);
+            let mut row = key(summary, &run.job);
             row.extend([class.to_string(), count.to_string(), accuracy.to_string()]);
             row
         })
@@ -72,7 +69,7 @@ fn curves(summary: &Summary) -> Result<String, ReportError> {
     let pretrainings = summary.pretrainings.iter().map(|record| (&record.job, &record.epochs));
     let rows = pretrainings.chain(probes).flat_map(|(job, epochs): (&Job, &Vec<EpochRecord>)| {
         epochs.iter().map(move |epoch| {
-            let mut row = key(job);
+            let mut row = key(summary, job);
             row.extend([epoch.epoch.to_string(), epoch.loss.to_string(), epoch.lr.to_string()]);
             row.extend([optional(epoch.density), optional(epoch.validation_accuracy)]);
             row.extend([epoch.images_per_second.to_string(), epoch.seconds.to_string()]);

@@ -5,12 +5,10 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::summary::{Cell, Comparison, Summary, scores_of};
-use super::{Exporter, OutputFile, ReportError};
+use super::{OutputFile, ReportError};
 use crate::recipe::{PretrainSplit, Protocol};
 use crate::record::{Failure, Invocation, JobRecord, SMOKE_STAMP};
 use crate::scores::MeanStd;
-
-pub(super) struct Json;
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -19,7 +17,7 @@ struct Document<'a> {
     smoke: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     stamp: Option<&'static str>,
-    seconds: f64,
+    seconds: Option<f64>,
     settings: Vec<SettingRow<'a>>,
     differences: Vec<DifferenceRow<'a>>,
     failures: &'a [Failure],
@@ -39,7 +37,7 @@ pub(super) fn summary(summary: &Summary, report: &Path) -> serde_json::Value {
         "smoke": suite.smoke,
         "report": report,
         "finished": suite.results.len(),
-        "settings": summary.cells.iter().map(setting_row).collect::<Vec<_>>(),
+        "settings": summary.cells.iter().map(|cell| setting_row(summary, cell)).collect::<Vec<_>>(),
         "differences": summary.comparisons.iter().map(difference_row).collect::<Vec<_>>(),
         "failures": suite.failures,
     })
@@ -101,30 +99,29 @@ struct DifferenceOfSplit {
     scores: FiveScores<f64>,
 }
 
-impl Exporter for Json {
-    fn export(&self, summary: &Summary) -> Result<Vec<OutputFile>, ReportError> {
-        let suite = summary.suite;
-        let document = Document {
-            suite: &suite.suite,
-            invocation: &suite.invocation,
-            smoke: suite.smoke,
-            stamp: suite.smoke.then_some(SMOKE_STAMP),
-            seconds: suite.seconds,
-            settings: summary.cells.iter().map(setting_row).collect(),
-            differences: summary.comparisons.iter().map(difference_row).collect(),
-            failures: &suite.failures,
-            results: &suite.results,
-        };
-        Ok(vec![OutputFile::new("report.json", serde_json::to_string_pretty(&document)? + "\n")])
-    }
+/// report.json.
+pub(super) fn file(summary: &Summary) -> Result<OutputFile, ReportError> {
+    let suite = summary.suite;
+    let document = Document {
+        suite: &suite.suite,
+        invocation: &suite.invocation,
+        smoke: suite.smoke,
+        stamp: suite.smoke.then_some(SMOKE_STAMP),
+        seconds: suite.seconds,
+        settings: summary.cells.iter().map(|cell| setting_row(summary, cell)).collect(),
+        differences: summary.comparisons.iter().map(difference_row).collect(),
+        failures: &suite.failures,
+        results: &suite.results,
+    };
+    Ok(OutputFile::new("report.json", serde_json::to_string_pretty(&document)? + "\n"))
 }
 
-fn setting_row<'a>(cell: &'a Cell) -> SettingRow<'a> {
+fn setting_row<'a>(summary: &Summary, cell: &'a Cell) -> SettingRow<'a> {
     let splits = cell.runs.iter().map(|(&(split, seed, probe_seed), run)| SplitRow {
         split,
         seed,
         probe_seed,
-        source: super::run::source(&run.job),
+        source: summary.source(&run.job),
         scores: scores_of(&run.outcome).map(|(_, score)| score).into(),
         per_class: &run.outcome.per_class,
     });

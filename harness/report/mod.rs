@@ -1,27 +1,41 @@
-//! What a suite found, for people and programs. In: a [`SuiteRecord`] (plain data; no tensor reaches this room). Out: a
-//! table for the terminal, and report.md, report.json, report.csv, per_class.csv, curves.csv and plots/*.svg. All of it
-//! is a pure function of the record: the same record gives the same bytes. Scores follow REFERENCE.md "Metrics".
+//! What was found, for people and programs. In: records, verdicts, comparisons (plain data; no tensor reaches this room). Out:
+//! tables for the terminal, and a report: one [`Document`] rendered as Markdown, HTML and LaTeX, and files of data. All of it is
+//! a pure function of its input: the same records give the same bytes. Scores follow REFERENCE.md "Metrics".
 
 mod analysis;
+mod authors;
 mod csv;
+mod document;
+mod draw;
+mod html;
 mod json;
+mod latex;
 mod markdown;
 mod plots;
-mod published;
 mod run;
-mod side_by_side;
+mod sections;
+mod quoted;
 mod summary;
 pub(crate) mod table;
+mod text;
 mod verdicts;
 
 pub use analysis::analysis_table;
-pub use side_by_side::{published_table, render_published};
+pub use authors::published_table;
+pub use document::{Block, Document, Section};
+pub(crate) use markdown::table as markdown_table;
 pub use verdicts::{verdicts_markdown, verdicts_table};
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
+
 use crate::fs::{self, FsError};
+use crate::paper::PaperError;
+use crate::recipe::JobId;
 use crate::record::{JobRecord, PublishedRecord, SMOKE_STAMP, SuiteRecord};
+use crate::verdict::{VerdictError, Verdicts};
 use summary::Summary;
 use table::Table;
 
@@ -34,8 +48,12 @@ pub enum ReportError {
     Plot { file: String, reason: String },
     #[error("the report could not be written as JSON ({0}); the records it is made of are unharmed")]
     Json(#[from] serde_json::Error),
-    #[error("a table could not be read or written as CSV: {0}")]
+    #[error("a table could not be written as CSV: {0}")]
     Csv(#[from] ::csv::Error),
+    #[error(transparent)]
+    Paper(#[from] PaperError),
+    #[error(transparent)]
+    Verdict(#[from] VerdictError),
 }
 
 /// One file of the report.
@@ -52,45 +70,138 @@ impl OutputFile {
     }
 }
 
-/// One format of the report; one file of this room each.
-trait Exporter {
-    fn export(&self, summary: &Summary) -> Result<Vec<OutputFile>, ReportError>;
+/// What a report can be written as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Format {
+    /// report.md, with its figures in plots/
+    Md,
+    /// report.html: one page that needs nothing else
+    Html,
+    /// report.json: everything in numbers
+    Json,
+    /// report.csv, per_class.csv and curves.csv: a row per probe, class and epoch
+    Csv,
+    /// report.tex, tables in booktabs
+    Latex,
 }
 
-const EXPORTERS: [&dyn Exporter; 4] = [&markdown::Markdown, &json::Json, &csv::Csv, &plots::Plots];
+impl Format {
+    /// What `sdclr repro` writes.
+    pub const DEFAULT: [Self; 4] = [Self::Md, Self::Html, Self::Json, Self::Csv];
+}
 
-/// Every file of the report, nothing written.
-pub fn render(suite: &SuiteRecord) -> Result<Vec<OutputFile>, ReportError> {
-    let summary = Summary::of(suite);
-    let mut files = Vec::new();
-    for exporter in EXPORTERS {
-        files.extend(exporter.export(&summary)?);
+/// What a report on a suite is made of.
+#[derive(Debug, Clone)]
+pub struct Findings<'a> {
+    pub suite: &'a SuiteRecord,
+    /// The claims judged by these records, or why none could be.
+    pub verdicts: Result<&'a Verdicts, &'a str>,
+    /// What was found in the authors' files, where they were evaluated too.
+    pub authors: Option<&'a PublishedRecord>,
+    /// The folder of each job's suite, from the report's own; jobs that are not named lie in the report's.
+    pub places: BTreeMap<JobId, String>,
+}
+
+impl<'a> Findings<'a> {
+    /// Records alone, in the report's own folder, nothing judged.
+    pub fn of(suite: &'a SuiteRecord) -> Self {
+        Self { suite, verdicts: Err("no claim has been judged"), authors: None, places: BTreeMap::new() }
     }
-    Ok(files)
 }
 
-/// Writes the report into `folder`, the suite's own (the jobs' folders lie beside it, which makes the links of report.md
-/// work), and returns the path of report.md.
-pub fn write(folder: &Path, suite: &SuiteRecord) -> Result<PathBuf, ReportError> {
-    write_files(folder, &render(suite)?)
+/// A report with its data, not written yet.
+#[derive(Debug)]
+pub struct Report {
+    /// What the files are called, without an ending.
+    name: &'static str,
+    pub document: Document,
+    json: Vec<OutputFile>,
+    csv: Vec<OutputFile>,
 }
 
-/// Writes the report on published runs likewise.
-pub fn write_published(folder: &Path, record: &PublishedRecord) -> Result<PathBuf, ReportError> {
-    write_files(folder, &render_published(record)?)
-}
-
-fn write_files(folder: &Path, files: &[OutputFile]) -> Result<PathBuf, ReportError> {
-    for file in files {
-        fs::write(&folder.join(&file.path), file.text.as_bytes())?;
+impl Report {
+    /// The report on a suite.
+    ///
+    /// # Errors
+    /// A figure cannot be drawn, or a number not be written.
+    pub fn of_suite(findings: &Findings) -> Result<Self, ReportError> {
+        let summary = Summary::of(findings);
+        let document = sections::document(&summary)?;
+        Ok(Self { name: NAME, document, json: vec![json::file(&summary)?], csv: csv::files(&summary)? })
     }
-    Ok(folder.join(markdown::FILE))
+
+    /// The report on the authors' files, which lie or were run in the folder that `places` has for them.
+    ///
+    /// # Errors
+    /// A number cannot be written.
+    pub fn of_authors(record: &PublishedRecord, places: &BTreeMap<JobId, String>) -> Result<Self, ReportError> {
+        Ok(Self {
+            name: NAME,
+            document: authors::document(record, places)?,
+            json: vec![authors::json(record)?],
+            csv: vec![authors::csv(record)?],
+        })
+    }
+
+    /// Its files in the given formats, each once.
+    pub fn files(&self, formats: &[Format]) -> Vec<OutputFile> {
+        let mut files: Vec<OutputFile> = Vec::new();
+        for format in formats {
+            let more = match format {
+                Format::Md => markdown::export(&self.document, self.name),
+                Format::Html => vec![html::export(&self.document, self.name)],
+                Format::Latex => latex::export(&self.document, self.name),
+                Format::Json => self.json.clone(),
+                Format::Csv => self.csv.clone(),
+            };
+            let new = |file: &OutputFile| files.iter().all(|known| known.path != file.path);
+            let more: Vec<OutputFile> = more.into_iter().filter(new).collect();
+            files.extend(more);
+        }
+        files
+    }
+
+    /// Writes its files into `folder` and returns the path of the first.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn write(&self, folder: &Path, formats: &[Format]) -> Result<PathBuf, ReportError> {
+        let files = self.files(formats);
+        for file in &files {
+            fs::write(&folder.join(&file.path), file.text.as_bytes())?;
+        }
+        Ok(folder.join(files.first().map_or(self.name, |file| &file.path)))
+    }
+}
+
+/// What the files of a suite's report are called.
+const NAME: &str = "report";
+
+/// The pictures of a document as files.
+fn pictures(document: &Document) -> Vec<OutputFile> {
+    fn of(block: &Block) -> Vec<OutputFile> {
+        match block {
+            Block::Figure(figure) => {
+                figure.pictures.iter().map(|picture| OutputFile::new(picture.path.clone(), picture.svg.clone())).collect()
+            }
+            Block::Fold(_, blocks) => blocks.iter().flat_map(of).collect(),
+            _ => Vec::new(),
+        }
+    }
+    document.sections.iter().flat_map(|section| section.blocks.iter().flat_map(of)).collect()
+}
+
+/// The title, which carries the stamp of a smoke run.
+fn heading(document: &Document) -> String {
+    let stamp = if document.smoke { format!(" ({SMOKE_STAMP})") } else { String::new() };
+    format!("{}{stamp}", document.title)
 }
 
 /// What the terminal shows at a suite's end: one row per method, pre-training list and probe.
 pub fn summary_table(suite: &SuiteRecord) -> String {
-    let summary = Summary::of(suite);
-    let mut text = format!("{}: {CAPTION}{}\n\n", suite.suite, stamp(suite));
+    let findings = Findings::of(suite);
+    let summary = Summary::of(&findings);
+    let mut text = format!("{}: {}{}\n\n", suite.suite, caption(&summary), stamp(suite));
     match summary.cells.is_empty() {
         true => text += "no probe has finished\n",
         false => text += &main_table(&summary).to_text(),
@@ -116,11 +227,13 @@ pub fn job_table(record: &JobRecord) -> String {
 /// # Errors
 /// A number cannot be written as JSON.
 pub fn summary_json(suite: &SuiteRecord, report: &Path) -> Result<String, ReportError> {
-    Ok(serde_json::to_string_pretty(&json::summary(&Summary::of(suite), report))?)
+    Ok(serde_json::to_string_pretty(&json::summary(&Summary::of(&Findings::of(suite)), report))?)
 }
 
 /// What the numbers of the main table are.
-const CAPTION: &str = "test accuracy in per cent, mean ± population standard deviation over splits";
+fn caption(summary: &Summary) -> String {
+    format!("test accuracy in per cent, mean ± population standard deviation over {}", summary.over())
+}
 
 /// ` (smoke run, not a result)` after the caption of everything that is one.
 fn stamp(suite: &SuiteRecord) -> String {
@@ -129,21 +242,12 @@ fn stamp(suite: &SuiteRecord) -> String {
 
 /// One row per cell: the scores, and the gain over the random encoder where its probe was run on the same splits.
 fn main_table(summary: &Summary) -> Table {
-    let mut table = Table::new(&[
-        "method",
-        "pre-trained on",
-        "probe",
-        "splits",
-        "All",
-        "Many",
-        "Medium",
-        "Few",
-        "Std",
-        "gain in All",
-    ]);
+    let counts = summary.count_columns();
+    let header = [&["method", "pre-trained on", "probe"], counts.as_slice(), &summary::SCORES, &["gain in All"]];
+    let mut table = Table::new(&header.concat());
     for cell in &summary.cells {
         let mut row = cell.setting.words().to_vec();
-        row.push(cell.runs.len().to_string());
+        row.extend(summary.count_cells(cell));
         row.extend(cell.scores().iter().map(|(_, score)| table::plus_minus(score)));
         row.push(cell.gain().map(|gain| table::signed_plus_minus(&gain)).unwrap_or_else(|| "–".to_owned()));
         table.row(row);

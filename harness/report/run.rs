@@ -4,14 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use super::text::Text;
 use super::summary::Setting;
 use crate::recipe::{Protocol, name_of};
 use crate::record::{Environment, Invocation, Job, SuiteRecord};
-
-/// Path of the job's record, relative to the report.
-pub(super) fn source(job: &Job) -> String {
-    format!("{}/result.json", job.header.job)
-}
 
 /// Dotted key to value, of one recipe.
 pub(super) type FlatRecipe = BTreeMap<String, String>;
@@ -52,14 +48,30 @@ pub(super) fn flatten(recipe: &Value) -> FlatRecipe {
 }
 
 /// Every machine and build that took part; more than one where a suite was continued elsewhere.
-pub(super) fn environments(suite: &SuiteRecord) -> Vec<&Environment> {
+pub(super) fn environments<'a>(jobs: impl Iterator<Item = &'a Job>) -> Vec<&'a Environment> {
     let mut environments: Vec<&Environment> = Vec::new();
-    for session in suite.results.iter().flat_map(|record| &record.job().sessions) {
+    for session in jobs.flat_map(|job| &job.sessions) {
         if !environments.contains(&&session.environment) {
             environments.push(&session.environment);
         }
     }
     environments
+}
+
+/// Every finished job.
+pub(super) fn jobs(suite: &SuiteRecord) -> impl Iterator<Item = &Job> {
+    suite.results.iter().map(|record| record.job())
+}
+
+/// A machine and build in words.
+pub(super) fn environment_words(environment: &Environment) -> Text {
+    let threads = super::table::counted(environment.threads, "thread");
+    let start = format!("{}, {threads}; libtorch {}, sdclr {}, commit ", environment.device, environment.libtorch, environment.sdclr);
+    let commit = match &environment.git_commit {
+        Some(commit) => Text::code(commit.as_str()),
+        None => "unknown".into(),
+    };
+    Text::from(start).and(commit).and(".")
 }
 
 /// Devices and threads, each pair once: what the last digits of a result depend on.
@@ -68,7 +80,7 @@ pub(super) fn machines(suite: &SuiteRecord) -> String {
         1 => format!("{}, 1 thread a job", environment.device),
         threads => format!("{}, {threads} threads a job", environment.device),
     };
-    let machines: BTreeSet<String> = environments(suite).iter().map(words).collect();
+    let machines: BTreeSet<String> = environments(jobs(suite)).iter().map(words).collect();
     machines.into_iter().collect::<Vec<_>>().join("; ")
 }
 
@@ -82,6 +94,31 @@ pub(super) fn inputs(suite: &SuiteRecord) -> BTreeSet<(&str, &str)> {
 /// The splits that have any result.
 pub(super) fn splits(suite: &SuiteRecord) -> BTreeSet<usize> {
     suite.results.iter().map(|record| record.header().split).collect()
+}
+
+/// `splits 1, 2, 3`.
+pub(super) fn splits_words(suite: &SuiteRecord) -> String {
+    let splits: Vec<String> = splits(suite).iter().map(ToString::to_string).collect();
+    match splits.len() {
+        0 => "no split".to_owned(),
+        1 => format!("split {}", splits[0]),
+        _ => format!("splits {}", splits.join(", ")),
+    }
+}
+
+/// `invocation` for the runs of one setting alone.
+pub(super) fn only(invocation: &Invocation, setting: &Setting) -> Invocation {
+    let list = setting.pretrain_split.map(|list| format!("-{}", name_of(&list))).unwrap_or_default();
+    match invocation.encoders {
+        // Encoders that were trained elsewhere are named by their own options.
+        Some([_, ref name]) if *name == setting.encoder => invocation.clone(),
+        _ => Invocation {
+            encoders: None,
+            methods: vec![format!("{}{list}", setting.encoder)],
+            pretrain_splits: Vec::new(),
+            ..invocation.clone()
+        },
+    }
 }
 
 /// The command that was given, from the root of a checkout; `more` follows the suite's name.

@@ -3,10 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::{Findings, table};
+use crate::paper::Row;
 use crate::pretrain::{MethodInfo, method_info};
-use crate::recipe::{Part, PretrainSplit, Protocol, name_of};
-use crate::record::{JobHeader, Outcome, PretrainRecord, ProbeRecord, SuiteRecord};
+use crate::recipe::{JobId, Part, PretrainSplit, Protocol, name_of};
+use crate::record::{Job, JobHeader, Outcome, PretrainRecord, ProbeRecord, PublishedRecord, SuiteRecord};
 use crate::scores::{MeanStd, mean_std};
+use crate::verdict::Verdicts;
 
 /// What was run, the split aside. Ordered as tables list it: by probe, then method, the untrained encoder first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +37,12 @@ impl Setting {
         Self { protocol, order, encoder: method.clone(), method, label, pretrain_split: Some(pretrain_split) }
     }
 
+    /// The row of the paper's tables that it repeats.
+    pub(super) fn row(&self, suite: &str) -> Row {
+        let (protocol, method) = (self.protocol, self.encoder.clone());
+        Row { suite: suite.to_owned(), protocol, method, pretrain_split: self.pretrain_split }
+    }
+
     /// Whether pre-training was left out.
     pub(super) fn is_untrained(&self) -> bool {
         self.pretrain_split.is_none()
@@ -59,6 +68,11 @@ fn info(method: &str) -> Option<&'static MethodInfo> {
     method_info(method).ok()
 }
 
+/// How tables call an encoder of the suites; its own name where no method has it.
+pub(super) fn label_of(encoder: &str) -> &str {
+    info(encoder).map_or(encoder, |info| info.label)
+}
+
 /// `SDCLR on D_i`, or the label alone of what was trained on nothing.
 pub(super) fn label_on(label: &str, pretrain_split: Option<PretrainSplit>) -> String {
     match pretrain_split {
@@ -78,13 +92,15 @@ pub(super) fn probe_label(protocol: Protocol) -> &'static str {
     }
 }
 
+/// What the paper calls the five scores of a table.
+pub(super) const SCORES: [&str; 5] = ["All", "Many", "Medium", "Few", "Std"];
+
 /// The five scores a table shows, by their published names.
 pub(super) type Named<T> = [(&'static str, T); 5];
 
 pub(super) fn scores_of(outcome: &Outcome) -> Named<f64> {
-    let names = ["All", "Many", "Medium", "Few", "Std"];
     let values = outcome.scores.shown();
-    std::array::from_fn(|i| (names[i], values[i]))
+    std::array::from_fn(|i| (SCORES[i], values[i]))
 }
 
 /// Split, pre-training seed and probe seed of a run, the seeds counted from 1.
@@ -110,11 +126,19 @@ impl Cell<'_> {
             let values: Vec<f64> = self.runs.values().map(|run| scores_of(&run.outcome)[score].1).collect();
             mean_std(&values)
         };
-        let mut index = 0;
-        ["All", "Many", "Medium", "Few", "Std"].map(|name| {
-            index += 1;
-            (name, column(index - 1))
-        })
+        std::array::from_fn(|score| (SCORES[score], column(score)))
+    }
+
+    /// How many splits, pre-training seeds of a split and classifiers of an encoder there are, at most.
+    pub(super) fn design(&self) -> [usize; 3] {
+        let most = |counts: BTreeMap<_, BTreeSet<usize>>| counts.values().map(BTreeSet::len).max().unwrap_or(0);
+        let (mut splits, mut seeds, mut probes) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
+        for &(split, seed, probe_seed) in self.runs.keys() {
+            splits.insert(split);
+            seeds.entry((split, 0)).or_insert_with(BTreeSet::new).insert(seed);
+            probes.entry((split, seed)).or_insert_with(BTreeSet::new).insert(probe_seed);
+        }
+        [splits.len(), most(seeds), most(probes)]
     }
 
     /// All over that of the random encoder, paired by split; `None` where no split has both.
@@ -126,6 +150,7 @@ impl Cell<'_> {
 /// `left` minus `right`, split by split.
 pub(super) struct Comparison {
     pub name: String,
+    pub left: Setting,
     pub protocol: Protocol,
     /// Per split and seed that both have: the differences of the five scores, in points.
     pub splits: BTreeMap<RunKey, Named<f64>>,
@@ -140,16 +165,20 @@ impl Comparison {
     }
 }
 
-/// The record, arranged.
+/// What was found, arranged.
 pub(super) struct Summary<'a> {
     pub suite: &'a SuiteRecord,
+    pub verdicts: Result<&'a Verdicts, &'a str>,
+    pub authors: Option<&'a PublishedRecord>,
+    places: &'a BTreeMap<JobId, String>,
     pub cells: Vec<Cell<'a>>,
     pub comparisons: Vec<Comparison>,
     pub pretrainings: Vec<&'a PretrainRecord>,
 }
 
 impl<'a> Summary<'a> {
-    pub(super) fn of(suite: &'a SuiteRecord) -> Self {
+    pub(super) fn of(findings: &'a Findings<'a>) -> Self {
+        let &Findings { suite, verdicts, authors, ref places } = findings;
         let mut runs: Runs = BTreeMap::new();
         for probe in suite.probes() {
             let header = &probe.job.header;
@@ -162,7 +191,76 @@ impl<'a> Summary<'a> {
         let comparisons = compare(&runs);
         let gains: Vec<Vec<f64>> = runs.keys().map(|setting| gains(&runs, setting)).collect();
         let cells = runs.into_iter().zip(gains).map(|((setting, runs), gains)| Cell { setting, runs, gains }).collect();
-        Self { suite, cells, comparisons, pretrainings }
+        Self { suite, verdicts, authors, places, cells, comparisons, pretrainings }
+    }
+
+    /// Path of the job's record, relative to the report.
+    pub(super) fn source(&self, job: &Job) -> String {
+        source(self.places, job)
+    }
+
+    /// How many splits, pre-training seeds of a split and classifiers of an encoder any setting has, at most.
+    pub(super) fn design(&self) -> [usize; 3] {
+        let designs = self.cells.iter().map(Cell::design);
+        designs.fold([0; 3], |most, other| std::array::from_fn(|i| most[i].max(other[i])))
+    }
+
+    /// Whether each split was run once.
+    pub(super) fn one_run_a_split(&self) -> bool {
+        self.design()[1..].iter().all(|n| *n <= 1)
+    }
+
+    /// What one run is called: `splits`, or `runs` where a split has several.
+    pub(super) fn units(&self) -> &'static str {
+        if self.one_run_a_split() { "splits" } else { "runs" }
+    }
+
+    /// What means run over, in words.
+    pub(super) fn over(&self) -> &'static str {
+        match self.design() {
+            [_, 0..=1, 0..=1] => "splits",
+            [_, _, 0..=1] => "splits and seeds",
+            [_, 0..=1, _] => "splits and classifiers",
+            _ => "splits, seeds and classifiers",
+        }
+    }
+
+    /// The columns that say which run a row is: the split, and the seeds where there is more than one.
+    pub(super) fn run_columns(&self) -> Vec<&'static str> {
+        let [_, seeds, probes] = self.design();
+        let seed = (seeds > 1).then_some("seed");
+        std::iter::once("split").chain(seed).chain((probes > 1).then_some("probe seed")).collect()
+    }
+
+    /// The cells of a run under [`Summary::run_columns`].
+    pub(super) fn run_cells(&self, (split, seed, probe_seed): RunKey) -> Vec<String> {
+        let [_, seeds, probes] = self.design();
+        let seed = (seeds > 1).then_some(seed);
+        let all = std::iter::once(split).chain(seed).chain((probes > 1).then_some(probe_seed));
+        all.map(|n| n.to_string()).collect()
+    }
+
+    /// The columns that count the runs of a row: splits, and seeds a split and classifiers an encoder where any has several.
+    pub(super) fn count_columns(&self) -> Vec<&'static str> {
+        let [_, seeds, probes] = self.design();
+        let seeds = (seeds > 1).then_some("seeds");
+        std::iter::once("splits").chain(seeds).chain((probes > 1).then_some("classifiers")).collect()
+    }
+
+    /// The cells of a setting under [`Summary::count_columns`].
+    pub(super) fn count_cells(&self, cell: &Cell) -> Vec<String> {
+        let [_, seeds, probes] = self.design();
+        let [splits, own_seeds, own_probes] = cell.design();
+        let seeds = (seeds > 1).then_some(own_seeds);
+        let all = std::iter::once(splits).chain(seeds).chain((probes > 1).then_some(own_probes));
+        all.map(|n| n.to_string()).collect()
+    }
+
+    /// `3 splits with 2 seeds`, as far as the runs go.
+    pub(super) fn design_words(&self) -> String {
+        let [splits, seeds, probes] = self.design();
+        let classifiers = if probes > 1 { format!(" and {probes} classifiers an encoder") } else { String::new() };
+        format!("{} with {}{classifiers}", table::counted(splits, "split"), table::counted(seeds, "seed"))
     }
 
     /// Every encoder and list, once, in the tables' order, as if of the full-shot probe.
@@ -175,6 +273,15 @@ impl<'a> Summary<'a> {
     /// The probes of one protocol.
     pub(super) fn of_protocol(&self, protocol: Protocol) -> impl Iterator<Item = &Cell<'a>> {
         self.cells.iter().filter(move |cell| cell.setting.protocol == protocol)
+    }
+}
+
+/// Path of the job's record from the report's folder, in which it lies unless `places` has another for it.
+pub(super) fn source(places: &BTreeMap<JobId, String>, job: &Job) -> String {
+    let file = format!("{}/result.json", job.header.job);
+    match places.get(&job.header.job) {
+        Some(folder) => format!("{folder}/{file}"),
+        None => file,
     }
 }
 
@@ -223,7 +330,8 @@ fn compare(runs: &Runs) -> Vec<Comparison> {
         pairs.push((on(&first.encoder, D_b), on(&first.encoder, D_i)));
         for (left, right) in pairs.into_iter().filter_map(|(left, right)| left.zip(right)) {
             let name = format!("{} − {}", left.legend(), right.legend());
-            comparisons.push(Comparison { name, protocol, splits: differences(runs, left, right) });
+            let splits = differences(runs, left, right);
+            comparisons.push(Comparison { name, left: left.clone(), protocol, splits });
         }
     }
     comparisons.retain(|comparison| !comparison.splits.is_empty());

@@ -1,11 +1,23 @@
-//! Tables, as Markdown and as aligned plain text, and how numbers look in them.
+//! Tables, and how numbers look in them. A table is rendered by the exporters, or as aligned plain text for a terminal.
 
+use super::text::Text;
 use crate::scores::MeanStd;
 
 /// Rows under a header. The first columns hold words and stand left, the others numbers and stand right.
-pub(crate) struct Table {
-    header: Vec<String>,
-    rows: Vec<Vec<String>>,
+#[derive(Debug, Clone, PartialEq)]
+pub struct Table {
+    pub(super) header: Vec<String>,
+    pub(super) rows: Vec<Row>,
+}
+
+/// A row of a table.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Row {
+    pub cells: Vec<Text>,
+    /// A sentence about the row.
+    pub note: Option<Text>,
+    /// Whether it stands under the row before it, to be compared with that.
+    pub under: bool,
 }
 
 impl Table {
@@ -14,37 +26,49 @@ impl Table {
     }
 
     /// Adds a row with as many cells as the header has.
-    pub(crate) fn row(&mut self, cells: Vec<String>) {
+    pub(crate) fn row<T: Into<Text>>(&mut self, cells: Vec<T>) {
+        self.add(cells.into_iter().map(Into::into).collect(), None, false);
+    }
+
+    /// Adds a row with a sentence about it.
+    pub(super) fn row_noted(&mut self, cells: Vec<Text>, note: Text) {
+        self.add(cells, Some(note), false);
+    }
+
+    /// Adds a row that stands under the one before it.
+    pub(super) fn row_under(&mut self, cells: Vec<Text>) {
+        self.add(cells, None, true);
+    }
+
+    fn add(&mut self, cells: Vec<Text>, note: Option<Text>, under: bool) {
         debug_assert_eq!(cells.len(), self.header.len());
-        self.rows.push(cells);
+        self.rows.push(Row { cells, note, under });
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
-    /// A pipe table; `|` and line breaks in cells are escaped.
-    pub(crate) fn to_markdown(&self) -> String {
-        let line = |cells: &[String]| {
-            let cells: Vec<String> = cells.iter().map(|cell| escape(cell).replace('|', "\\|")).collect();
-            format!("| {} |\n", cells.join(" | "))
-        };
-        let rules: Vec<&str> = (0..self.header.len()).map(|c| if self.numeric(c) { "---:" } else { "---" }).collect();
-        let mut text = line(&self.header) + &format!("|{}|\n", rules.join("|"));
-        self.rows.iter().for_each(|row| text += &line(row));
-        text
+    /// The places of the columns that hold words, not drawings.
+    pub(super) fn written(&self) -> Vec<usize> {
+        (0..self.header.len()).filter(|&c| !self.rows.iter().any(|row| row.cells[c].is_drawn())).collect()
     }
 
     /// Columns padded to their widest cell, two spaces apart.
     pub(crate) fn to_text(&self) -> String {
         let width = |text: &str| text.chars().count();
-        let lines = || std::iter::once(&self.header).chain(&self.rows);
-        let widths: Vec<usize> =
-            (0..self.header.len()).map(|c| lines().map(|cells| width(&cells[c])).max().unwrap_or(0)).collect();
+        let of = |cells: &[Text]| cells.iter().map(Text::plain).collect::<Vec<_>>();
+        let columns = self.written();
+        let lines: Vec<Vec<String>> =
+            std::iter::once(self.header.clone()).chain(self.rows.iter().map(|row| of(&row.cells))).collect();
         let mut text = String::new();
-        for cells in lines() {
-            let padded: Vec<String> = (0..cells.len())
-                .map(|c| match self.numeric(c) {
+        let widths: Vec<usize> = (0..self.header.len())
+            .map(|column| lines.iter().map(|cells| width(&cells[column])).max().unwrap_or(0))
+            .collect();
+        for cells in &lines {
+            let padded: Vec<String> = columns
+                .iter()
+                .map(|&c| match self.numeric(c) {
                     true => format!("{:>1$}", cells[c], widths[c]),
                     false => format!("{:<1$}", cells[c], widths[c]),
                 })
@@ -56,17 +80,17 @@ impl Table {
     }
 
     /// Whether every cell of the column starts like a number or is empty of one (`–`).
-    fn numeric(&self, column: usize) -> bool {
-        let number = |cell: &String| {
+    pub(super) fn numeric(&self, column: usize) -> bool {
+        let number = |cell: &str| {
             let first = cell.trim_start_matches(['+', '-', '−']).chars().next();
             cell == "–" || (first.is_some_and(|c| c.is_ascii_digit()) && cell.chars().all(|c| !c.is_ascii_alphabetic()))
         };
-        self.rows.iter().all(|row| number(&row[column]))
+        self.rows.iter().all(|row| number(&row.cells[column].plain()))
     }
 }
 
 /// Text on one line.
-pub(super) fn escape(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
@@ -94,6 +118,11 @@ pub(super) fn signed(value: f64) -> String {
     }
 }
 
+/// `−2.95 to +14.69`.
+pub(super) fn interval([low, high]: [f64; 2]) -> String {
+    format!("{} to {}", signed(low), signed(high))
+}
+
 /// `3 min 42 s`, `2 h 05 min`, `12.3 s`.
 pub(crate) fn duration(seconds: f64) -> String {
     if seconds < 60.0 {
@@ -104,4 +133,9 @@ pub(crate) fn duration(seconds: f64) -> String {
         0 => format!("{} min {:02} s", whole / 60, whole % 60),
         hours => format!("{hours} h {:02} min", whole % 3600 / 60),
     }
+}
+
+/// `1 split`, `3 splits`.
+pub(super) fn counted(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }

@@ -19,6 +19,7 @@ use crate::checkpoint::{self, CheckpointError};
 use crate::dataset::DatasetError;
 use crate::fs::FsError;
 use crate::native::{self, NativeError};
+use crate::paper::PaperError;
 use crate::network::NetworkError;
 use crate::pretrain::PretrainError;
 use crate::pretrain::run::ENCODER;
@@ -27,10 +28,11 @@ use crate::progress::Progress;
 use crate::recipe::{JobId, Part, RecipeError, Suite};
 use crate::record::{self, Failure, FolderRecord, Invocation, JobRecord, RecordError, SuiteRecord};
 use crate::split::SplitError;
+use crate::verdict::VerdictError;
 use budget::Clock;
 use context::{Context, Scale};
 pub use plan::{Elsewhere, PlannedEncoder, Selection, plan, plan_elsewhere};
-pub use together::{Evidence, evidence};
+pub use together::{Evidence, evidence, judged};
 
 /// A suite or one of its jobs could not run.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +107,10 @@ pub enum SuiteError {
     Probe(#[from] ProbeError),
     #[error(transparent)]
     File(#[from] FsError),
+    #[error(transparent)]
+    Paper(#[from] PaperError),
+    #[error(transparent)]
+    Verdict(#[from] VerdictError),
 }
 
 impl SuiteError {
@@ -179,7 +185,7 @@ pub fn run(
         smoke,
         results: Vec::new(),
         failures: Vec::new(),
-        seconds: 0.0,
+        seconds: None,
     };
     let mut left = Vec::new();
     let Some(first) = plan.first() else {
@@ -237,7 +243,7 @@ pub fn run(
     if plan.iter().any(|encoder| encoder.checkpoint.is_some()) {
         record.results.extend(folder::others(folder, &record)?);
     }
-    record.seconds = start.elapsed().as_secs_f64();
+    record.seconds = Some(start.elapsed().as_secs_f64());
     Ok(SuiteRun { record, left })
 }
 

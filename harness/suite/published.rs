@@ -191,7 +191,7 @@ pub fn run(
             }
         }
     }
-    record.seconds = start.elapsed().as_secs_f64();
+    record.seconds = Some(start.elapsed().as_secs_f64());
     Ok(record)
 }
 

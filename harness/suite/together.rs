@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use super::SuiteError;
 use crate::fs;
-use crate::paper::Row;
+use crate::paper::{Claims, Published, Row};
 use crate::recipe::{Part, PublishedKind, hash_json, name_of};
 use crate::record::{self, JobHeader, ProbeRecord, PublishedOutcome, RecordError};
-use crate::verdict::{AuthorsValue, Observation};
+use crate::verdict::{self, AuthorsValue, Observation, Verdicts};
 
 /// What the records of some folders say.
 #[derive(Debug, Default)]
@@ -22,6 +22,26 @@ pub struct Evidence {
     pub authors: Vec<AuthorsValue>,
     /// The suites that were found, each once.
     pub suites: Vec<String>,
+}
+
+impl Evidence {
+    /// The paper's claims about the suites in it.
+    ///
+    /// # Errors
+    /// The embedded claims are malformed, which a test excludes.
+    pub fn claims(&self) -> Result<Claims, SuiteError> {
+        Ok(Claims::embedded()?.of_suites(&self.suites.iter().map(String::as_str).collect::<Vec<_>>()))
+    }
+}
+
+/// The paper's claims judged by the records in `folders`, as `sdclr verify` judges them.
+///
+/// # Errors
+/// Those of [`evidence`], or the records cannot be judged.
+pub fn judged(folders: &[impl AsRef<Path>]) -> Result<Verdicts, SuiteError> {
+    let evidence = evidence(folders)?;
+    let (claims, published) = (evidence.claims()?, Published::embedded()?);
+    Ok(verdict::judge(&claims, &published, &evidence.observations, &evidence.authors)?)
 }
 
 /// Reads the evidence in `folders`.

@@ -1,0 +1,73 @@
+//! Where the numbers come from: commands, machines, time, hashes of what was read, records.
+
+use serde::Deserialize;
+
+use crate::recipe::DatasetName;
+use crate::record::SuiteRecord;
+use crate::report::document::{Block, Section};
+use crate::report::summary::Summary;
+use crate::report::table::{Table, duration};
+use crate::report::text::{Text, marked};
+use crate::report::{ReportError, run};
+
+pub(super) fn what_was_run(summary: &Summary) -> Result<Section, ReportError> {
+    let suite = summary.suite;
+    let more: &[&str] = if needs_data(suite) { &["--data DIR"] } else { &[] };
+    let mut points = vec![
+        Text::from("Suite: ").and(Text::code(suite.suite.as_str())).and(format!(", {}.", run::splits_words(suite))),
+        Text::from("Command, from the root of a checkout: ").and(Text::code(run::command(&suite.invocation, more))),
+    ];
+    let environments = run::environments(run::jobs(suite));
+    points.extend(environments.into_iter().map(|found| Text::from("Machine: ").and(run::environment_words(found))));
+    let total: f64 = run::jobs(suite).map(|job| job.seconds).sum();
+    let session = suite.seconds.map(|seconds| format!("{} in this session; ", duration(seconds))).unwrap_or_default();
+    points.push(
+        format!("Time: {session}{} of training and evaluation over all jobs and sessions.", duration(total)).into(),
+    );
+    let mut hashes = Table::new(&["input", "sha256"]);
+    run::inputs(suite).into_iter().for_each(|(name, hash)| hashes.row(vec![Text::from(name), Text::code(hash)]));
+    let mut blocks = vec![Block::List(points)];
+    if !hashes.is_empty() {
+        let table = Block::Table("What the jobs read: decoded images, and the bytes of each list".into(), hashes);
+        blocks.extend(super::fold("Hashes of what was read", vec![table]));
+    }
+    Ok(Section::new("What was run", blocks))
+}
+
+/// Whether any job read images that are not part of this program.
+fn needs_data(suite: &SuiteRecord) -> bool {
+    let dataset = |recipe: &serde_json::Value| DatasetName::deserialize(&recipe["dataset"]).ok();
+    suite.results.iter().any(|record| dataset(&record.header().recipe).is_none_or(|dataset| !dataset.is_embedded()))
+}
+
+pub(super) fn sources(summary: &Summary) -> Result<Section, ReportError> {
+    let suite = summary.suite;
+    let more: &[&str] = if needs_data(suite) { &["--data DIR"] } else { &[] };
+    let mut commands = Table::new(&["row", "command"]);
+    for setting in summary.settings() {
+        let command = run::command(&run::only(&suite.invocation, &setting), more);
+        commands.row(vec![Text::from(setting.legend()), Text::code(command)]);
+    }
+    let mut table = Table::new(&["job", "seconds", "state_sha256", "record"]);
+    let probes = summary.cells.iter().flat_map(|cell| cell.runs.values().map(|run| &run.job));
+    for job in summary.pretrainings.iter().map(|record| &record.job).chain(probes) {
+        let hash: String = job.state_sha256.chars().take(16).collect();
+        table.row(vec![
+            Text::code(job.header.job.to_string()),
+            format!("{:.1}", job.seconds).into(),
+            Text::code(format!("{hash}…")),
+            Text::link("result.json", &summary.source(job)),
+        ]);
+    }
+    let mut blocks = vec![Block::Paragraph(marked(
+        "Every number of this report is computed from the jobs' records (and each record's `run.jsonl` has its epochs as they went \
+         by); [report.json](report.json) and [report.csv](report.csv) hold them unrounded.",
+    ))];
+    if !commands.is_empty() {
+        blocks.push(Block::Table("The command that repeats each row, from the root of a checkout".into(), commands));
+    }
+    if !table.is_empty() {
+        blocks.extend(super::fold("The records", vec![Block::Table("The records".into(), table)]));
+    }
+    Ok(Section::new("Where the numbers come from", blocks))
+}
