@@ -239,6 +239,18 @@ pub fn list_folder(path: &Path) -> Result<Vec<PathBuf>, FsError> {
     Ok(paths)
 }
 
+/// The path from one folder to another, both of which are there: what a link between files in them begins with.
+///
+/// # Errors
+/// One of the two cannot be found.
+pub fn path_between(from: &Path, to: &Path) -> Result<PathBuf, FsError> {
+    let whole = |path: &Path| path.canonicalize().map_err(error(Action::LookInto, path));
+    let (from, to) = (whole(from)?, whole(to)?);
+    let shared = from.components().zip(to.components()).take_while(|(a, b)| a == b).count();
+    let up = from.components().skip(shared).map(|_| std::path::Component::ParentDir);
+    Ok(up.chain(to.components().skip(shared)).collect())
+}
+
 /// Creates the folder and its parents; no error where it exists.
 pub fn create_folder(path: &Path) -> Result<(), FsError> {
     std::fs::create_dir_all(path).map_err(|reason| {

@@ -11,6 +11,7 @@ mod output;
 mod pretrain;
 mod probe;
 mod replay;
+mod report;
 mod repro;
 mod verify;
 mod views;
@@ -76,6 +77,7 @@ enum Command {
     Fetch(fetch::FetchArgs),
     Repro(repro::ReproArgs),
     Verify(verify::VerifyArgs),
+    Report(report::ReportArgs),
     Pretrain(pretrain::PretrainArgs),
     Probe(probe::ProbeArgs),
     Features(features::FeaturesArgs),
@@ -246,6 +248,7 @@ impl Command {
             Command::Fetch(args) => args.run(),
             Command::Repro(args) => args.run(),
             Command::Verify(args) => args.run(),
+            Command::Report(args) => args.run(),
             Command::Pretrain(args) => args.run(),
             Command::Probe(args) => args.run(),
             Command::Features(args) => args.run(),

@@ -305,6 +305,8 @@ pub struct PublishedOutcome {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PublishedRecord {
     pub suite: String,
+    /// Absent from reports of the first version.
+    #[serde(default)]
     pub invocation: Invocation,
     /// True where models were evaluated or probed on a part of the images or epochs. Logs are whole in any case.
     pub smoke: bool,
@@ -436,6 +438,14 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, R
 
 /// The name of a [`FolderRecord`]'s file.
 pub const FOLDER: &str = "suite.json";
+
+/// What a suite's folder is about; `None` where it does not say.
+///
+/// # Errors
+/// The file is not such a record, or of another format.
+pub fn read_folder(folder: &Path) -> Result<Option<FolderRecord>, RecordError> {
+    read_json(&folder.join(FOLDER))
+}
 
 /// Every finished job under a suite's folder, in the order of their names, and those whose record does not read.
 ///

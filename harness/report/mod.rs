@@ -4,6 +4,7 @@
 
 mod analysis;
 mod authors;
+mod comparison;
 mod csv;
 mod document;
 mod draw;
@@ -22,6 +23,7 @@ mod verdicts;
 
 pub use analysis::analysis_table;
 pub use authors::published_table;
+pub use comparison::Comparison;
 pub use document::{Block, Document, Section};
 pub(crate) use markdown::table as markdown_table;
 pub use verdicts::{verdicts_markdown, verdicts_table};
@@ -140,6 +142,20 @@ impl Report {
             document: authors::document(record, places)?,
             json: vec![authors::json(record)?],
             csv: vec![authors::csv(record)?],
+        })
+    }
+
+    /// Two sets of records side by side.
+    ///
+    /// # Errors
+    /// An interval cannot be drawn, or a number not be written.
+    pub fn of_comparison(comparison: &Comparison) -> Result<Self, ReportError> {
+        let name = "compare";
+        Ok(Self {
+            name,
+            document: comparison::document(comparison)?,
+            json: vec![comparison::json(comparison, name)?],
+            csv: vec![comparison::csv(comparison, name)?],
         })
     }
 

@@ -9,6 +9,7 @@ mod folder;
 pub mod plan;
 pub mod published;
 mod queue;
+mod read_back;
 mod together;
 
 use std::path::Path;
@@ -32,6 +33,7 @@ use crate::verdict::VerdictError;
 use budget::Clock;
 use context::{Context, Scale};
 pub use plan::{Elsewhere, PlannedEncoder, Selection, plan, plan_elsewhere};
+pub use read_back::{ReadBack, read_back};
 pub use together::{Evidence, evidence, judged};
 
 /// A suite or one of its jobs could not run.
@@ -83,6 +85,10 @@ pub enum SuiteError {
     NoEvidence { folder: String },
     #[error("these records do not belong together: {difference}; verify one of them alone")]
     NotTogether { difference: String },
+    #[error("{folders} hold records of several suites ({suites}); make a report of each")]
+    SeveralSuites { folders: String, suites: String },
+    #[error("{folder} holds no record of a suite; name the folder of a suite, such as runs/digits-lt")]
+    NoRecord { folder: String },
     #[error(transparent)]
     Published(#[from] AuthorsError),
     #[error("not run: left for the next time; run the same command again")]

@@ -4,15 +4,17 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::SuiteError;
 use crate::fs;
 use crate::paper::{Claims, Published, Row};
 use crate::recipe::{Part, PublishedKind, hash_json, name_of};
-use crate::record::{self, JobHeader, ProbeRecord, PublishedOutcome, RecordError};
+use crate::record::{self, JobHeader, ProbeRecord, PublishedRecord, RecordError};
 use crate::verdict::{self, AuthorsValue, Observation, Verdicts};
+
+/// The record that a run on published files leaves.
+pub(super) const PUBLISHED_REPORT: &str = "report.json";
 
 /// What the records of some folders say.
 #[derive(Debug, Default)]
@@ -139,16 +141,14 @@ fn one_of<K: Ord>(
     }
 }
 
-/// The authors' values that a run on published files found: their logs, and where one is missing their model.
-fn authors_of(folder: &Path) -> Result<Vec<AuthorsValue>, SuiteError> {
-    #[derive(Deserialize)]
-    struct Report {
-        suite: String,
-        outcomes: Vec<PublishedOutcome>,
-    }
-    let path = folder.join("report.json");
+/// What a run on published files left in `folder`; `None` where there was none.
+///
+/// # Errors
+/// Its report.json is damaged.
+pub(super) fn read_published(folder: &Path) -> Result<Option<PublishedRecord>, SuiteError> {
+    let path = folder.join(PUBLISHED_REPORT);
     if !fs::exists(&path)? {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     let damaged = |error: serde_json::Error| RecordError::NotARecord {
         path: path.display().to_string(),
@@ -157,9 +157,14 @@ fn authors_of(folder: &Path) -> Result<Vec<AuthorsValue>, SuiteError> {
     let report: Value = serde_json::from_slice(&fs::read(&path)?).map_err(damaged)?;
     // Only the report on published files has outcomes.
     if report.get("outcomes").is_none() {
-        return Ok(Vec::new());
+        return Ok(None);
     }
-    let Report { suite, outcomes } = serde_json::from_value(report).map_err(damaged)?;
+    Ok(Some(serde_json::from_value(report).map_err(damaged)?))
+}
+
+/// The authors' values that a run on published files found: their logs, and where one is missing their model.
+fn authors_of(folder: &Path) -> Result<Vec<AuthorsValue>, SuiteError> {
+    let Some(PublishedRecord { suite, outcomes, .. }) = read_published(folder)? else { return Ok(Vec::new()) };
     let mut values: BTreeMap<(Row, usize), AuthorsValue> = BTreeMap::new();
     for kind in [PublishedKind::Model, PublishedKind::Log] {
         for found in outcomes.iter().filter(|outcome| outcome.kind == kind) {

@@ -29,6 +29,8 @@ pub struct Comparison {
     pub difference: Option<f64>,
     /// What the difference must leave to count: two-sided, of the level that the rate gives to one score.
     pub interval: Option<[f64; 2]>,
+    /// The 90 % interval of the difference alone.
+    pub interval90: Option<[f64; 2]>,
     pub p_value: Option<f64>,
     pub agreement: Agreement,
     pub why: String,
@@ -65,6 +67,7 @@ fn side_by_side(row: &Row, metric: Metric, left: Option<Runs>, right: Option<Run
         right: right.as_ref().map(|runs| mean(&runs.means())),
         difference: None,
         interval: None,
+        interval90: None,
         p_value: None,
         agreement: Agreement::NotTestable,
         why: "only one set has this row".to_owned(),
@@ -99,6 +102,7 @@ fn side_by_side(row: &Row, metric: Metric, left: Option<Runs>, right: Option<Run
 fn judged(mut comparison: Comparison, estimate: Option<Estimate>, rate: f64) -> Result<Comparison, VerdictError> {
     let Some(estimate) = estimate else { return Ok(comparison) };
     comparison.interval = Some(estimate.interval(1.0 - rate)?);
+    comparison.interval90 = Some(estimate.interval(0.9)?);
     comparison.p_value = estimate.two_sided()?;
     let different = match comparison.p_value {
         Some(p) => p <= rate,

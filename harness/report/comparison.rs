@@ -1,0 +1,276 @@
+//! Two sets of records side by side. In: both, and their scores compared (`verdict::compare`). Out: a document with every score
+//! of every row and what else differs between the sets: recipes, data, machines; and the scores as JSON and CSV.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use plotters::style::RGBColor;
+use serde::Serialize;
+
+use super::document::{Block, Document, Section};
+use super::run::{self, FlatRecipe, flatten};
+use super::summary::{SCORES, label_of, label_on, probe_label};
+use super::table::{Table, counted, interval, signed};
+use super::text::{Text, Tone, marked};
+use super::{OutputFile, ReportError, csv, draw};
+use crate::paper::Metric;
+use crate::recipe::name_of;
+use crate::record::{JobHeader, SuiteRecord};
+use crate::verdict::{Agreement, Comparison as Score};
+
+/// What is set side by side.
+#[derive(Debug, Clone, Copy)]
+pub struct Comparison<'a> {
+    /// How the two are called: the folders as they were named.
+    pub names: &'a [String; 2],
+    pub sides: [&'a SuiteRecord; 2],
+    pub scores: &'a [Score],
+    /// The chance of any false alarm that the intervals of `scores` were made for.
+    pub rate: f64,
+}
+
+pub(super) fn document(comparison: &Comparison) -> Result<Document, ReportError> {
+    let sections = vec![
+        Section::new("", head(comparison)),
+        Section::new("Scores", scores(comparison)?),
+        Section::new("What else differs", differences(comparison)),
+        Section::new("What was run", machines(comparison)),
+    ];
+    // A smoke run has no score that is compared, so nothing here is of one.
+    Ok(Document { title: "Two sets of records, side by side".to_owned(), smoke: false, sections })
+}
+
+fn head(comparison: &Comparison) -> Vec<Block> {
+    let [a, b] = comparison.names;
+    let tested = comparison.scores.iter().filter(|score| score.agreement != Agreement::NotTestable).count();
+    let different = comparison.scores.iter().filter(|score| score.agreement == Agreement::Different).count();
+    let answer = match (tested, different) {
+        (0, _) => Text::strong("Nothing can be compared", Tone::Open)
+            .and(": no row has two runs in both sets to judge a difference by, or the runs are smoke runs."),
+        (_, 0) => Text::strong("No score differs", Tone::Good).and(format!(
+            ": of {} compared none shows a difference at a false-alarm rate of {} for all together, which is no proof that \
+             there is none.",
+            counted(tested, "score"),
+            comparison.rate
+        )),
+        _ => Text::strong(format!("{} of {} differ", different, counted(tested, "score")), Tone::Bad)
+            .and(format!(", at a false-alarm rate of {} for all together.", comparison.rate)),
+    };
+    let names = vec![
+        Text::strong("A", Tone::Neutral).and(": ").and(Text::code(a.as_str())).and(runs_of(comparison.sides[0])),
+        Text::strong("B", Tone::Neutral).and(": ").and(Text::code(b.as_str())).and(runs_of(comparison.sides[1])),
+    ];
+    let statistics = marked(
+        "A difference is A minus B, over the splits that both sets have. Where a set has several seeds, the training noise is taken \
+         from within its splits; else the difference is paired over splits. A score counts as different where the interval at the \
+         corrected level (Bonferroni, over all scores compared) leaves 0 out; the 90 % interval is shown for reading.",
+    );
+    vec![Block::Lead(answer), Block::List(names), Block::Paragraph(statistics)]
+}
+
+fn runs_of(record: &SuiteRecord) -> String {
+    let smoke = if record.smoke { ", a smoke run, which is not compared" } else { "" };
+    let probes = counted(record.probes().count(), "probe");
+    format!(" ({}, {probes} on {}{smoke})", record.suite, run::splits_words(record))
+}
+
+fn scores(comparison: &Comparison) -> Result<Vec<Block>, ReportError> {
+    let shown: Vec<&Score> = comparison.scores.iter().filter(|score| score.difference.is_some()).collect();
+    let mut reach: BTreeMap<Metric, f64> = BTreeMap::new();
+    for score in &shown {
+        let most = reach.entry(score.metric).or_insert(0.1);
+        *most = score.interval90.into_iter().flatten().chain(score.difference).map(f64::abs).fold(*most, f64::max);
+    }
+    let header = ["row", "probe", "score", "A", "B", "A − B", "90 % interval", "drawn", "p", "result"];
+    let mut table = Table::new(&header);
+    let absent = || "–".to_owned();
+    let number = |value: Option<f64>| value.map_or_else(absent, |value| format!("{value:.2}"));
+    for score in &shown {
+        let drawn = match (score.difference, score.interval90) {
+            (Some(difference), Some(ends)) => {
+                let colour = match score.agreement {
+                    Agreement::Different => RGBColor(213, 94, 0),
+                    _ => RGBColor(125, 125, 125),
+                };
+                let reach = reach.get(&score.metric).copied().unwrap_or(1.0);
+                Text::drawing(draw::interval(difference, ends, None, reach, colour)?)
+            }
+            _ => Text::new(),
+        };
+        let result = match score.agreement {
+            Agreement::Different => Text::strong(words(score.agreement), Tone::Bad),
+            _ => words(score.agreement).into(),
+        };
+        let mut row = vec![
+            Text::from(label_on(label_of(&score.row.method), score.row.pretrain_split)),
+            probe_label(score.row.protocol).into(),
+            metric_name(score.metric).into(),
+        ];
+        row.extend([number(score.left), number(score.right)].map(Text::from));
+        row.push(score.difference.map_or_else(absent, signed).into());
+        row.push(score.interval90.map_or_else(absent, interval).into());
+        row.push(drawn);
+        row.push(score.p_value.map_or_else(absent, |p| format!("{p:.4}")).into());
+        row.push(result);
+        table.row(row);
+    }
+    let alone: BTreeSet<String> = comparison
+        .scores
+        .iter()
+        .filter(|score| score.difference.is_none())
+        .map(|score| format!("{}: {}.", score.row, score.why))
+        .collect();
+    let mut blocks = Vec::new();
+    if !table.is_empty() {
+        blocks.push(Block::Table("Test accuracy in per cent, differences in points; for Std, lower is better balanced".into(), table));
+    }
+    if !alone.is_empty() {
+        blocks.push(Block::Paragraph("Rows that are not in both:".into()));
+        blocks.push(Block::List(alone.into_iter().map(Text::from).collect()));
+    }
+    if blocks.is_empty() {
+        blocks.push(Block::Paragraph("Neither set has a score that can be compared.".into()));
+    }
+    Ok(blocks)
+}
+
+fn words(agreement: Agreement) -> &'static str {
+    match agreement {
+        Agreement::Different => "different",
+        Agreement::NoDifference => "no difference shows",
+        Agreement::NotTestable => "not testable",
+    }
+}
+
+fn metric_name(metric: Metric) -> &'static str {
+    SCORES[Metric::ALL.into_iter().position(|other| other == metric).unwrap_or(0)]
+}
+
+/// Keys of the recipes, and hashes of what was read, where the sets differ.
+fn differences(comparison: &Comparison) -> Vec<Block> {
+    let mut table = Table::new(&["of", "key", "A", "B"]);
+    let [a, b] = comparison.sides.map(recipes);
+    let encoders: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+    let cell = |value: Option<&String>| value.cloned().unwrap_or_else(|| "–".to_owned());
+    for encoder in encoders {
+        let (Some(one), Some(other)) = (a.get(encoder), b.get(encoder)) else {
+            let has = |recipes: &BTreeMap<String, FlatRecipe>| if recipes.contains_key(encoder) { "run" } else { "–" };
+            table.row(vec![encoder.clone(), "the encoder".to_owned(), has(&a).to_owned(), has(&b).to_owned()]);
+            continue;
+        };
+        for key in one.keys().chain(other.keys()).collect::<BTreeSet<_>>() {
+            if one.get(key) != other.get(key) {
+                table.row(vec![encoder.clone(), key.clone(), cell(one.get(key)), cell(other.get(key))]);
+            }
+        }
+    }
+    let [a, b] = comparison.sides.map(inputs);
+    for name in a.keys().chain(b.keys()).collect::<BTreeSet<_>>() {
+        // A list that one set did not read is no difference of data.
+        if let (Some(one), Some(other)) = (a.get(name), b.get(name))
+            && one != other
+        {
+            table.row(vec!["data".to_owned(), name.clone(), one.clone(), other.clone()]);
+        }
+    }
+    match table.is_empty() {
+        true => vec![Block::Paragraph("Recipes and data are the same in both.".into())],
+        false => vec![Block::Table("Keys of recipes and hashes of data that are not the same in both".into(), table)],
+    }
+}
+
+/// The recipe of each encoder, its seeds aside.
+fn recipes(record: &SuiteRecord) -> BTreeMap<String, FlatRecipe> {
+    let mut recipes: BTreeMap<String, FlatRecipe> = BTreeMap::new();
+    for job in run::jobs(record) {
+        let JobHeader { encoder, recipe, limit_images, limit_epochs, .. } = &job.header;
+        let mut flat = flatten(recipe);
+        flat.retain(|key, _| key != "seed" && !key.ends_with(".seed"));
+        let limits = [("limit_images", limit_images), ("limit_epochs", limit_epochs)];
+        flat.extend(limits.iter().filter_map(|(key, limit)| Some(((*key).to_owned(), limit.as_ref()?.to_string()))));
+        recipes.entry(encoder.clone()).or_insert(flat);
+    }
+    recipes
+}
+
+/// The hashes of what was read under each name, shortened.
+fn inputs(record: &SuiteRecord) -> BTreeMap<String, String> {
+    let mut inputs: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, hash) in run::inputs(record) {
+        inputs.entry(name.to_owned()).or_default().push(hash.chars().take(16).collect::<String>() + "…");
+    }
+    inputs.into_iter().map(|(name, hashes)| (name, hashes.join(", "))).collect()
+}
+
+fn machines(comparison: &Comparison) -> Vec<Block> {
+    let mut points = Vec::new();
+    for (side, record) in ["A", "B"].into_iter().zip(comparison.sides) {
+        let command = run::command(&record.invocation, &[]);
+        points.push(Text::strong(side, Tone::Neutral).and(": ").and(Text::code(command)));
+        for environment in run::environments(run::jobs(record)) {
+            points.push(Text::strong(side, Tone::Neutral).and(": ").and(run::environment_words(environment)));
+        }
+    }
+    vec![Block::List(points)]
+}
+
+/// Raised when a key changes its meaning.
+const FORMAT: u32 = 1;
+
+#[derive(Serialize)]
+struct Json<'a> {
+    format: u32,
+    names: &'a [String; 2],
+    false_alarm_rate: f64,
+    scores: Vec<JsonScore<'a>>,
+}
+
+#[derive(Serialize)]
+struct JsonScore<'a> {
+    #[serde(flatten)]
+    row: &'a crate::paper::Row,
+    metric: Metric,
+    a: Option<f64>,
+    b: Option<f64>,
+    difference: Option<f64>,
+    interval90: Option<[f64; 2]>,
+    p_value: Option<f64>,
+    result: &'static str,
+    why: &'a str,
+}
+
+/// NAME.json: every score, absent things null.
+pub(super) fn json(comparison: &Comparison, name: &str) -> Result<OutputFile, ReportError> {
+    let score = |score| {
+        let &Score { ref row, metric, left, right, difference, interval90, p_value, agreement, ref why, .. } = score;
+        JsonScore { row, metric, a: left, b: right, difference, interval90, p_value, result: words(agreement), why }
+    };
+    let document = Json {
+        format: FORMAT,
+        names: comparison.names,
+        false_alarm_rate: comparison.rate,
+        scores: comparison.scores.iter().map(score).collect(),
+    };
+    Ok(OutputFile::new(format!("{name}.json"), serde_json::to_string_pretty(&document)? + "\n"))
+}
+
+/// NAME.csv: one row a score, unrounded.
+pub(super) fn csv(comparison: &Comparison, name: &str) -> Result<OutputFile, ReportError> {
+    let header = [
+        "suite", "protocol", "method", "pretrain_split", "metric", "a", "b", "difference", "low90", "high90", "p_value", "result",
+    ];
+    let optional = |value: Option<f64>| value.map(|value| value.to_string()).unwrap_or_default();
+    let rows = comparison.scores.iter().map(|score| {
+        let mut row = vec![
+            score.row.suite.clone(),
+            name_of(&score.row.protocol),
+            score.row.method.clone(),
+            score.row.pretrain_split.map(|list| name_of(&list)).unwrap_or_default(),
+            score.metric.to_string(),
+        ];
+        let [low, high] = score.interval90.map_or([None, None], |ends| ends.map(Some));
+        row.extend([score.left, score.right, score.difference, low, high, score.p_value].map(optional));
+        row.push(words(score.agreement).to_owned());
+        row
+    });
+    Ok(OutputFile::new(format!("{name}.csv"), csv::text(&header, rows)?))
+}
