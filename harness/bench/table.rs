@@ -35,7 +35,11 @@ pub fn scaling_text(report: &ScalingReport) -> String {
 /// The growing cost as a section of Markdown.
 pub fn scaling_markdown(report: &ScalingReport) -> String {
     let kind = name_of(&report.kind);
-    format!("## {kind}: how the cost grows\n\n{}\n\n{}", scaling_caption(report), markdown_table(&scaling_table(report)) + "\n")
+    format!(
+        "## {kind}: how the cost grows\n\n{}\n\n{}",
+        scaling_caption(report),
+        markdown_table(&scaling_table(report)) + "\n"
+    )
 }
 
 fn machine(environment: &Environment) -> String {

@@ -74,7 +74,8 @@ impl ReportArgs {
     }
 
     fn compare(&self, pair: &[PathBuf], out: &Path) -> anyhow::Result<PathBuf> {
-        let sides = pair.iter().map(|folder| suite::read_back(std::slice::from_ref(folder))).collect::<Result<Vec<_>, _>>()?;
+        let sides =
+            pair.iter().map(|folder| suite::read_back(std::slice::from_ref(folder))).collect::<Result<Vec<_>, _>>()?;
         let evidence = pair.iter().map(|folder| suite::evidence(&[folder])).collect::<Result<Vec<_>, _>>()?;
         let found = verdict::compare(&evidence[0].observations, &evidence[1].observations, verdict::ALPHA)?;
         let record = |side: usize| {
@@ -82,7 +83,8 @@ impl ReportArgs {
             sides[side].suite.as_ref().with_context(missing)
         };
         let names = [0, 1].map(|side| pair[side].display().to_string());
-        let comparison = Comparison { names: &names, sides: [record(0)?, record(1)?], scores: &found, rate: verdict::ALPHA };
+        let comparison =
+            Comparison { names: &names, sides: [record(0)?, record(1)?], scores: &found, rate: verdict::ALPHA };
         fs::create_folder(out)?;
         write(&Report::of_comparison(&comparison)?, &self.format, out, &sides.iter().collect::<Vec<_>>())
     }

@@ -161,7 +161,7 @@ impl ReproArgs {
         let pace = suite::Pace { budget: self.budget.map(|budget| budget.0), jobs: self.jobs.map(usize::from) };
         let run = suite::run(&suite, invocation, &plan, scale, &out, pace, &Progress::default())?;
         let record = run.record;
-        let verdicts = suite::judged(&[&out]).map_err(|error| error.to_string());
+        let verdicts = suite::judged(&[&out]).map_err(|error| error.why_no_verdict());
         let findings = Findings { verdicts: verdicts.as_ref().map_err(String::as_str), ..Findings::of(&record) };
         let path = Report::of_suite(&findings)?.write(&out, &Format::DEFAULT)?;
         match self.json {

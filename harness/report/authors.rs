@@ -111,10 +111,7 @@ pub(super) fn document(record: &PublishedRecord, places: &BTreeMap<JobId, String
 }
 
 /// Its sections; `source` finds the record of a job.
-pub(super) fn sections(
-    record: &PublishedRecord,
-    source: &dyn Fn(&Job) -> String,
-) -> Result<Vec<Section>, ReportError> {
+pub(super) fn sections(record: &PublishedRecord, source: &dyn Fn(&Job) -> String) -> Result<Vec<Section>, ReportError> {
     let cells = cells(record);
     let code = |names: &[String]| names.iter().map(|name| Text::code(name.as_str())).collect();
     let failure = |failure: &Failure| Text::code(failure.job.as_str()).and(format!(": {}", one_line(&failure.error)));
@@ -250,8 +247,8 @@ fn what_was_run(record: &PublishedRecord) -> Section {
     let mut points = vec![Text::from("Command, from the root of a checkout: ").and(Text::code(command))];
     let environments = run::environments(jobs());
     points.extend(environments.into_iter().map(|found| Text::from("Machine: ").and(run::environment_words(found))));
-    let lists = jobs()
-        .flat_map(|job| job.header.splits_sha256.iter().map(|(name, hash)| (name.as_str(), hash.as_str())));
+    let lists =
+        jobs().flat_map(|job| job.header.splits_sha256.iter().map(|(name, hash)| (name.as_str(), hash.as_str())));
     let images = jobs().map(|job| ("images and labels", job.header.data_sha256.as_str()));
     let inputs: BTreeMap<&str, &str> = images.chain(lists).collect();
     let mut hashes = Table::new(&["input", "sha256"]);

@@ -121,7 +121,10 @@ fn scores(comparison: &Comparison) -> Result<Vec<Block>, ReportError> {
         .collect();
     let mut blocks = Vec::new();
     if !table.is_empty() {
-        blocks.push(Block::Table("Test accuracy in per cent, differences in points; for Std, lower is better balanced".into(), table));
+        blocks.push(Block::Table(
+            "Test accuracy in per cent, differences in points; for Std, lower is better balanced".into(),
+            table,
+        ));
     }
     if !alone.is_empty() {
         blocks.push(Block::Paragraph("Rows that are not in both:".into()));
@@ -153,7 +156,8 @@ fn differences(comparison: &Comparison) -> Vec<Block> {
     let cell = |value: Option<&String>| value.cloned().unwrap_or_else(|| "–".to_owned());
     for encoder in encoders {
         let (Some(one), Some(other)) = (a.get(encoder), b.get(encoder)) else {
-            let has = |recipes: &BTreeMap<String, FlatRecipe>| if recipes.contains_key(encoder) { "run" } else { "–" };
+            let has =
+                |recipes: &BTreeMap<String, FlatRecipe>| if recipes.contains_key(encoder) { "run" } else { "–" };
             table.row(vec![encoder.clone(), "the encoder".to_owned(), has(&a).to_owned(), has(&b).to_owned()]);
             continue;
         };
@@ -256,7 +260,18 @@ pub(super) fn json(comparison: &Comparison, name: &str) -> Result<OutputFile, Re
 /// NAME.csv: one row a score, unrounded.
 pub(super) fn csv(comparison: &Comparison, name: &str) -> Result<OutputFile, ReportError> {
     let header = [
-        "suite", "protocol", "method", "pretrain_split", "metric", "a", "b", "difference", "low90", "high90", "p_value", "result",
+        "suite",
+        "protocol",
+        "method",
+        "pretrain_split",
+        "metric",
+        "a",
+        "b",
+        "difference",
+        "low90",
+        "high90",
+        "p_value",
+        "result",
     ];
     let optional = |value: Option<f64>| value.map(|value| value.to_string()).unwrap_or_default();
     let rows = comparison.scores.iter().map(|score| {

@@ -142,7 +142,7 @@ where
         area.draw_series(bounds.map(line))?;
         let [low, high] = bounds;
         let word = |text: &'static str, x: f64, dx: i32| {
-            EmptyElement::at((x, top)) + Text::new(text, (dx, 4), ("sans-serif", 13))
+            EmptyElement::at((x, 0.0)) + Text::new(text, (dx, -18), ("sans-serif", 13))
         };
         area.draw_series([word("Few", low, -32), word("Medium", low, 6), word("Many", high, 6)])?;
     }
@@ -169,8 +169,8 @@ pub(super) struct Dots {
     pub columns: Vec<(Vec<f64>, Option<f64>)>,
 }
 
-const DOTS_LABELS: u32 = 150;
-const DOTS_ROW: u32 = 30;
+const DOTS_LABELS: u32 = 140;
+const DOTS_ROW: u32 = 32;
 
 /// A panel for each of `columns`, in which every setting has a row: a dot for each run, a bar at their mean, a hollow
 /// diamond at the published mean. Every value is drawn where it is; nothing is symmetric about a mean.
@@ -195,7 +195,7 @@ fn paint_dots(svg: &mut String, heading: &str, columns: &[&str], rows: &[Dots]) 
         let mut area = ChartBuilder::on(panel)
             .margin_left(6)
             .margin_right(12)
-            .caption(title, ("sans-serif", 14))
+            .caption(title, ("sans-serif", 16))
             .x_label_area_size(26)
             .build_cartesian_2d((low - margin).max(0.0)..high + margin, bottom..0.0)?;
         area.configure_mesh()
@@ -204,7 +204,7 @@ fn paint_dots(svg: &mut String, heading: &str, columns: &[&str], rows: &[Dots]) 
             .bold_line_style(BLACK.mix(0.12))
             .x_labels(3)
             .x_label_formatter(&|x| format!("{x:.0}"))
-            .label_style(("sans-serif", 12))
+            .label_style(("sans-serif", 14))
             .draw()?;
         for (place, row) in rows.iter().enumerate() {
             let y = place as f64 + 0.5;
@@ -224,7 +224,7 @@ fn paint_dots(svg: &mut String, heading: &str, columns: &[&str], rows: &[Dots]) 
             for (place, row) in rows.iter().enumerate() {
                 let step = f64::from(y.end - y.start) / bottom;
                 let at = f64::from(y.start - top) + step * (place as f64 + 0.5);
-                labels.draw(&Text::new(row.label.clone(), (8, at as i32 - 7), ("sans-serif", 14)))?;
+                labels.draw(&Text::new(row.label.clone(), (6, at as i32 - 8), ("sans-serif", 16)))?;
             }
         }
     }

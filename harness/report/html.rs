@@ -10,6 +10,8 @@ use super::{OutputFile, heading};
 use crate::record::SMOKE_STAMP;
 
 const STYLE: &str = include_str!("page.css");
+/// Characters that a cell keeps on one line.
+const SHORT: usize = 34;
 /// Nothing is loaded from anywhere, whatever a record holds.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
 
@@ -81,7 +83,13 @@ fn caption(caption: &Text, smoke: bool) -> Markup {
 }
 
 fn table(table: &Table) -> Markup {
-    let class = |column: usize| table.numeric(column).then_some("number");
+    // Words that fit on a line stay on it.
+    let is_short = |column: usize| table.rows.iter().all(|row| row.cells[column].plain().chars().count() <= SHORT);
+    let class = |column: usize| match (table.numeric(column), is_short(column)) {
+        (true, _) => Some("number"),
+        (false, true) => Some("short"),
+        (false, false) => None,
+    };
     let numeric: Vec<_> = (0..table.header.len()).map(class).collect();
     let cells = |row: &Row| {
         html! { @for (cell, class) in row.cells.iter().zip(&numeric) { td class=[class] { (inline(cell)) } } }

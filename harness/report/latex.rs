@@ -38,10 +38,17 @@ fn block(block: &Block, smoke: bool) -> String {
         Block::Figure(Figure { caption, pictures }) => {
             let shown = |path: &str| {
                 let pdf = path.replace(".svg", ".pdf");
-                format!("\\IfFileExists{{{pdf}}}{{\\includegraphics[width=\\linewidth]{{{pdf}}}}}{{\\texttt{{{}}}}}", escaped(path))
+                format!(
+                    "\\IfFileExists{{{pdf}}}{{\\includegraphics[width=\\linewidth]{{{pdf}}}}}{{\\texttt{{{}}}}}",
+                    escaped(path)
+                )
             };
             let pictures: Vec<String> = pictures.iter().map(|picture| shown(&picture.path)).collect();
-            format!("\\begin{{center}}\n{}\n\n{}\n\\end{{center}}", pictures.join("\n\n"), self::caption(caption, smoke))
+            format!(
+                "\\begin{{center}}\n{}\n\n{}\n\\end{{center}}",
+                pictures.join("\n\n"),
+                self::caption(caption, smoke)
+            )
         }
         Block::Fold(summary, blocks) => {
             let blocks: Vec<String> = blocks.iter().map(|inner| self::block(inner, smoke)).collect();
@@ -67,7 +74,8 @@ fn whole_table(caption: &str, table: &Table) -> String {
     let letters: String = columns.iter().map(|&c| if table.numeric(c) { 'r' } else { 'l' }).collect();
     let line = |cells: Vec<String>| format!("{} \\\\\n", cells.join(" & "));
     let header = line(columns.iter().map(|&c| escaped(&table.header[c])).collect());
-    let rows: String = table.rows.iter().map(|row| line(columns.iter().map(|&c| inline(&row.cells[c])).collect())).collect();
+    let rows: String =
+        table.rows.iter().map(|row| line(columns.iter().map(|&c| inline(&row.cells[c])).collect())).collect();
     let text = format!(
         "{{\\scriptsize\\setlength{{\\tabcolsep}}{{3pt}}\n\\begin{{longtable}}{{@{{}}{letters}@{{}}}}\n\\caption*{{{caption}}}\\\\\n\
          \\toprule\n{header}\\midrule\n\\endhead\n{rows}\\bottomrule\n\\end{{longtable}}}}"

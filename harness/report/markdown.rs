@@ -51,11 +51,8 @@ fn caption(caption: &Text, smoke: bool) -> String {
 /// A table, and below it what is said about its rows.
 fn whole_table(table: &Table) -> String {
     let first = |row: &super::table::Row| row.cells.first().map(inline).unwrap_or_default();
-    let notes: Vec<String> = table
-        .rows
-        .iter()
-        .filter_map(|row| Some(format!("- {}: {}", first(row), inline(row.note.as_ref()?))))
-        .collect();
+    let notes: Vec<String> =
+        table.rows.iter().filter_map(|row| Some(format!("- {}: {}", first(row), inline(row.note.as_ref()?)))).collect();
     let text = self::table(table);
     if notes.is_empty() { text } else { format!("{text}\n\n{}", notes.join("\n")) }
 }

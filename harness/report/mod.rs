@@ -13,9 +13,9 @@ mod json;
 mod latex;
 mod markdown;
 mod plots;
+mod quoted;
 mod run;
 mod sections;
-mod quoted;
 mod summary;
 pub(crate) mod table;
 mod text;
@@ -197,9 +197,11 @@ const NAME: &str = "report";
 fn pictures(document: &Document) -> Vec<OutputFile> {
     fn of(block: &Block) -> Vec<OutputFile> {
         match block {
-            Block::Figure(figure) => {
-                figure.pictures.iter().map(|picture| OutputFile::new(picture.path.clone(), picture.svg.clone())).collect()
-            }
+            Block::Figure(figure) => figure
+                .pictures
+                .iter()
+                .map(|picture| OutputFile::new(picture.path.clone(), picture.svg.clone()))
+                .collect(),
             Block::Fold(_, blocks) => blocks.iter().flat_map(of).collect(),
             _ => Vec::new(),
         }

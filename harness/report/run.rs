@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::text::Text;
 use super::summary::Setting;
+use super::text::Text;
 use crate::recipe::{Protocol, name_of};
 use crate::record::{Environment, Invocation, Job, SuiteRecord};
 
@@ -66,7 +66,10 @@ pub(super) fn jobs(suite: &SuiteRecord) -> impl Iterator<Item = &Job> {
 /// A machine and build in words.
 pub(super) fn environment_words(environment: &Environment) -> Text {
     let threads = super::table::counted(environment.threads, "thread");
-    let start = format!("{}, {threads}; libtorch {}, sdclr {}, commit ", environment.device, environment.libtorch, environment.sdclr);
+    let start = format!(
+        "{}, {threads}; libtorch {}, sdclr {}, commit ",
+        environment.device, environment.libtorch, environment.sdclr
+    );
     let commit = match &environment.git_commit {
         Some(commit) => Text::code(commit.as_str()),
         None => "unknown".into(),

@@ -15,10 +15,20 @@ use crate::verdict::{Outcome, Verdict, Verdicts};
 
 /// Every row of the paper's claims that was run, or with `all` every claim; the intervals drawn where they have a value.
 fn table(verdicts: &[&Verdict]) -> Result<Table, ReportError> {
-    let header =
-        ["claim", "ours", "n", "published", "difference", "90 % interval", "against the margin", "margin", "tier", "verdict"];
+    let header = [
+        "claim",
+        "ours",
+        "n",
+        "published",
+        "difference",
+        "90 % interval",
+        "against the margin",
+        "margin",
+        "tier",
+        "verdict",
+    ];
     let mut table = Table::new(&header);
-    let number = |value: f64| format!("{value:.2}");
+    let number = |value: f64| format!("{value:.2}").replace('-', "−");
     let absent = || "–".to_owned();
     let reach = reach(verdicts);
     for verdict in verdicts {
@@ -138,7 +148,9 @@ pub(super) fn answer(verdicts: &Verdicts) -> Text {
     let all = &verdicts.claims;
     let (words, tone) = match (all.is_empty(), run.is_empty(), verdicts.exit_code()) {
         (true, ..) => return "No claim of the paper is about what was run here.".into(),
-        (_, true, _) => return "No claim can be judged: nothing that the claims are about has been run in full.".into(),
+        (_, true, _) => {
+            return "No claim can be judged: nothing that the claims are about has been run in full.".into();
+        }
         (.., 0) => ("The claims hold", Tone::Good),
         (.., 3) => ("Not every claim holds", Tone::Bad),
         _ => ("The question is open", Tone::Open),
@@ -214,7 +226,10 @@ pub fn verdicts_markdown(verdicts: &Verdicts) -> Result<String, ReportError> {
         Block::Table("Ours against the published numbers, in per cent and points".into(), all),
         Block::Paragraph(hash),
     ];
-    let document =
-        Document { title: "Verdicts".to_owned(), smoke: false, sections: vec![Section { title: String::new(), blocks }] };
+    let document = Document {
+        title: "Verdicts".to_owned(),
+        smoke: false,
+        sections: vec![Section { title: String::new(), blocks }],
+    };
     Ok(markdown::text(&document))
 }

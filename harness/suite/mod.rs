@@ -20,8 +20,8 @@ use crate::checkpoint::{self, CheckpointError};
 use crate::dataset::DatasetError;
 use crate::fs::FsError;
 use crate::native::{self, NativeError};
-use crate::paper::PaperError;
 use crate::network::NetworkError;
+use crate::paper::PaperError;
 use crate::pretrain::PretrainError;
 use crate::pretrain::run::ENCODER;
 use crate::probe::ProbeError;
@@ -120,6 +120,14 @@ pub enum SuiteError {
 }
 
 impl SuiteError {
+    /// Why a report has no verdict.
+    pub fn why_no_verdict(&self) -> String {
+        match self {
+            Self::NoEvidence { .. } => "no probe has finished".to_owned(),
+            other => other.to_string(),
+        }
+    }
+
     /// Whether nothing is wrong, and the same command continues where this one ended.
     fn is_for_later(&self) -> bool {
         match self {

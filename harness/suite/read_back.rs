@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::plan::{Selection, plan};
-use super::together::{PUBLISHED_REPORT, judged, read_published};
+use super::together::{PUBLISHED_REPORT, authors_of, judged, read_published};
 use super::{PlannedEncoder, SuiteError};
 use crate::fs::{self, FsError};
 use crate::recipe::{JobId, Part, Suite};
@@ -61,12 +61,15 @@ pub fn read_back(folders: &[PathBuf]) -> Result<ReadBack, SuiteError> {
         [suite] => suite.clone(),
         _ => return Err(SuiteError::SeveralSuites { folders: names, suites: suites.join(", ") }),
     };
-    let verdicts = match judged(&found.with_evidence) {
+    let judged = match found.with_evidence.is_empty() {
+        true => Err(SuiteError::NoEvidence { folder: names }),
+        false => judged(&found.with_evidence),
+    };
+    let verdicts = match judged {
         Ok(verdicts) => Ok(verdicts),
-        Err(error @ (SuiteError::NoEvidence { .. } | SuiteError::Verdict(_))) => Err(error.to_string()),
+        Err(error @ (SuiteError::NoEvidence { .. } | SuiteError::Verdict(_))) => Err(error.why_no_verdict()),
         Err(error) => return Err(error),
     };
-    let verdicts = if found.with_evidence.is_empty() { Err("no probe has finished".to_owned()) } else { verdicts };
     let own = !found.results.is_empty() || !found.invocations.is_empty();
     let record = own.then(|| found.record(suite));
     Ok(ReadBack { suite: record, authors: found.authors, verdicts, files: found.files, folders: found.folders })
@@ -100,7 +103,7 @@ impl Found {
         }
         let of_suite = |record: &JobRecord| !matches!(record.header().job.part, Part::Published { .. });
         let probed = results.iter().any(|record| of_suite(record) && record.as_probe().is_some());
-        if authors.is_some() || probed {
+        if probed || !authors_of(folder)?.is_empty() {
             self.with_evidence.push(folder.clone());
         }
         for result in results {

@@ -163,7 +163,7 @@ pub(super) fn read_published(folder: &Path) -> Result<Option<PublishedRecord>, S
 }
 
 /// The authors' values that a run on published files found: their logs, and where one is missing their model.
-fn authors_of(folder: &Path) -> Result<Vec<AuthorsValue>, SuiteError> {
+pub(super) fn authors_of(folder: &Path) -> Result<Vec<AuthorsValue>, SuiteError> {
     let Some(PublishedRecord { suite, outcomes, .. }) = read_published(folder)? else { return Ok(Vec::new()) };
     let mut values: BTreeMap<(Row, usize), AuthorsValue> = BTreeMap::new();
     for kind in [PublishedKind::Model, PublishedKind::Log] {

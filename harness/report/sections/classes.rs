@@ -19,8 +19,12 @@ pub(super) fn section(summary: &Summary) -> Result<Section, ReportError> {
         blocks.push(Block::Figure(Figure { caption: caption.into(), pictures: answer }));
     }
     if !all.is_empty() {
-        let caption = "The same for every encoder, the untrained one and those trained on D_b among them; without intervals";
-        blocks.extend(super::fold("All encoders", vec![Block::Figure(Figure { caption: caption.into(), pictures: all })]));
+        let caption =
+            "The same for every encoder, the untrained one and those trained on D_b among them; without intervals";
+        blocks.extend(super::fold(
+            "All encoders",
+            vec![Block::Figure(Figure { caption: caption.into(), pictures: all })],
+        ));
     }
     Ok(Section::new("Rare and frequent classes", blocks))
 }

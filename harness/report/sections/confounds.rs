@@ -43,7 +43,8 @@ pub(super) fn section(summary: &Summary) -> Result<Section, ReportError> {
             row.extend(comparison.scores().iter().map(signed_plus_minus));
             table.row(row);
         }
-        let caption = format!("Controls: differences in points, mean ± population standard deviation over n {}", summary.units());
+        let caption =
+            format!("Controls: differences in points, mean ± population standard deviation over n {}", summary.units());
         blocks.push(Block::Table(caption.into(), table));
     }
     Ok(Section::new("Confounds", blocks))

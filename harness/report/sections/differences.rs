@@ -58,8 +58,12 @@ fn agreement(comparison: &Comparison, units: &str) -> Text {
 /// What the deviations hold.
 fn variability(summary: &Summary) -> String {
     let mixed = match summary.one_run_a_split() {
-        true => "One run was made on each split, so a deviation mixes the choice of images with the luck of training.".to_owned(),
-        false => format!("These are {}, so a deviation mixes the choice of images with the luck of training.", summary.design_words()),
+        true => "One run was made on each split, so a deviation mixes the choice of images with the luck of training."
+            .to_owned(),
+        false => format!(
+            "These are {}, so a deviation mixes the choice of images with the luck of training.",
+            summary.design_words()
+        ),
     };
     format!(
         "The splits share images. {mixed} A deviation is no error of the mean, and no significance is claimed here: the claims \

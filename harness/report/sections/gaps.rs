@@ -3,8 +3,8 @@
 use crate::record::{JobHeader, SMOKE_STAMP};
 use crate::report::ReportError;
 use crate::report::document::{Block, Section};
-use crate::report::summary::{RunKey, Summary, label_on, run_key};
 use crate::report::run;
+use crate::report::summary::{RunKey, Summary, label_on, run_key};
 use crate::report::table::counted;
 use crate::report::text::Text;
 use crate::verdict::Outcome;
@@ -19,7 +19,12 @@ pub(super) fn section(summary: &Summary) -> Result<Section, ReportError> {
         points.push("Variation over seeds: one pre-training seed a split.".into());
     }
     if probes > 1 {
-        points.push(format!("The paper's protocol in one point: it trained one classifier an encoder, here there are {probes}.").into());
+        points.push(
+            format!(
+                "The paper's protocol in one point: it trained one classifier an encoder, here there are {probes}."
+            )
+            .into(),
+        );
     }
     points.push("The pruned branch: probes read the dense one.".into());
     points.push(

@@ -29,12 +29,8 @@ pub(super) fn section(summary: &Summary) -> Result<Section, ReportError> {
 }
 
 fn table(summary: &Summary) -> Table {
-    let header = [
-        ["method", "pre-trained on", "probe"].as_slice(),
-        &summary.run_columns(),
-        &SCORES,
-        &["best epoch", "from"],
-    ];
+    let header =
+        [["method", "pre-trained on", "probe"].as_slice(), &summary.run_columns(), &SCORES, &["best epoch", "from"]];
     let mut table = Table::new(&header.concat());
     for cell in &summary.cells {
         for (key, run) in &cell.runs {

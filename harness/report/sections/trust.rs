@@ -21,9 +21,8 @@ pub(super) fn section(summary: &Summary) -> Result<Section, ReportError> {
              stated tolerances. `cargo test --release` holds every part against golden files made by PyTorch \
              (`tests/parity_*.rs`).",
         ),
-        marked("**Distributional.** The accuracies above are samples").and(format!(
-            "{samples}. Only their distribution can be compared with other people's."
-        )),
+        marked("**Distributional.** The accuracies above are samples")
+            .and(format!("{samples}. Only their distribution can be compared with other people's.")),
     ];
     Ok(Section::new(
         "How far to trust this",

@@ -1,0 +1,249 @@
+//! `sdclr report`: reports made again from records alone, finished or not, from one folder or several, and two sets of records
+//! side by side.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+fn committed() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("reports/digits-lt-cpu")
+}
+
+fn sdclr(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(assert_cmd::cargo::cargo_bin!("sdclr")).args(arguments).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
+
+fn succeed(arguments: &[&str]) -> String {
+    let (code, said) = sdclr(arguments);
+    assert_eq!(code, Some(0), "{said}");
+    said
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn read(path: PathBuf) -> String {
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Copies the records of the jobs under `part`, such as `simclr-D_i-split1`, changed by `change`.
+fn copy(to: &Path, part: &str, change: impl Fn(&mut Value)) {
+    for job in ["", "full", "few"] {
+        let from = committed().join(part).join(job).join("result.json");
+        if from.exists() {
+            let mut record: Value = serde_json::from_str(&read(from)).unwrap();
+            change(&mut record);
+            let record = serde_json::to_string_pretty(&record).unwrap();
+            sdclr::fs::write(&to.join(part).join(job).join("result.json"), record.as_bytes()).unwrap();
+        }
+    }
+}
+
+fn copy_suite(to: &Path) {
+    sdclr::fs::write(&to.join("suite.json"), read(committed().join("suite.json")).as_bytes()).unwrap();
+}
+
+/// All encoders of `split`.
+fn copy_split(to: &Path, split: usize, change: impl Fn(&mut Value)) {
+    for encoder in ["random", "simclr-D_i", "simclr-D_b", "sdclr-D_i"] {
+        copy(to, &format!("{encoder}-split{split}"), &change);
+    }
+}
+
+/// The numbers of the verdicts in a report are those of `sdclr verify` on the same records.
+#[test]
+fn a_report_leads_with_the_verdicts_of_verify() {
+    let folder = tempfile::tempdir().unwrap();
+    let records = committed();
+    let said = succeed(&["report", text(&records), "--out", text(folder.path())]);
+    assert!(said.contains("report.md"), "{said}");
+    let markdown = read(folder.path().join("report.md"));
+    let verdicts = folder.path().join("verdicts.md");
+    sdclr(&["verify", text(&records), "--markdown", text(&verdicts)]);
+    let verdicts = read(verdicts);
+    let rows = |markdown: &str| -> Vec<String> {
+        markdown.lines().filter(|line| line.contains("`digits-lt/")).map(str::to_owned).collect()
+    };
+    let (expected, found) = (rows(&verdicts), rows(&markdown));
+    assert!(expected.len() > 4, "{verdicts}");
+    for row in &expected {
+        assert!(found.contains(row), "the report lacks: {row}");
+    }
+    let lead = |markdown: &str| markdown.split("\n\n").nth(1).unwrap().to_owned();
+    assert_eq!(lead(&markdown), lead(&verdicts), "one answer");
+    // Made again, it is the same to the byte; links lead from where it was written to the records.
+    let again = tempfile::tempdir().unwrap();
+    succeed(&["report", text(&records), "--out", text(again.path())]);
+    assert_eq!(markdown.matches("](../").count(), read(again.path().join("report.md")).matches("](../").count());
+    let link = markdown.split("[result.json](").nth(1).unwrap().split(')').next().unwrap();
+    assert!(folder.path().join(link).is_file(), "{link}");
+}
+
+#[test]
+fn a_half_finished_folder_says_what_is_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path();
+    copy_suite(out);
+    copy(out, "simclr-D_i-split1", |_| {});
+    std::fs::remove_dir_all(out.join("simclr-D_i-split1/few")).unwrap();
+    // One job that was stopped, one that failed.
+    let log = read(committed().join("simclr-D_i-split1/few/run.jsonl"));
+    let two_epochs: String = log.lines().take(3).map(|line| format!("{line}\n")).collect();
+    sdclr::fs::write(&out.join("simclr-D_i-split1/few/run.jsonl"), two_epochs.as_bytes()).unwrap();
+    let failure = "{\"event\":\"failure\",\"error\":\"the loss is <NaN> in epoch 1\"}\n";
+    sdclr::fs::write(&out.join("sdclr-D_i-split1/run.jsonl"), failure.as_bytes()).unwrap();
+    let said = succeed(&["report", text(out)]);
+    assert!(said.contains(text(&out.join("report.md"))), "{said}");
+    let markdown = read(out.join("report.md"));
+    assert!(markdown.contains("2 of 33 jobs finished, on split 1"), "{markdown}");
+    for line in [
+        "- `simclr-D_i-split1/few`: stopped after 2 epochs",
+        "- `sdclr-D_i-split1`: the loss is &lt;NaN> in epoch 1",
+        "- `random-split3/few`: not begun",
+    ] {
+        assert!(markdown.contains(line), "the report lacks: {line}");
+    }
+    assert!(read(out.join("report.html")).contains("the loss is &lt;NaN&gt; in epoch 1"));
+    // A folder with nothing in it is named.
+    let empty = tempfile::tempdir().unwrap();
+    let (code, said) = sdclr(&["report", text(empty.path())]);
+    assert!(code == Some(1) && said.contains("holds no record"), "{said}");
+}
+
+#[test]
+fn folders_that_belong_together_make_one_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let [one, rest, out, single] = ["one", "rest", "out", "single"].map(|name| folder.path().join(name));
+    copy_split(&one, 1, |_| {});
+    copy_split(&rest, 2, |_| {});
+    copy_split(&rest, 3, |_| {});
+    let (code, said) = sdclr(&["report", text(&one), text(&rest)]);
+    assert!(code == Some(1) && said.contains("--out"), "{said}");
+    succeed(&["report", text(&one), text(&rest), "--out", text(&out)]);
+    succeed(&["report", text(&committed()), "--out", text(&single)]);
+    let tables = |folder: &Path| {
+        let markdown = read(folder.join("report.md"));
+        let section = markdown.split("\n## ").find(|section| section.starts_with("Results")).unwrap().to_owned();
+        section
+    };
+    assert_eq!(tables(&out), tables(&single));
+    let markdown = read(out.join("report.md"));
+    for link in ["](../one/sdclr-D_i-split1/few/result.json)", "](../rest/sdclr-D_i-split2/few/result.json)"] {
+        assert!(markdown.contains(link), "the report lacks {link}");
+    }
+    // One job twice, and records of other data, are refused; nothing is written then.
+    let refused = folder.path().join("refused");
+    copy_split(&one, 2, |_| {});
+    let (code, said) = sdclr(&["report", text(&one), text(&rest), "--out", text(&refused)]);
+    assert!(code == Some(1) && said.contains("both hold"), "{said}");
+    let other = folder.path().join("other");
+    copy_split(&other, 3, |record| record["data_sha256"] = "0000".into());
+    let (code, said) = sdclr(&["report", text(&one), text(&other), "--out", text(&refused)]);
+    assert!(code == Some(1) && said.contains("do not belong together"), "{said}");
+    assert!(!refused.exists());
+}
+
+#[test]
+fn two_sets_are_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let [a, b, out] = ["a", "b", "out"].map(|name| folder.path().join(name));
+    for split in [1, 2, 3] {
+        copy_split(&a, split, |_| {});
+        copy_split(&b, split, |record| {
+            record["sessions"][0]["environment"]["device"] = "another CPU".into();
+            record["recipe"]["lr"] = 0.25.into();
+            if record["encoder"] == "sdclr" && record["kind"] == "probe" {
+                // Points that training noise does not reach, a little other in each split.
+                let shift = 5.0 + 0.01 * record["split"].as_f64().unwrap();
+                record["all"] = (record["all"].as_f64().unwrap() - shift).into();
+            }
+        });
+    }
+    succeed(&["report", "--compare", text(&a), text(&b), "--out", text(&out), "--format", "md,html,json,csv,latex"]);
+    let found: Value = serde_json::from_str(&read(out.join("compare.json"))).unwrap();
+    let scores = found["scores"].as_array().unwrap();
+    let score = |method: &str, metric: &str| {
+        let of = |score: &&Value| score["method"] == method && score["metric"] == metric && score["protocol"] == "few";
+        scores.iter().find(of).unwrap().clone()
+    };
+    let moved = score("sdclr", "all");
+    assert_eq!(moved["result"], "different", "{moved}");
+    assert!((moved["difference"].as_f64().unwrap() - 5.02).abs() < 1e-9, "{moved}");
+    // Student's t with 2 degrees of freedom: 5.02 ± 2.92 * 0.01 / sqrt(3).
+    let half = 2.919_985_580 * 0.01 / 3f64.sqrt();
+    let [low, high] = [0, 1].map(|end| moved["interval90"][end].as_f64().unwrap());
+    assert!((low - (5.02 - half)).abs() < 1e-8 && (high - (5.02 + half)).abs() < 1e-8, "{moved}");
+    let same = score("simclr", "all");
+    assert_eq!((&same["result"], same["difference"].as_f64()), (&"no difference shows".into(), Some(0.0)), "{same}");
+    let markdown = read(out.join("compare.md"));
+    for part in ["**2 of 40 scores differ**", "| SDCLR | lr | 0.5 | 0.25 |", "another CPU", "**different**"] {
+        assert!(markdown.replace("| sdclr |", "| SDCLR |").contains(part), "the comparison lacks {part}:\n{markdown}");
+    }
+    assert_eq!(read(out.join("compare.csv")).lines().count(), scores.len() + 1);
+    assert!(read(out.join("compare.html")).contains("<svg"));
+    assert!(read(out.join("compare.tex")).contains("\\toprule"));
+}
+
+/// What was evaluated of the authors' files is read back, and is not replaced.
+#[test]
+fn a_record_is_never_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path();
+    let published = "{\"suite\":\"cifar10-lt\",\"smoke\":false,\"outcomes\":[],\"missing\":[\"a/log.txt\"],\"failures\":[],\
+                     \"warnings\":[],\"seconds\":1.5}";
+    sdclr::fs::write(&out.join("report.json"), published.as_bytes()).unwrap();
+    succeed(&["report", text(out)]);
+    assert_eq!(read(out.join("report.json")), published);
+    assert!(read(out.join("report.md")).contains("- `a/log.txt`"));
+    let (code, said) = sdclr(&["report", text(out), "--format", "md", "--out", "/proc/nowhere"]);
+    assert!(code == Some(1) && said.contains("/proc/nowhere"), "{said}");
+    // A link under the name of an output leads to a record.
+    let linked = tempfile::tempdir().unwrap();
+    copy(linked.path(), "simclr-D_i-split1", |_| {});
+    let record = linked.path().join("simclr-D_i-split1/few/result.json");
+    std::os::unix::fs::symlink(&record, linked.path().join("report.csv")).unwrap();
+    let before = read(record.clone());
+    let (code, said) = sdclr(&["report", text(linked.path())]);
+    assert!(code == Some(1) && said.contains("report.csv"), "{said}");
+    assert_eq!(read(record), before);
+}
+
+/// Every table of the LaTeX has as many cells in each line as it has columns, and what begins ends.
+#[test]
+fn latex_is_well_formed() {
+    let folder = tempfile::tempdir().unwrap();
+    succeed(&["report", text(&committed()), "--format", "latex", "--out", text(folder.path())]);
+    let latex = read(folder.path().join("report.tex"));
+    let mut open: Vec<&str> = Vec::new();
+    let (mut columns, mut tables) = (0, 0);
+    for line in latex.lines() {
+        for (mark, rest) in line
+            .match_indices("\\begin{")
+            .map(|(at, _)| (true, &line[at + 7..]))
+            .chain(line.match_indices("\\end{").map(|(at, _)| (false, &line[at + 5..])))
+        {
+            let name = rest.split('}').next().unwrap();
+            match mark {
+                true => open.push(name),
+                false => assert_eq!(open.pop(), Some(name), "{line}"),
+            }
+        }
+        if let Some(rest) = line.strip_prefix("\\begin{longtable}{@{}") {
+            columns = rest.split('@').next().unwrap().len();
+            tables += 1;
+        } else if open.last() == Some(&"longtable") && line.contains(" & ") {
+            assert_eq!(line.matches(" & ").count() + 1, columns, "{line}");
+        }
+        let bare = line.replace("\\{", "").replace("\\}", "");
+        assert!(!open.contains(&"longtable") || bare.matches('{').count() == bare.matches('}').count(), "{line}");
+    }
+    assert!(open.is_empty() && tables > 5, "{open:?}, {tables} tables");
+    assert!(latex.is_ascii(), "{:?}", latex.chars().find(|character| !character.is_ascii()));
+    for rule in ["\\toprule", "\\midrule", "\\bottomrule"] {
+        assert_eq!(latex.matches(rule).count(), tables, "{rule}");
+    }
+}
