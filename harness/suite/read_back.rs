@@ -92,7 +92,7 @@ struct Found {
 }
 
 impl Found {
-    fn add(&mut self, folder: &PathBuf) -> Result<(), SuiteError> {
+    fn add(&mut self, folder: &Path) -> Result<(), SuiteError> {
         let (results, damaged) = record::read_results(folder)?;
         if let Some(error) = damaged.into_iter().next() {
             return Err(error.into());
@@ -104,12 +104,12 @@ impl Found {
         let of_suite = |record: &JobRecord| !matches!(record.header().job.part, Part::Published { .. });
         let probed = results.iter().any(|record| of_suite(record) && record.as_probe().is_some());
         if probed || !authors_of(folder)?.is_empty() {
-            self.with_evidence.push(folder.clone());
+            self.with_evidence.push(folder.to_path_buf());
         }
         for result in results {
             let job = result.header().job.clone();
             self.files.push(folder.join(job.to_string()).join("result.json"));
-            if let Some(other) = self.folders.insert(job.clone(), folder.clone()) {
+            if let Some(other) = self.folders.insert(job.clone(), folder.to_path_buf()) {
                 let difference = format!("{} and {} both hold {job}", other.display(), folder.display());
                 return Err(SuiteError::NotTogether { difference });
             }
