@@ -127,8 +127,7 @@ fn folders_that_belong_together_make_one_report() {
     succeed(&["report", text(&committed()), "--out", text(&single)]);
     let tables = |folder: &Path| {
         let markdown = read(folder.join("report.md"));
-        let section = markdown.split("\n## ").find(|section| section.starts_with("Results")).unwrap().to_owned();
-        section
+        markdown.split("\n## ").find(|section| section.starts_with("Results")).unwrap().to_owned()
     };
     assert_eq!(tables(&out), tables(&single));
     let markdown = read(out.join("report.md"));
