@@ -71,6 +71,7 @@ fn training(state: StateDict, epoch: usize) -> Training {
         loss: 1.0,
         lr: 0.1,
         density: None,
+        overlap: None,
         validation_accuracy: None,
         images_per_second: 1.0,
         seconds: 1.0,

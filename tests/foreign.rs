@@ -384,6 +384,7 @@ fn record(epoch: usize) -> EpochRecord {
         loss: 1.0,
         lr: 0.1,
         density: None,
+        overlap: None,
         validation_accuracy: None,
         images_per_second: 1.0,
         seconds: 1.0,

@@ -309,6 +309,7 @@ fn meta() -> TrainingMeta {
         loss: 0.1 + 0.2,
         lr: 1.0 / 3.0,
         density: Some(0.1),
+        overlap: None,
         validation_accuracy: None,
         images_per_second: 1234.5,
         seconds: 1e-3,

@@ -27,7 +27,7 @@ pub struct Training {
     pub state: StateDict,
     /// What the optimiser keeps per parameter; empty before the first step.
     pub optimizer: StateDict,
-    /// What the method found at the beginning of an epoch that is under way; else empty.
+    /// What the method found at the beginning of the last epoch; empty before the first, and where it keeps nothing.
     pub method: StateDict,
     pub meta: TrainingMeta,
 }

@@ -14,6 +14,16 @@ pub struct Mask {
     parts: Vec<Tensor>,
 }
 
+/// How many weights a mask keeps.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Kept {
+    /// Share of all prunable weights.
+    pub density: f64,
+    /// Share of the kept weights that the mask before kept too; none where there is none before. Independent masks share
+    /// [`Kept::density`].
+    pub overlap: Option<f64>,
+}
+
 /// A share of `total` weights as a count: `ceil(share * total)` in float64, as the published code counts.
 fn count(share: f64, total: i64) -> i64 {
     (share * total as f64).ceil() as i64
@@ -102,9 +112,24 @@ impl Mask {
 
     /// Share of weights kept.
     pub fn density(&self) -> f64 {
-        // Counted as integers: float32 sums are not exact at 11 million weights. One number comes back from the device.
-        let kept = self.flat.to_kind(Kind::Bool).sum(Kind::Int64).int64_value(&[]);
-        kept as f64 / self.flat.numel() as f64
+        self.kept(None).density
+    }
+
+    /// What it keeps, and how much of that `earlier`, a mask of the same weights, kept too.
+    pub fn kept(&self, earlier: Option<&Self>) -> Kept {
+        // Counted as integers: float32 sums are not exact at 11 million weights. One number comes back from the device, so that
+        // the host waits once: both counts are below 2^31.
+        let count = |flags: &Tensor| flags.sum(Kind::Int64);
+        let now = self.flat.to_kind(Kind::Bool);
+        let shared = earlier.map(|earlier| count(&now.logical_and(&earlier.flat.to_kind(Kind::Bool))));
+        let both = match shared {
+            Some(shared) => count(&now) * (1 << 32) + shared,
+            None => count(&now) * (1 << 32),
+        };
+        let both = both.int64_value(&[]);
+        let (kept, shared) = ((both >> 32) as f64, (both & 0xffff_ffff) as f64);
+        let overlap = earlier.filter(|_| kept > 0.0).map(|_| shared / kept);
+        Kept { density: kept / self.flat.numel() as f64, overlap }
     }
 
     /// The masks in the order of the convolutions.

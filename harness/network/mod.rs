@@ -13,7 +13,7 @@ use std::cell::Cell;
 
 use tch::{Device, Kind, Tensor};
 
-pub use mask::Mask;
+pub use mask::{Kept, Mask};
 pub use names::{DDP_PREFIX, Foreign, Normalization};
 pub use state::StateDict;
 

@@ -21,7 +21,7 @@ use crate::checkpoint::CheckpointError;
 use crate::dataset::DatasetError;
 use crate::fs::FsError;
 use crate::native::NativeError;
-use crate::network::{Network, NetworkError, StateDict};
+use crate::network::{Kept, Mask, Network, NetworkError, StateDict};
 use crate::recipe::{Recipe, RecipeError};
 use crate::record::RecordError;
 pub use trainer::{EpochStats, Trainer, read_losses};
@@ -118,22 +118,32 @@ pub trait Method {
     /// Images that a batch needs at least.
     fn smallest_batch(&self) -> usize;
 
-    /// Called before an epoch's first step, and gives the share of prunable weights that its mask keeps, where there is one.
-    fn begin_epoch(&mut self, network: &Network, epoch: usize) -> Result<Option<f64>, PretrainError>;
+    /// Called before an epoch's first step, and gives what its mask keeps, where there is one.
+    fn begin_epoch(&mut self, network: &Network, epoch: usize) -> Result<Option<Kept>, PretrainError>;
 
     /// The scalar loss of one batch. `views` is uint8 `[N, 2, 3, H, W]`; running statistics move.
     fn loss(&self, network: &Network, views: &Tensor) -> Result<Tensor, PretrainError>;
 
-    /// What [`Method::begin_epoch`] found and the rest of the epoch needs, if it cannot be found again in its middle.
+    /// The mask of the epoch begun last, where the method prunes.
+    fn mask(&self) -> Option<&Mask> {
+        None
+    }
+
+    /// The share of weights that it drops, where it prunes.
+    fn prune_ratio(&self) -> Option<f64> {
+        None
+    }
+
+    /// What [`Method::begin_epoch`] found and the rest of the epoch or the next one needs, if later weights do not give it again.
     fn state(&self) -> StateDict {
         StateDict::new()
     }
 
-    /// Takes `epoch` up in its middle with the [`Method::state`] of then, and gives what its beginning gave.
+    /// Takes `epoch` up in its middle or at its end with the [`Method::state`] of then, and gives what its beginning gave.
     ///
     /// # Errors
     /// The state is of another method or network.
-    fn load(&mut self, network: &Network, epoch: usize, _state: &StateDict) -> Result<Option<f64>, PretrainError> {
+    fn load(&mut self, network: &Network, epoch: usize, _state: &StateDict) -> Result<Option<Kept>, PretrainError> {
         self.begin_epoch(network, epoch)
     }
 }

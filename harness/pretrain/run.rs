@@ -11,7 +11,7 @@ use super::{EpochStats, PretrainError, Trainer};
 pub use crate::checkpoint::ENCODER;
 use crate::checkpoint::{self, CheckpointError, Training, TrainingMeta, UnderWay};
 use crate::fs::{self, FolderLock};
-use crate::network::{Network, NetworkSpec, StateDict};
+use crate::network::{Network, NetworkSpec};
 use crate::progress::{self, Progress};
 use crate::recipe::Recipe;
 use crate::record::{
@@ -55,8 +55,7 @@ pub fn run(job: &PretrainJob, folder: &Path, progress: &Progress) -> Result<Pret
             return Ok(done);
         }
     }
-    let batch_size = job.recipe.batch_size;
-    let steps_per_epoch = job.list.len().div_ceil(batch_size);
+    let steps_per_epoch = steps_per_epoch(job);
     let spec = NetworkSpec::of_recipe(job.recipe);
     let network = Network::new(spec, job.recipe.seed, Kind::Float, job.device)?;
     let mut trainer = Trainer::new(job.recipe, network, steps_per_epoch, job.eager)?;
@@ -87,6 +86,10 @@ pub fn run(job: &PretrainJob, folder: &Path, progress: &Progress) -> Result<Pret
     Ok(record)
 }
 
+fn steps_per_epoch(job: &PretrainJob) -> usize {
+    job.list.len().div_ceil(job.recipe.batch_size)
+}
+
 fn refuse_other(folder: &Path, found: &str, expected: &str) -> Result<(), PretrainError> {
     if found == expected {
         return Ok(());
@@ -107,7 +110,7 @@ fn check_last_batch(job: &PretrainJob, trainer: &Trainer) -> Result<(), Pretrain
 
 /// Whether the counters are those that this run has at that place: believed, they would shift its schedule.
 fn check_counters(job: &PretrainJob, path: &Path, meta: &TrainingMeta) -> Result<(), PretrainError> {
-    let steps_per_epoch = job.list.len().div_ceil(job.recipe.batch_size);
+    let steps_per_epoch = steps_per_epoch(job);
     let begun = meta.under_way.as_ref().map_or(0, |begun| begun.losses.len());
     let (epochs, steps) = (meta.epoch, meta.epoch.saturating_mul(steps_per_epoch).saturating_add(begun));
     let right = begun < steps_per_epoch && epochs <= job.recipe.epochs && meta.step == steps as u64;
@@ -147,8 +150,11 @@ impl Sitting {
             trainer.network.load(&state)?;
             trainer.optimizer.load(&optimizer)?;
             trainer.steps = meta.step;
-            if let Some(begun) = &meta.under_way {
-                trainer.continue_epoch(meta.epoch + 1, begun.losses.len(), &method)?;
+            match &meta.under_way {
+                Some(begun) => trainer.continue_epoch(meta.epoch + 1, begun.losses.len(), &method)?,
+                // With the mask of the last epoch, which the next one's is compared with.
+                None if !method.is_empty() => trainer.continue_epoch(meta.epoch, steps_per_epoch(job), &method)?,
+                None => {}
             }
             (epochs, sessions, earlier_seconds) = (meta.epochs, meta.sessions, meta.seconds);
             under_way = meta.under_way;
@@ -185,12 +191,10 @@ impl Sitting {
             seconds: self.seconds(),
             under_way: self.under_way.clone(),
         };
-        // Only in the middle of an epoch: at its beginning the method finds it anew.
-        let method = if self.under_way.is_some() { trainer.method.state() } else { StateDict::new() };
         self.saver.save(last, || Training {
             state: trainer.network.state().on_cpu(),
             optimizer: trainer.optimizer.state().on_cpu(),
-            method: method.on_cpu(),
+            method: trainer.method.state().on_cpu(),
             meta,
         })
     }
@@ -276,6 +280,7 @@ fn record_of(epoch: usize, done: &UnderWay, stats: &EpochStats) -> EpochRecord {
         loss: done.losses.iter().sum::<f64>() / done.losses.len() as f64,
         lr: stats.rates.last().copied().unwrap_or(f64::NAN),
         density: stats.density,
+        overlap: stats.overlap,
         validation_accuracy: None,
         images_per_second: done.images as f64 / done.seconds,
         seconds: done.seconds,

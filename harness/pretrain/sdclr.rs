@@ -4,12 +4,12 @@
 //! which is what runs here; what its second pass leaves behind is that running statistics moved twice by 0.1.
 
 use serde::Deserialize;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::loss::nt_xent;
 use super::temperature::Temperature;
 use super::{Marker, Method, MethodInfo, PretrainError};
-use crate::network::{BnMode, Branch, Mask, Network, Pass, StateDict};
+use crate::network::{BnMode, Branch, Kept, Mask, Network, Pass, StateDict};
 use crate::random::addressed_seed;
 use crate::recipe::{Precision, Recipe, RecipeError, check, share};
 
@@ -45,8 +45,9 @@ impl Keys {
     }
 }
 
-/// The name of the mask among the method's state.
+/// The names of the mask, and of how much of it the mask before kept, among the method's state.
 const MASK: &str = "mask";
+const OVERLAP: &str = "overlap";
 
 #[derive(Debug)]
 pub struct SdClr {
@@ -55,6 +56,8 @@ pub struct SdClr {
     keys: Keys,
     seed: u64,
     mask: Option<Mask>,
+    /// [`Kept::overlap`] of the mask.
+    overlap: Option<f64>,
 }
 
 impl SdClr {
@@ -67,22 +70,16 @@ impl SdClr {
             keys: Keys::of(recipe)?,
             seed: recipe.seed,
             mask: None,
+            overlap: None,
         })
     }
 
-    /// Makes `mask` the current one, in the memory of the one before; its density.
-    fn take(&mut self, mask: Mask) -> f64 {
-        let density = mask.density();
+    /// Makes `mask` the current one, in the memory of the one before.
+    fn take(&mut self, mask: Mask) {
         match &mut self.mask {
             Some(earlier) => earlier.take(&mask),
             None => self.mask = Some(mask),
         }
-        density
-    }
-
-    /// The mask of the current epoch, once one has begun.
-    pub fn mask(&self) -> Option<&Mask> {
-        self.mask.as_ref()
     }
 }
 
@@ -93,11 +90,14 @@ impl Method for SdClr {
     }
 
     /// One global mask per epoch, always from the dense weights.
-    fn begin_epoch(&mut self, network: &Network, epoch: usize) -> Result<Option<f64>, PretrainError> {
+    fn begin_epoch(&mut self, network: &Network, epoch: usize) -> Result<Option<Kept>, PretrainError> {
         self.temperature.begin_epoch(network, epoch)?;
         let seed = addressed_seed(self.seed, &format!("prune/{epoch}"));
         let mask = Mask::magnitude(&network.prunable(), self.keys.prune_ratio, self.keys.random_prune_ratio, seed)?;
-        Ok(Some(self.take(mask)))
+        let kept = mask.kept(self.mask.as_ref());
+        self.overlap = kept.overlap;
+        self.take(mask);
+        Ok(Some(kept))
     }
 
     fn loss(&self, network: &Network, views: &Tensor) -> Result<Tensor, PretrainError> {
@@ -115,16 +115,29 @@ impl Method for SdClr {
         let pruned = network.forward(&views.select(1, 1), &pass(Branch::Pruned, &weights.pruned, pruned));
         Ok(nt_xent(&dense, &pruned, self.temperature.current()?))
     }
-    /// The mask, which later weights do not give again.
-    fn state(&self) -> StateDict {
-        self.mask.iter().map(|mask| (MASK.to_owned(), mask.flat().copy())).collect()
+
+    fn mask(&self) -> Option<&Mask> {
+        self.mask.as_ref()
     }
 
-    fn load(&mut self, network: &Network, epoch: usize, state: &StateDict) -> Result<Option<f64>, PretrainError> {
+    fn prune_ratio(&self) -> Option<f64> {
+        Some(self.keys.prune_ratio).filter(|ratio| *ratio > 0.0)
+    }
+
+    /// The mask, which later weights do not give again, and its overlap with the one before.
+    fn state(&self) -> StateDict {
+        let mask = self.mask.iter().map(|mask| (MASK.to_owned(), mask.flat().to_kind(Kind::Bool)));
+        mask.chain(self.overlap.map(|overlap| (OVERLAP.to_owned(), Tensor::from(overlap)))).collect()
+    }
+
+    fn load(&mut self, network: &Network, epoch: usize, state: &StateDict) -> Result<Option<Kept>, PretrainError> {
         let missing = || PretrainError::MethodState { name: MASK.to_owned() };
         let flat = state.get(MASK).ok_or_else(missing)?;
         let mask = Mask::of_flat(&network.prunable(), flat)?.ok_or_else(missing)?;
         self.temperature.begin_epoch(network, epoch)?;
-        Ok(Some(self.take(mask)))
+        self.overlap = state.get(OVERLAP).map(|overlap| overlap.f_double_value(&[])).transpose()?;
+        let kept = Kept { overlap: self.overlap, ..mask.kept(None) };
+        self.take(mask);
+        Ok(Some(kept))
     }
 }

@@ -6,7 +6,7 @@ use tch::Tensor;
 use super::loss::nt_xent;
 use super::temperature::Temperature;
 use super::{Marker, Method, MethodInfo, PretrainError};
-use crate::network::{BnMode, Branch, Network, Pass};
+use crate::network::{BnMode, Branch, Kept, Network, Pass};
 use crate::recipe::{Precision, Recipe, RecipeError, check};
 
 pub(super) const INFO: MethodInfo =
@@ -40,7 +40,7 @@ impl Method for SimClr {
         if self.bn_per_view { 2 } else { 1 }
     }
 
-    fn begin_epoch(&mut self, network: &Network, epoch: usize) -> Result<Option<f64>, PretrainError> {
+    fn begin_epoch(&mut self, network: &Network, epoch: usize) -> Result<Option<Kept>, PretrainError> {
         self.temperature.begin_epoch(network, epoch)?;
         Ok(None)
     }

@@ -10,7 +10,7 @@ use super::recorder::{Recorder, USUAL};
 use super::schedule::Schedule;
 use super::{Method, PretrainError, method_of};
 use crate::native;
-use crate::network::{Fused, Network, StateDict};
+use crate::network::{Fused, Kept, Network, StateDict};
 use crate::recipe::{Precision, Recipe};
 
 /// A network, how it is trained, and how far that has come.
@@ -30,7 +30,7 @@ struct UnderWay {
     epoch: usize,
     /// Taken in it.
     steps: usize,
-    density: Option<f64>,
+    kept: Option<Kept>,
 }
 
 /// What one call of [`Trainer::epoch`] did.
@@ -42,6 +42,8 @@ pub struct EpochStats {
     pub rates: Vec<f64>,
     /// Share of prunable weights that the epoch's mask keeps, where there is one.
     pub density: Option<f64>,
+    /// Share of them that the mask of the epoch before kept too.
+    pub overlap: Option<f64>,
     pub images: i64,
     pub seconds: f64,
 }
@@ -100,7 +102,7 @@ impl Trainer {
         batches: impl IntoIterator<Item = Result<Tensor, PretrainError>>,
     ) -> Result<EpochStats, PretrainError> {
         let start = Instant::now();
-        let (steps_before, density) = self.begin(epoch)?;
+        let (steps_before, kept) = self.begin(epoch)?;
         let (mut images, mut losses, mut rates) = (0, Vec::new(), Vec::new());
         for views in batches {
             let views = views?;
@@ -123,27 +125,28 @@ impl Trainer {
         if !losses.is_empty() && !self.parameters_are_finite()? {
             return not_finite(f64::NAN, losses.len() - 1);
         }
-        Ok(EpochStats { losses, rates, density, images, seconds: start.elapsed().as_secs_f64() })
+        let (density, overlap) = (kept.map(|kept| kept.density), kept.and_then(|kept| kept.overlap));
+        Ok(EpochStats { losses, rates, density, overlap, images, seconds: start.elapsed().as_secs_f64() })
     }
 
-    /// Steps taken in `epoch` so far, and its density.
-    fn begin(&mut self, epoch: usize) -> Result<(usize, Option<f64>), PretrainError> {
-        if let Some(UnderWay { steps, density, .. }) = self.under_way.as_ref().filter(|begun| begun.epoch == epoch) {
-            return Ok((*steps, *density));
+    /// Steps taken in `epoch` so far, and what its mask keeps.
+    fn begin(&mut self, epoch: usize) -> Result<(usize, Option<Kept>), PretrainError> {
+        if let Some(UnderWay { steps, kept, .. }) = self.under_way.as_ref().filter(|begun| begun.epoch == epoch) {
+            return Ok((*steps, *kept));
         }
-        let density = self.method.begin_epoch(&self.network, epoch)?;
-        self.under_way = Some(UnderWay { epoch, steps: 0, density });
-        Ok((0, density))
+        let kept = self.method.begin_epoch(&self.network, epoch)?;
+        self.under_way = Some(UnderWay { epoch, steps: 0, kept });
+        Ok((0, kept))
     }
 
-    /// Takes up `epoch` after `steps` of its steps, with the method's `state` of then; network, optimiser and
+    /// Takes up `epoch` after `steps` of its steps (all of them, for the next epoch to follow), with the method's `state` of then; network, optimiser and
     /// [`Trainer::steps`] are restored by the caller.
     ///
     /// # Errors
     /// The state is not that of the method.
     pub fn continue_epoch(&mut self, epoch: usize, steps: usize, state: &StateDict) -> Result<(), PretrainError> {
-        let density = self.method.load(&self.network, epoch, state)?;
-        self.under_way = Some(UnderWay { epoch, steps, density });
+        let kept = self.method.load(&self.network, epoch, state)?;
+        self.under_way = Some(UnderWay { epoch, steps, kept });
         Ok(())
     }
 

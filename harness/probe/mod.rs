@@ -298,6 +298,7 @@ fn train(
             loss,
             lr,
             density: None,
+            overlap: None,
             validation_accuracy: None,
             images_per_second: lists.train.len() as f64 / start.elapsed().as_secs_f64(),
             seconds: 0.0,

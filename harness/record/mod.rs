@@ -115,6 +115,9 @@ pub struct EpochRecord {
     /// Share of prunable weights kept by the epoch's mask; absent where nothing is pruned.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub density: Option<f64>,
+    /// Share of the kept weights that the mask of the epoch before kept too; absent in the first epoch.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub overlap: Option<f64>,
     /// Top-1 on the validation list in per cent, where it was validated.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub validation_accuracy: Option<f64>,
