@@ -35,7 +35,7 @@ fn finish(child: Child) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// The encoder's bytes, and every epoch's loss, rate and density as `run.jsonl` has them.
+/// The encoder's bytes, and every epoch's loss, rate, density and overlap as `run.jsonl` has them.
 fn outcome(out: &Path) -> (Vec<u8>, Vec<String>) {
     let encoder = std::fs::read(out.join("encoder.safetensors")).unwrap();
     let log = std::fs::read_to_string(out.join("run.jsonl")).unwrap();
@@ -43,7 +43,7 @@ fn outcome(out: &Path) -> (Vec<u8>, Vec<String>) {
         .lines()
         .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
         .filter(|event| event["event"] == "epoch")
-        .map(|event| format!("{} {} {} {}", event["epoch"], event["loss"], event["lr"], event["density"]))
+        .map(|event| ["epoch", "loss", "lr", "density", "overlap"].map(|key| event[key].to_string()).join(" "))
         .collect();
     (encoder, epochs)
 }
@@ -96,7 +96,9 @@ fn killed_run_equals_whole_run(method: &str, seed: u64) {
     assert_eq!(leftovers(&killed), 0, "a write that was cut off stays for ever");
     let (whole, killed) = (outcome(&whole), outcome(&killed));
     assert_eq!(whole.1.len(), 14);
-    assert_eq!(whole.1, killed.1, "losses, rates or densities differ");
+    assert_eq!(whole.1, killed.1, "losses, rates, densities or overlaps differ");
+    let overlaps = whole.1.iter().filter(|epoch| !epoch.ends_with("null")).count();
+    assert_eq!(overlaps, if method == "sdclr" { 13 } else { 0 }, "{:?}", whole.1);
     assert!(whole.0 == killed.0, "the encoders differ");
 }
 
@@ -244,8 +246,9 @@ fn an_epoch_goes_on_in_its_middle() {
             let what = format!("{method} after {stopped} steps");
             assert_eq!([before.losses, after.losses].concat(), expected[1].losses, "{what}");
             assert_eq!([before.rates, after.rates].concat(), expected[1].rates, "{what}");
-            assert_eq!(after.density, expected[1].density, "{what}");
-            assert_eq!(second.epoch(3, batches(3)).unwrap().losses, expected[2].losses, "{what}");
+            assert_eq!((after.density, after.overlap), (expected[1].density, expected[1].overlap), "{what}");
+            let third = second.epoch(3, batches(3)).unwrap();
+            assert_eq!((third.losses, third.overlap), (expected[2].losses.clone(), expected[2].overlap), "{what}");
             let hashes = |trainer: &Trainer| {
                 [trainer.network.state(), trainer.optimizer.state()].map(|state| state_sha256(&state).unwrap())
             };

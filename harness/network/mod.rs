@@ -305,6 +305,17 @@ impl Network {
         weights
     }
 
+    /// The names of [`Network::prunable`].
+    pub fn prunable_names(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        self.visit(&mut |name, item| {
+            if let Item::Prunable(_) = item {
+                names.push(name);
+            }
+        });
+        names
+    }
+
     /// `num_batches_tracked` of every batch norm, in state-dict order.
     pub fn counters(&self) -> Vec<&Cell<i64>> {
         let mut counters = Vec::new();

@@ -1,6 +1,7 @@
 //! The linear probe (paper section 4.1; REFERENCE.md "Evaluation"). In: an encoder, images, lists, a protocol. Out:
 //! test accuracy per class, of the classifier that did best on the validation list.
 
+pub mod mechanism;
 mod views;
 
 use std::path::Path;

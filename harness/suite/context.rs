@@ -14,11 +14,15 @@ use crate::checkpoint;
 use crate::dataset::Dataset;
 use crate::native;
 use crate::network::{Foreign, Network, NetworkSpec, StateDict};
-use crate::pretrain::run::{self, PretrainJob};
+use crate::pretrain;
+use crate::pretrain::run::{self, ENCODER, PretrainJob};
+use crate::probe::mechanism::{self, Pruning};
 use crate::probe::{self, ProbeData, ProbeJob, TrainingLists};
 use crate::progress::Progress;
 use crate::recipe::{DatasetName, JobId, PretrainSplit, ProbeRecipe, Protocol, Recipe, hash_json, name_of};
-use crate::record::{self, Environment, JobHeader, JobRecord, PretrainRecord, SMOKE_STAMP};
+use crate::record::{
+    self, Environment, Job, JobHeader, JobRecord, MECHANISM, MechanismRecord, PretrainRecord, SMOKE_STAMP,
+};
 use crate::split::{self, ListName, Subset};
 use crate::stop::Stop;
 
@@ -228,6 +232,62 @@ impl Context {
             stop: &self.scale.stop,
         };
         Ok(run::run(&job, folder, progress)?)
+    }
+
+    /// Looks at a pre-trained encoder of `folder` under the mask of `encoder.pruned_as`, and writes what it finds beside the
+    /// encoder's record, where that is not there already.
+    ///
+    /// # Errors
+    /// The folder holds what was found otherwise; a file cannot be read or written.
+    pub fn mechanism(&self, encoder: &PlannedEncoder, done: &PretrainRecord, folder: &Path) -> Result<(), SuiteError> {
+        let Some(pruned_as) = &encoder.pruned_as else { return Ok(()) };
+        let start = Instant::now();
+        let tail = ListName::Pretrain(PretrainSplit::D_i, encoder.id.split);
+        let list = self.list(tail)?;
+        let trained_pruned = pruned_as.method == encoder.recipe.method;
+        let Job { header, state_sha256, .. } = &done.job;
+        let splits_sha256 = BTreeMap::from([(list.name.clone(), list.sha256.clone())]);
+        let mechanism_hash = hash_json(&json!({
+            "encoder": state_sha256,
+            "data": header.data_sha256,
+            "splits": splits_sha256,
+            "limit_images": self.scale.limit_images,
+            "images": probe_keys(&encoder.recipe, Protocol::Full, true),
+            "pruned": { "method": pruned_as.method, "keys": pruned_as.own, "seed": pruned_as.seed },
+            "trained_pruned": trained_pruned,
+        }));
+        match record::read_mechanism(folder, &done.job)? {
+            Some(known) if known.mechanism_hash == mechanism_hash => return Ok(()),
+            Some(_) => return Err(SuiteError::OtherMechanism { path: folder.join(MECHANISM).display().to_string() }),
+            None => {}
+        }
+        let network = Network::new(NetworkSpec::of_recipe(&encoder.recipe), header.seed, Kind::Float, self.device)?;
+        network.load(&checkpoint::read_own_weights(&folder.join(ENCODER), state_sha256)?.state)?;
+        let mut method = pretrain::method_of(pruned_as)?;
+        method.begin_epoch(&network, pruned_as.epochs + 1)?;
+        let (Some(mask), Some(prune_ratio)) = (method.mask(), method.prune_ratio()) else { return Ok(()) };
+        let class_counts = self.whole_list(tail)?.class_counts(self.dataset.classes.len());
+        let (list, recipe, class_counts) = (&list, encoder.recipe.probe(Protocol::Full), class_counts.as_slice());
+        let pruning = Pruning { network: &network, mask, trained_pruned, list, recipe, class_counts };
+        let (layers, changes) = (mechanism::layers(&network, mask)?, mechanism::changes(&pruning)?);
+        let record = MechanismRecord {
+            format: record::FORMAT,
+            suite: encoder.suite.clone(),
+            job: header.job.clone(),
+            label: encoder.label.clone(),
+            state_sha256: state_sha256.clone(),
+            mechanism_hash,
+            data_sha256: header.data_sha256.clone(),
+            splits_sha256,
+            prune_ratio,
+            trained_pruned,
+            smoke: header.smoke,
+            environment: self.environment.clone(),
+            seconds: start.elapsed().as_secs_f64(),
+            layers,
+            changes,
+        };
+        Ok(record::write_json(&folder.join(MECHANISM), &record)?)
     }
 
     /// The untrained probe network of a recipe: the baseline that every encoder has to beat. Its backbone is drawn by the

@@ -89,6 +89,8 @@ pub enum SuiteError {
     SeveralSuites { folders: String, suites: String },
     #[error("{folder} holds no record of a suite; name the folder of a suite, such as runs/digits-lt")]
     NoRecord { folder: String },
+    #[error("{path} was measured with other settings (of pruning or of the scale); delete it to have it measured anew")]
+    OtherMechanism { path: String },
     #[error(transparent)]
     Published(#[from] AuthorsError),
     #[error("not run: left for the next time; run the same command again")]
@@ -198,6 +200,7 @@ pub fn run(
         invocation,
         smoke,
         results: Vec::new(),
+        mechanisms: Vec::new(),
         failures: Vec::new(),
         seconds: None,
     };
@@ -257,6 +260,9 @@ pub fn run(
     if plan.iter().any(|encoder| encoder.checkpoint.is_some()) {
         record.results.extend(folder::others(folder, &record)?);
     }
+    let (mechanisms, damaged) = record::read_mechanisms(folder, &record.results);
+    damaged.iter().for_each(|error| tracing::warn!("{error}"));
+    record.mechanisms = mechanisms;
     record.seconds = Some(start.elapsed().as_secs_f64());
     Ok(SuiteRun { record, left })
 }
@@ -285,7 +291,9 @@ fn run_job(
     let trained = folder.join(encoder.id.to_string());
     let Part::Probe { protocol, seed } = job.part else {
         let list = encoder.pretrained_on().ok_or_else(|| SuiteError::NoEncoder { job: job.clone() })?;
-        return Ok(JobRecord::Pretrain(context.pretrain(encoder, list, &trained, progress)?));
+        let done = context.pretrain(encoder, list, &trained, progress)?;
+        context.mechanism(encoder, &done, &trained)?;
+        return Ok(JobRecord::Pretrain(done));
     };
     let recipe = context::by_seed(&encoder.recipe, protocol, seed);
     let encoder = &PlannedEncoder { recipe, ..encoder.clone() };

@@ -42,6 +42,9 @@ pub struct PlannedEncoder {
     pub probes: Vec<(Protocol, usize)>,
     /// The checkpoint of an encoder that was trained elsewhere.
     pub checkpoint: Option<PathBuf>,
+    /// The recipe whose method finds the mask that the finished encoder is looked at under: its own where that prunes, else
+    /// that of the plan's first encoder that does.
+    pub pruned_as: Option<Box<Recipe>>,
 }
 
 impl PlannedEncoder {
@@ -92,7 +95,15 @@ impl PlannedEncoder {
         let seeds = 1..=selection.probe_seeds;
         let probes = suite.protocols.iter().flat_map(|&protocol| seeds.clone().map(move |seed| (protocol, seed)));
         let id = EncoderId { encoder: encoder.name.clone(), list, split, seed: 1 };
-        Ok(Self { suite: suite.name.clone(), id, label, recipe, probes: probes.collect(), checkpoint: None })
+        Ok(Self {
+            suite: suite.name.clone(),
+            id,
+            label,
+            recipe,
+            probes: probes.collect(),
+            checkpoint: None,
+            pruned_as: None,
+        })
     }
 
     /// The same encoder by another pre-training seed, counted from 1.
@@ -198,6 +209,14 @@ pub fn plan(suite: &Suite, selection: &Selection) -> Result<Vec<PlannedEncoder>,
                 }
             }
         }
+    }
+    let prunes = |encoder: &PlannedEncoder| {
+        let prunes = pretrain::method_of(&encoder.recipe).is_ok_and(|method| method.prune_ratio().is_some());
+        prunes.then(|| Box::new(encoder.recipe.clone()))
+    };
+    let first = planned.iter().find_map(prunes);
+    for encoder in &mut planned {
+        encoder.pruned_as = prunes(encoder).or_else(|| first.clone());
     }
     // An encoder that is not trained is drawn by its seed too.
     Ok((1..=selection.seeds)
