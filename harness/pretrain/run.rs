@@ -10,6 +10,7 @@ use super::saver::Saver;
 use super::{EpochStats, PretrainError, Trainer};
 pub use crate::checkpoint::ENCODER;
 use crate::checkpoint::{self, CheckpointError, Training, TrainingMeta, UnderWay};
+use crate::clock;
 use crate::fs::{self, FolderLock};
 use crate::network::{Network, NetworkSpec};
 use crate::progress::{self, Progress};
@@ -78,7 +79,13 @@ pub fn run(job: &PretrainJob, folder: &Path, progress: &Progress) -> Result<Pret
     let (state_sha256, seconds) = (checkpoint::state_sha256(&state)?, sitting.seconds());
     sitting.log.event(&Event::Result { state_sha256: state_sha256.clone(), seconds })?;
     let record = PretrainRecord {
-        job: Job { header: job.header.clone(), sessions: sitting.sessions, seconds, state_sha256 },
+        job: Job {
+            header: job.header.clone(),
+            sessions: sitting.sessions,
+            seconds,
+            state_sha256,
+            ended: Some(clock::now()),
+        },
         epochs: sitting.epochs,
     };
     record::write_result(&folder.join("result.json"), &JobRecord::Pretrain(record.clone()))?;

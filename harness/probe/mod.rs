@@ -11,6 +11,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::augment::AugmentError;
 use crate::checkpoint::{self, CheckpointError};
+use crate::clock;
 use crate::dataset::{Dataset, DatasetError};
 use crate::fs::{FolderLock, FsError};
 use crate::native::{self, NativeError};
@@ -190,7 +191,7 @@ pub fn run(job: &ProbeJob, folder: Option<&Path>, progress: &Progress) -> Result
         log.event(&Event::Outcome(outcome.clone()))?;
         log.event(&Event::Result { state_sha256: state_sha256.clone(), seconds })?;
     }
-    let job = Job { header, sessions: vec![session], seconds, state_sha256 };
+    let job = Job { header, sessions: vec![session], seconds, state_sha256, ended: Some(clock::now()) };
     let record = match trained {
         Some(Trained { epochs, best_epoch, best_validation_accuracy }) => {
             JobRecord::Probe(ProbeRecord { job, epochs, best_epoch, best_validation_accuracy, outcome })

@@ -147,6 +147,9 @@ pub struct Job {
     pub seconds: f64,
     /// sha256 of the tensors of the final state (pre-training) or of the tested network, names, shapes and bytes.
     pub state_sha256: String,
+    /// When it was finished, in UTC as RFC 3339 writes it; absent in records of earlier versions.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ended: Option<String>,
 }
 
 /// A finished pre-training.
@@ -199,6 +202,15 @@ impl JobRecord {
 
     pub fn header(&self) -> &JobHeader {
         &self.job().header
+    }
+
+    /// What kind of job it was, in a word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Pretrain(_) => "pre-training",
+            Self::Probe(_) => "probe",
+            Self::Evaluation(_) => "evaluation",
+        }
     }
 
     pub fn as_probe(&self) -> Option<&ProbeRecord> {

@@ -14,6 +14,7 @@ mod latex;
 mod markdown;
 mod plots;
 mod quoted;
+mod ro_crate;
 mod run;
 mod sections;
 mod summary;
@@ -79,7 +80,7 @@ pub enum Format {
     Md,
     /// report.html: one page that needs nothing else
     Html,
-    /// report.json: everything in numbers
+    /// report.json: everything in numbers; in the suite's own folder also ro-crate-metadata.json
     Json,
     /// report.csv, per_class.csv and curves.csv: a row per probe, class and epoch
     Csv,
@@ -129,7 +130,12 @@ impl Report {
     pub fn of_suite(findings: &Findings) -> Result<Self, ReportError> {
         let summary = Summary::of(findings);
         let document = sections::document(&summary)?;
-        Ok(Self { name: NAME, document, json: vec![json::file(&summary)?], csv: csv::files(&summary)? })
+        let mut json = vec![json::file(&summary)?];
+        // Its paths are those of the suite's own folder.
+        if findings.places.is_empty() {
+            json.extend(ro_crate::file(findings.suite)?);
+        }
+        Ok(Self { name: NAME, document, json, csv: csv::files(&summary)? })
     }
 
     /// The report on the authors' files, which lie or were run in the folder that `places` has for them.
