@@ -325,7 +325,7 @@ pub fn remove(path: &Path) -> Result<(), FsError> {
     }
 }
 
-/// A file of lines that grows: what was appended stays, whatever happens later.
+/// A file that grows: what was appended stays, whatever happens later.
 #[derive(Debug)]
 pub struct Journal {
     file: File,
@@ -344,7 +344,12 @@ impl Journal {
 
     /// Appends one line with a single write.
     pub fn line(&mut self, text: &str) -> Result<(), FsError> {
-        self.file.write_all(format!("{text}\n").as_bytes()).map_err(error(Action::Append, &self.path))
+        self.bytes(format!("{text}\n").as_bytes())
+    }
+
+    /// Appends bytes with a single write.
+    pub fn bytes(&mut self, bytes: &[u8]) -> Result<(), FsError> {
+        self.file.write_all(bytes).map_err(error(Action::Append, &self.path))
     }
 }
 

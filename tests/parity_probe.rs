@@ -208,6 +208,7 @@ fn training_selection_and_test() {
         network: &network,
         data: &data,
         stop: &stop,
+        tensorboard: None,
     };
     let record = probe::run(&job, None, &Progress::default()).unwrap();
     let JobRecord::Probe(result) = record else { panic!("no probe: {record:?}") };

@@ -121,9 +121,9 @@ impl From<ScaleArgs> for Scale {
     fn from(args: ScaleArgs) -> Self {
         let ScaleArgs { data, device, deterministic, limit_images, limit_epochs } = args;
         let [limit_images, limit_epochs] = [limit_images, limit_epochs].map(|limit| limit.map(|n| n as usize));
-        let (stop, foreign) = Default::default();
+        let (stop, foreign, tensorboard) = Default::default();
         let data = data.or_else(crate::artifact::data_folder);
-        Self { data, device, deterministic, eager: false, limit_images, limit_epochs, stop, foreign }
+        Self { data, device, deterministic, eager: false, limit_images, limit_epochs, stop, foreign, tensorboard }
     }
 }
 
@@ -134,6 +134,14 @@ struct EngineArgs {
     /// when those make trouble
     #[arg(long)]
     eager: bool,
+}
+
+/// What training shows meanwhile.
+#[derive(Debug, Clone, Args)]
+struct ShowArgs {
+    /// Also write loss, rate, mask and validation accuracy of every epoch for TensorBoard, under DIR/JOB
+    #[arg(long, value_name = "DIR")]
+    tensorboard: Option<PathBuf>,
 }
 
 /// What changes a recipe.

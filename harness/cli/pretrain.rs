@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::output::outln;
-use super::{EngineArgs, OverrideArgs, ScaleArgs, warn_of};
+use super::{EngineArgs, OverrideArgs, ScaleArgs, ShowArgs, warn_of};
 use crate::pretrain::run::ENCODER;
 use crate::progress::Progress;
 use crate::recipe::{PretrainSplit, name_of};
@@ -29,6 +29,8 @@ pub(super) struct PretrainArgs {
     scale: ScaleArgs,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    show: ShowArgs,
     /// Number of the published split
     #[arg(long, value_name = "N")]
     split: usize,
@@ -47,7 +49,8 @@ impl PretrainArgs {
         let (list, overrides) = (self.pretrain_split, self.overrides.overrides()?);
         let encoder = PlannedEncoder::of_recipe(&self.recipe, &overrides, Some(list), self.split)?;
         warn_of(&encoder.recipe, &overrides);
-        let scale = Scale { eager: self.engine.eager, stop: Stop::on_signals()?, ..self.scale.into() };
+        let (eager, tensorboard) = (self.engine.eager, self.show.tensorboard);
+        let scale = Scale { eager, tensorboard, stop: Stop::on_signals()?, ..self.scale.into() };
         let context = Context::open(&encoder.recipe, scale)?;
         let progress = Progress::default();
         let outcome = progress.job(&encoder.id.to_string(), || context.pretrain(&encoder, list, &self.out, &progress));

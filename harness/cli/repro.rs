@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::output::{out, outln};
-use super::{EngineArgs, Numbers, OverrideArgs, ScaleArgs};
+use super::{EngineArgs, Numbers, OverrideArgs, ScaleArgs, ShowArgs};
 use crate::artifact;
 use crate::network::Foreign;
 use crate::progress::Progress;
@@ -75,6 +75,8 @@ pub(super) struct ReproArgs {
     scale: ScaleArgs,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    show: ShowArgs,
     /// Encoders of the suite, such as simclr, sdclr and random (untrained), in this order within a split; sdclr-D_i: on that
     /// list only [default: the suite's]
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
@@ -124,7 +126,7 @@ impl ReproArgs {
         let suite = Suite::open(&self.suite)?;
         // What evaluates published files asks nobody: a signal ends it, and what was done is read back the next time.
         let stop = if self.from_published.is_some() { stop::Stop::default() } else { stop::Stop::on_signals()? };
-        let scale = Scale { eager: self.engine.eager, stop, ..self.scale.into() };
+        let scale = Scale { eager: self.engine.eager, tensorboard: self.show.tensorboard, stop, ..self.scale.into() };
         let invocation = suite::invocation(&self.suite, &selection, &scale);
         if let Some(folder) = self.from_published {
             let out = self.out.unwrap_or_else(|| PathBuf::from("runs").join(format!("{}-published", suite.name)));

@@ -15,6 +15,7 @@ use crate::fs::{self, FolderLock};
 use crate::network::{Network, NetworkSpec};
 use crate::progress::{self, Progress};
 use crate::recipe::Recipe;
+use crate::record::tensorboard::EventFile;
 use crate::record::{
     self, Environment, EpochRecord, Event, Job, JobHeader, JobRecord, PretrainRecord, RunLog, Session,
 };
@@ -38,6 +39,8 @@ pub struct PretrainJob<'a> {
     pub deadline: Option<Instant>,
     /// Training stops after the step under way once this asks for it.
     pub stop: &'a Stop,
+    /// Where TensorBoard finds the epochs, if it is to be shown them.
+    pub tensorboard: Option<&'a Path>,
 }
 
 /// Runs the job in `folder`, or finishes it where it was interrupted; a finished job is only read back.
@@ -53,6 +56,9 @@ pub fn run(job: &PretrainJob, folder: &Path, progress: &Progress) -> Result<Pret
         refuse_other(folder, &done.header().recipe_hash, &job.header.recipe_hash)?;
         if let (JobRecord::Pretrain(done), true) = (done, fs::exists(&folder.join(ENCODER))?) {
             checkpoint::read_own_weights(&folder.join(ENCODER), &done.job.state_sha256)?;
+            if let Some(shown) = job.tensorboard {
+                EventFile::of_finished(shown, &done.job.header, &done.epochs)?;
+            }
             return Ok(done);
         }
     }
@@ -168,7 +174,7 @@ impl Sitting {
         }
         let saved_epoch = epochs.len();
         let session = Session { from_epoch: saved_epoch, environment: job.environment.clone() };
-        let log = RunLog::open(&folder.join("run.jsonl"), job.header, &session)?;
+        let log = RunLog::open(&folder.join("run.jsonl"), job.header, &session, job.tensorboard)?;
         sessions.push(session);
         Ok(Self {
             log,

@@ -22,6 +22,7 @@ use crate::pretrain::{PretrainError, read_losses};
 use crate::progress::{Bar, Epoch, Progress};
 use crate::random;
 use crate::recipe::{OptimizerName, OrderName, ProbeRecipe, Selection};
+use crate::record::tensorboard::EventFile;
 use crate::record::{
     self, Environment, EpochRecord, EvaluationRecord, Event, Job, JobHeader, JobRecord, Outcome, ProbeRecord,
     RecordError, RunLog, Session,
@@ -98,6 +99,8 @@ pub struct ProbeJob<'a> {
     pub data: &'a ProbeData<'a>,
     /// Training stops before the next epoch once this asks for it.
     pub stop: &'a Stop,
+    /// Where TensorBoard finds the epochs, if it is to be shown them.
+    pub tensorboard: Option<&'a Path>,
 }
 
 /// Pooled features `[n, C]` of the entries at `positions` of `list` under the test transform or, given an epoch, as that
@@ -172,8 +175,13 @@ pub fn run(job: &ProbeJob, folder: Option<&Path>, progress: &Progress) -> Result
             Some(FolderLock::take(folder)?.ok_or_else(|| ProbeError::InUse { folder: folder.display().to_string() })?);
         match record::read_result(&folder.join("result.json"))? {
             // A probe is cheap beside its encoder: one of another recipe is simply run anew.
-            Some(done) if done.header().recipe_hash == job.header.recipe_hash => return Ok(done),
-            _ => log = Some(RunLog::open(&folder.join("run.jsonl"), job.header, &session)?),
+            Some(done) if done.header().recipe_hash == job.header.recipe_hash => {
+                if let (Some(shown), Some(done)) = (job.tensorboard, done.as_probe()) {
+                    EventFile::of_finished(shown, &done.job.header, &done.epochs)?;
+                }
+                return Ok(done);
+            }
+            _ => log = Some(RunLog::open(&folder.join("run.jsonl"), job.header, &session, job.tensorboard)?),
         }
     }
     // Whatever the precision of the encoder's training: features and classifier are true float32.

@@ -1,6 +1,8 @@
 //! What happened, as data: the types of `run.jsonl` (one event a line) and `result.json`. Reports are pure functions
 //! of these records; nothing here knows a tensor.
 
+pub mod tensorboard;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -10,6 +12,7 @@ use crate::fs::{self, FsError, Journal};
 use crate::recipe::{JobId, PretrainSplit, Protocol, PublishedKind};
 use crate::scores::Scores;
 use crate::text::plain_words;
+use tensorboard::EventFile;
 
 /// Stamped on every table, JSON and report of a scaled-down run.
 pub const SMOKE_STAMP: &str = "smoke run, not a result";
@@ -434,33 +437,49 @@ pub enum Event {
 #[derive(Debug)]
 pub struct RunLog {
     journal: Journal,
+    /// What TensorBoard is shown.
+    events: Option<EventFile>,
 }
 
 impl RunLog {
     /// Opens `path` so that it goes on after epoch `session.from_epoch`: epochs past it, which a killed session logged but
-    /// did not save, are dropped, as is a last line that was cut short. From epoch 0 the file starts anew.
+    /// did not save, are dropped, as is a last line that was cut short. From epoch 0 the file starts anew. The epochs are also
+    /// shown in the folder `tensorboard`, where one is given.
     ///
     /// # Errors
-    /// A line before the last is damaged, or the file cannot be written.
-    pub fn open(path: &Path, header: &JobHeader, session: &Session) -> Result<Self, RecordError> {
-        let mut kept = String::new();
+    /// A line before the last is damaged, or a file cannot be written.
+    pub fn open(
+        path: &Path,
+        header: &JobHeader,
+        session: &Session,
+        tensorboard: Option<&Path>,
+    ) -> Result<Self, RecordError> {
+        let (mut kept, mut epochs) = (String::new(), Vec::new());
         if session.from_epoch > 0 && fs::exists(path)? {
             for (event, line) in read_events(path)? {
                 match event {
                     Event::Epoch(record) if record.epoch > session.from_epoch => {}
                     Event::Result { .. } => {}
+                    Event::Epoch(record) => {
+                        kept += &format!("{line}\n");
+                        epochs.push(record);
+                    }
                     _ => kept += &format!("{line}\n"),
                 }
             }
         }
         fs::write(path, kept.as_bytes())?;
-        let mut log = Self { journal: Journal::open(path)? };
+        let events = tensorboard.map(|folder| EventFile::open(folder, header, &epochs)).transpose()?;
+        let mut log = Self { journal: Journal::open(path)?, events };
         log.event(&Event::Start { header: Box::new(header.clone()), session: session.clone() })?;
         Ok(log)
     }
 
     /// Appends one event.
     pub fn event(&mut self, event: &Event) -> Result<(), RecordError> {
+        if let (Some(events), Event::Epoch(epoch)) = (&mut self.events, event) {
+            events.epoch(epoch)?;
+        }
         Ok(self.journal.line(&serde_json::to_string(event)?)?)
     }
 }

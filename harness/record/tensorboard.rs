@@ -107,9 +107,8 @@ fn event(epoch: &EpochRecord, wall_time: f64) -> Event {
         ("validation_accuracy", epoch.validation_accuracy),
         ("images_per_second", Some(epoch.images_per_second)),
     ];
-    let value = |(tag, value): (&str, Option<f64>)| {
-        Some(Value { tag: tag.to_owned(), simple_value: Some(value? as f32) })
-    };
+    let value =
+        |(tag, value): (&str, Option<f64>)| Some(Value { tag: tag.to_owned(), simple_value: Some(value? as f32) });
     let summary = Summary { value: scalars.into_iter().filter_map(value).collect() };
     Event { wall_time, step: epoch.epoch as i64, file_version: None, summary: Some(summary) }
 }

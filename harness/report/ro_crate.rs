@@ -126,16 +126,18 @@ impl Graph {
         }
         let mut programs: Vec<Value> = sessions.iter().map(|session| self.program(&session.environment)).collect();
         programs.dedup();
+        let instrument = if programs.len() == 1 { programs.remove(0) } else { json!(programs) };
         let devices: Vec<&str> = sessions.iter().map(|session| session.environment.device.as_str()).collect();
         let action = json!({
             "@type": "CreateAction",
             "name": header.job,
             "description": format!("{} in {seconds:.0} s on {}", record.kind(), devices.join(", then ")),
-            "instrument": programs,
+            "instrument": instrument,
             "object": inputs,
             "result": outputs,
-            "endTime": ended,
-            "actionStatus": { "@id": COMPLETED },
+            // The profile's pattern takes an offset and no Z.
+            "endTime": ended.as_ref().map(|time| time.replace('Z', "+00:00")),
+            "actionStatus": COMPLETED,
         });
         self.add(format!("#{}", header.job), action)
     }

@@ -45,6 +45,8 @@ pub struct Scale {
     pub stop: Stop,
     /// Of encoders that were trained elsewhere.
     pub foreign: Foreign,
+    /// The folder in which TensorBoard is shown the epochs of every job.
+    pub tensorboard: Option<PathBuf>,
 }
 
 impl Scale {
@@ -230,6 +232,7 @@ impl Context {
             eager: self.scale.eager,
             deadline: self.deadline,
             stop: &self.scale.stop,
+            tensorboard: self.scale.tensorboard.as_deref(),
         };
         Ok(run::run(&job, folder, progress)?)
     }
@@ -375,6 +378,7 @@ impl Context {
             network,
             data: &data,
             stop: &self.scale.stop,
+            tensorboard: self.scale.tensorboard.as_deref(),
         };
         Ok(probe::run(&job, folder, progress)?)
     }
