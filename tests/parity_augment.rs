@@ -12,6 +12,7 @@ use sdclr::augment::{
     JitterOp, ResizedCrop, Shift, ViewParams, adjust, pad_crop_flip, resize_centre_crop, resized_crop, views,
 };
 use sdclr::dataset::{Picture, decode};
+use sdclr::record::evidence::Kind as Evidence;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
@@ -120,6 +121,12 @@ fn read<T: serde::de::DeserializeOwned>(name: &str) -> Vec<T> {
 }
 
 fn assert_all(failures: &[String], of: usize) {
+    let what = format!("cases that differ, of {of}");
+    golden::evidence(
+        Evidence::Bitwise,
+        "views with those of torchvision and Pillow",
+        &[(&what, failures.len() as f64, 0.0)],
+    );
     let shown = failures.iter().take(10).cloned().collect::<Vec<_>>().join("\n");
     assert!(failures.is_empty(), "{} of {of} cases differ:\n{shown}", failures.len());
 }

@@ -6,6 +6,7 @@ mod golden;
 use std::path::Path;
 
 use assert_cmd::Command;
+use sdclr::record::evidence::{EvidenceRecord, Kind};
 use serde_json::Value;
 
 fn replay(folder: &Path) -> Command {
@@ -137,4 +138,34 @@ fn views_with_a_lying_header_are_refused() {
     let output = replay(folder.path()).assert().code(1).get_output().clone();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("needs 600000000000000 bytes, 0 follow"), "{said}");
+}
+
+#[test]
+fn evidence_is_recorded_once_also_where_it_fails() {
+    let out = tempfile::tempdir().unwrap();
+    let read = |name: &str| -> EvidenceRecord {
+        serde_json::from_slice(&std::fs::read(out.path().join(name)).unwrap()).unwrap()
+    };
+    let record = |folder: &Path| {
+        let mut command = replay(folder);
+        command.arg("--evidence").arg(out.path());
+        command.assert()
+    };
+    record(&golden::path("replay/sdclr")).success();
+    let found = read("replay-sdclr.json");
+    assert!(found.holds && found.kind == Kind::StepTolerance && found.comparisons > 100, "{found:?}");
+    let closest = found.closest.unwrap();
+    assert!(closest.difference > 0.0 && closest.difference <= closest.allowed, "{closest:?}");
+
+    let before = std::fs::read(out.path().join("replay-sdclr.json")).unwrap();
+    let again = record(&golden::path("replay/sdclr")).failure().get_output().clone();
+    let said = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(said.contains("replay-sdclr.json is a record already; remove it"), "{said}");
+    assert_eq!(std::fs::read(out.path().join("replay-sdclr.json")).unwrap(), before);
+
+    let wrong = altered("sdclr", |expected| expected["losses"][3] = 1.0.into());
+    record(wrong.path()).failure();
+    let name = wrong.path().file_name().unwrap().to_string_lossy().replace('.', "-");
+    let found = read(&format!("replay-{name}.json"));
+    assert!(!found.holds && found.closest.unwrap().what == "loss of step 4");
 }

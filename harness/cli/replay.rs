@@ -30,6 +30,10 @@ pub(super) struct ReplayArgs {
     /// Write the final state dict (names as in init.pt)
     #[arg(long, value_name = "FILE.safetensors")]
     save: Option<PathBuf>,
+    /// Write what was compared, the largest difference and the outcome as a record into this folder, such as evidence/ of a
+    /// suite's folder, whose report shows it
+    #[arg(long, value_name = "FOLDER")]
+    evidence: Option<PathBuf>,
     #[command(flatten)]
     tolerance: Tolerance,
 }
@@ -52,10 +56,15 @@ impl ReplayArgs {
         }
         let path = self.dir.join("expected.json");
         if !fs::exists(&path)? {
+            anyhow::ensure!(self.evidence.is_none(), "--evidence needs {} to compare with", path.display());
             return Ok(ExitCode::SUCCESS);
         }
         let rows = replay::compare(&report, &ReplayReport::read(&path)?, &self.tolerance);
         let differing = rows.iter().filter(|row| row.differs()).count();
+        if let Some(folder) = &self.evidence {
+            let record = replay::evidence(&self.dir, &rows, environment::describe(device)?);
+            record.write_new(folder)?;
+        }
         tracing::info!("{}", replay::table(&rows).trim_end());
         if differing > 0 {
             tracing::info!("{differing} of {} numbers differ from {}", rows.len(), path.display());

@@ -14,6 +14,8 @@ use crate::fs;
 use crate::network::{Network, NetworkSpec, Pass, StateDict};
 use crate::npy::{self, NpyError};
 use crate::recipe::{Depth, REFERENCE_SUITE, Recipe, RecipeError, Suite};
+use crate::record::Environment;
+use crate::record::evidence::{EvidenceRecord, Kind as EvidenceKind};
 
 /// A replay could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -261,6 +263,20 @@ pub fn compare(found: &ReplayReport, expected: &ReplayReport, tolerance: &Tolera
         }
     }
     rows
+}
+
+/// The judged `rows` of the replay of `folder` as a record.
+pub fn evidence(folder: &Path, rows: &[Comparison], environment: Environment) -> EvidenceRecord {
+    let name = folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy();
+    let compared = format!("losses, densities and final state of {} with its expected.json", folder.display());
+    let mut record =
+        EvidenceRecord::new(EvidenceKind::StepTolerance, &format!("replay-{name}"), &compared, environment);
+    for row in rows {
+        if let Some(allowed) = row.allowed {
+            record.add(&row.what, row.difference, allowed);
+        }
+    }
+    record
 }
 
 /// What differs, or where nothing does, the largest difference of each judged kind; and the largest unjudged one.

@@ -1,6 +1,7 @@
 //! What happened, as data: the types of `run.jsonl` (one event a line) and `result.json`. Reports are pure functions
 //! of these records; nothing here knows a tensor.
 
+pub mod evidence;
 pub mod tensorboard;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use crate::fs::{self, FsError, Journal};
 use crate::recipe::{JobId, PretrainSplit, Protocol, PublishedKind};
 use crate::scores::Scores;
 use crate::text::plain_words;
+use evidence::EvidenceRecord;
 use tensorboard::EventFile;
 
 /// Stamped on every table, JSON and report of a scaled-down run.
@@ -33,6 +35,8 @@ pub enum RecordError {
     Format { path: String, found: String },
     #[error("line {line} of {path} is damaged ({reason}); delete the job's folder to run it anew")]
     JournalLine { path: String, line: usize, reason: String },
+    #[error("{path} is a record already; remove it, or name another folder")]
+    Known { path: String },
     #[error("a record cannot be written as JSON: {0}")]
     Json(#[from] serde_json::Error),
 }
@@ -357,6 +361,9 @@ pub struct SuiteRecord {
     /// Of the encoders among the results, where the suite prunes.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub mechanisms: Vec<MechanismRecord>,
+    /// Of the folder's [`evidence::FOLDER`]: agreement of bits and of steps, not of accuracies.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub evidence: Vec<EvidenceRecord>,
     pub failures: Vec<Failure>,
     /// Wall-clock seconds of this session, set-up and build aside; `None` where the records were read back.
     pub seconds: Option<f64>,

@@ -201,6 +201,7 @@ pub fn run(
         smoke,
         results: Vec::new(),
         mechanisms: Vec::new(),
+        evidence: Vec::new(),
         failures: Vec::new(),
         seconds: None,
     };
@@ -263,6 +264,9 @@ pub fn run(
     let (mechanisms, damaged) = record::read_mechanisms(folder, &record.results);
     damaged.iter().for_each(|error| tracing::warn!("{error}"));
     record.mechanisms = mechanisms;
+    let (evidence, damaged) = record::evidence::read(&folder.join(record::evidence::FOLDER))?;
+    damaged.iter().for_each(|error| tracing::warn!("{error}"));
+    record.evidence = evidence;
     record.seconds = Some(start.elapsed().as_secs_f64());
     Ok(SuiteRun { record, left })
 }

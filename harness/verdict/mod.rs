@@ -5,6 +5,7 @@
 mod agreement;
 pub mod draws;
 mod json;
+pub mod mechanism;
 mod ordering;
 mod permutation;
 mod power;

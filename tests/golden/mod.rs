@@ -5,12 +5,14 @@
 #[path = "../skip/mod.rs"]
 pub mod skip;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Mutex;
 
 use sdclr::network::{Network, StateDict};
 use sdclr::recipe::Protocol;
+use sdclr::record::evidence::{EvidenceRecord, Kind as Evidence};
 use sdclr::record::{Environment, FORMAT, JobHeader};
 use sdclr::suite::environment;
 use skip::skip;
@@ -122,8 +124,29 @@ pub fn names_sha256(state: &StateDict) -> String {
     sdclr::recipe::hash_bytes(lines.concat().as_bytes())
 }
 
+/// With `SDCLR_EVIDENCE=DIR`: one file a test there, with the comparison that comes closest to what is allowed. Each comparison:
+/// what, the difference, the allowed one.
+pub fn evidence(kind: Evidence, compared: &str, comparisons: &[(&str, f64, f64)]) {
+    static RECORDS: Mutex<BTreeMap<String, EvidenceRecord>> = Mutex::new(BTreeMap::new());
+    let Some(folder) = std::env::var_os("SDCLR_EVIDENCE") else { return };
+    let name = skip::test_name();
+    let mut records = RECORDS.lock().unwrap();
+    let record = records
+        .entry(name.clone())
+        .or_insert_with(|| EvidenceRecord::new(kind, &name, compared, environment::describe(device()).unwrap()));
+    comparisons.iter().for_each(|(what, difference, allowed)| record.add(what, *difference, *allowed));
+    record.write(&PathBuf::from(folder)).unwrap();
+}
+
+/// Evidence that a step, or a part of one, is PyTorch's.
+fn near_pytorch(comparisons: &[(&str, f64, f64)]) {
+    evidence(Evidence::StepTolerance, "this program with PyTorch 2.11.0 (fixtures/golden)", comparisons);
+}
+
 pub fn assert_near(what: &str, found: f64, expected: f64, relative: f64) {
     let scale = expected.abs().max(found.abs());
+    let difference = if found == expected { 0.0 } else { (found - expected).abs() / scale };
+    near_pytorch(&[(what, difference, relative)]);
     assert!((found - expected).abs() <= relative * scale, "{what}: {found:e}, PyTorch has {expected:e}");
 }
 
@@ -132,6 +155,7 @@ pub fn assert_tensors_near(what: &str, found: &Tensor, expected: &Tensor, relati
     assert_eq!(found.size(), expected.size(), "{what}");
     let [found, expected] = [found, expected].map(|tensor| tensor.to_kind(Kind::Double).to_device(Device::Cpu));
     let apart = (&found - &expected).norm().double_value(&[]) / expected.norm().double_value(&[]);
+    near_pytorch(&[(what, apart, relative)]);
     assert!(apart <= relative, "{what}: differs from PyTorch's by {apart:e} of its norm");
 }
 
@@ -143,7 +167,7 @@ pub fn assert_digests(what: &str, mut found: Vec<(String, Tensor)>, expected: &T
     let rows = Vec::<Vec<f64>>::try_from(expected).unwrap();
     assert_eq!(found.len(), rows.len(), "{what}: number of tensors");
     let largest = rows.iter().map(|row| row[0]).fold(0.0, f64::max);
-    let mut differing = Vec::new();
+    let (mut differing, mut compared) = (Vec::new(), Vec::new());
     for ((name, tensor), row) in found.iter().zip(rows) {
         let flat = tensor.detach().to_kind(Kind::Double).to_device(Device::Cpu).contiguous().view(-1);
         let direction = formula(&format!("digest.{name}"), &flat.size());
@@ -155,10 +179,12 @@ pub fn assert_digests(what: &str, mut found: Vec<(String, Tensor)>, expected: &T
             (dot - row[1]).abs() / (scale * direction.norm().double_value(&[])),
             (flat.double_value(&[0]) - row[2]).abs() / scale,
         ];
+        compared.extend(apart.map(|apart| (format!("{what}: {name}"), apart)));
         if !apart.iter().all(|apart| *apart <= relative) {
             differing.push(format!("  {name}: norm, dot, first value off by {apart:?}"));
         }
     }
+    near_pytorch(&compared.iter().map(|(what, apart)| (what.as_str(), *apart, relative)).collect::<Vec<_>>());
     let count = differing.len();
     assert!(differing.is_empty(), "{what}: {count} tensors differ from PyTorch's\n{}", differing.join("\n"));
 }
