@@ -122,6 +122,8 @@ fn an_empty_suite_still_has_a_report() {
         invocation: Invocation { suite: "digits-lt".to_owned(), ..Invocation::default() },
         smoke: false,
         results: Vec::new(),
+        mechanisms: Vec::new(),
+        evidence: Vec::new(),
         failures: vec![Failure { job: "simclr-D_i-split1".to_owned(), error: "no space left".to_owned() }],
         seconds: Some(0.5),
     };

@@ -114,7 +114,11 @@ impl Graph {
         if let Some(encoder) = suite.results.iter().find(trained) {
             inputs.push(self.hashed(&format!("encoder of {of_encoder}"), &encoder.job().state_sha256));
         }
-        let mut outputs = vec![self.file(&run::source(job), &format!("Record of {}", header.job), "application/json")];
+        let mut outputs = vec![self.file(
+            &format!("{}/result.json", header.job),
+            &format!("Record of {}", header.job),
+            "application/json",
+        )];
         let what = match record {
             JobRecord::Pretrain(_) => "encoder",
             JobRecord::Probe(_) | JobRecord::Evaluation(_) => "classifier with encoder",

@@ -9,7 +9,8 @@ use super::together::{PUBLISHED_REPORT, authors_of, judged, read_published};
 use super::{PlannedEncoder, SuiteError};
 use crate::fs::{self, FsError};
 use crate::recipe::{JobId, Part, Suite};
-use crate::record::{self, Event, Failure, Invocation, JobRecord, PublishedRecord, SuiteRecord};
+use crate::record::evidence::EvidenceRecord;
+use crate::record::{self, Event, Failure, Invocation, JobRecord, MechanismRecord, PublishedRecord, SuiteRecord};
 use crate::verdict::Verdicts;
 
 /// The records of one suite.
@@ -79,6 +80,8 @@ pub fn read_back(folders: &[PathBuf]) -> Result<ReadBack, SuiteError> {
 #[derive(Default)]
 struct Found {
     results: Vec<JobRecord>,
+    mechanisms: Vec<MechanismRecord>,
+    evidence: Vec<EvidenceRecord>,
     /// Of each folder that says so: its suite, and what was asked for.
     invocations: Vec<(String, Invocation)>,
     authors: Option<PublishedRecord>,
@@ -94,9 +97,13 @@ struct Found {
 impl Found {
     fn add(&mut self, folder: &Path) -> Result<(), SuiteError> {
         let (results, damaged) = record::read_results(folder)?;
-        if let Some(error) = damaged.into_iter().next() {
+        let (mechanisms, damaged_mechanisms) = record::read_mechanisms(folder, &results);
+        let (evidence, damaged_evidence) = record::evidence::read(&folder.join(record::evidence::FOLDER))?;
+        if let Some(error) = damaged.into_iter().chain(damaged_mechanisms).chain(damaged_evidence).next() {
             return Err(error.into());
         }
+        self.mechanisms.extend(mechanisms);
+        self.evidence.extend(evidence);
         let (authors, about) = (read_published(folder)?, record::read_folder(folder)?);
         if results.is_empty() && authors.is_none() && about.is_none() {
             return Err(SuiteError::NoRecord { folder: folder.display().to_string() });
@@ -155,7 +162,16 @@ impl Found {
         self.missing.dedup_by(|a, b| a.job == b.job);
         let invocation = joined(self.invocations.iter().map(|(_, invocation)| invocation), &suite);
         let smoke = results.iter().any(|record| record.header().smoke);
-        SuiteRecord { suite, invocation, smoke, results, failures: std::mem::take(&mut self.missing), seconds: None }
+        SuiteRecord {
+            suite,
+            invocation,
+            smoke,
+            results,
+            mechanisms: std::mem::take(&mut self.mechanisms),
+            evidence: std::mem::take(&mut self.evidence),
+            failures: std::mem::take(&mut self.missing),
+            seconds: None,
+        }
     }
 }
 

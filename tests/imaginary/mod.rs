@@ -69,7 +69,7 @@ fn job(header: JobHeader, seconds: f64, state: &str) -> Job {
         sdclr: "0.1.0".to_owned(),
     };
     let state_sha256 = hash_bytes(format!("{state} {}", header.job).as_bytes());
-    Job { header, sessions: vec![Session { from_epoch: 0, environment }], seconds, state_sha256 }
+    Job { header, sessions: vec![Session { from_epoch: 0, environment }], seconds, state_sha256, ended: None }
 }
 
 fn pretraining(suite: &str, method: &str, list: PretrainSplit, split: usize, epochs: usize) -> JobRecord {
@@ -78,6 +78,7 @@ fn pretraining(suite: &str, method: &str, list: PretrainSplit, split: usize, epo
         loss: 2.5 + 2.0 / epoch as f64 + 0.05 * split as f64 + if method == "sdclr" { 0.25 } else { 0.0 },
         lr: 0.5,
         density: (method == "sdclr").then_some(0.1),
+        overlap: None,
         validation_accuracy: None,
         images_per_second: 512.0,
         seconds: 0.25,
@@ -102,6 +103,7 @@ fn probe(header: JobHeader, epochs: usize, validate_every: usize, frequent: f64,
         loss: 1.0 / epoch as f64,
         lr: 30.0,
         density: None,
+        overlap: None,
         validation_accuracy: epoch.is_multiple_of(validate_every).then(|| found.all - 8.0 / epoch as f64),
         images_per_second: 4096.0,
         seconds: 0.125,
@@ -147,6 +149,8 @@ pub fn suite(name: &str, splits: &[usize]) -> SuiteRecord {
         invocation,
         smoke: false,
         results,
+        mechanisms: Vec::new(),
+        evidence: Vec::new(),
         failures: Vec::new(),
         seconds: Some(221.7),
     }
