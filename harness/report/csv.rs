@@ -64,7 +64,7 @@ fn classes(summary: &Summary) -> Result<String, ReportError> {
 }
 
 fn curves(summary: &Summary) -> Result<String, ReportError> {
-    let header = ["epoch", "loss", "lr", "density", "validation_accuracy", "images_per_second", "seconds"];
+    let header = ["epoch", "loss", "lr", "density", "validation_accuracy", "images_per_second", "seconds", "overlap"];
     let probes = summary.cells.iter().flat_map(|cell| cell.runs.values().map(|run| (&run.job, &run.epochs)));
     let pretrainings = summary.pretrainings.iter().map(|record| (&record.job, &record.epochs));
     let rows = pretrainings.chain(probes).flat_map(|(job, epochs): (&Job, &Vec<EpochRecord>)| {
@@ -72,7 +72,7 @@ fn curves(summary: &Summary) -> Result<String, ReportError> {
             let mut row = key(summary, job);
             row.extend([epoch.epoch.to_string(), epoch.loss.to_string(), epoch.lr.to_string()]);
             row.extend([optional(epoch.density), optional(epoch.validation_accuracy)]);
-            row.extend([epoch.images_per_second.to_string(), epoch.seconds.to_string()]);
+            row.extend([epoch.images_per_second.to_string(), epoch.seconds.to_string(), optional(epoch.overlap)]);
             row
         })
     });

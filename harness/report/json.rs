@@ -7,7 +7,8 @@ use serde::Serialize;
 use super::summary::{Cell, Comparison, Summary, scores_of};
 use super::{OutputFile, ReportError};
 use crate::recipe::{PretrainSplit, Protocol};
-use crate::record::{Failure, Invocation, JobRecord, SMOKE_STAMP};
+use crate::record::evidence::EvidenceRecord;
+use crate::record::{Failure, Invocation, JobRecord, MechanismRecord, SMOKE_STAMP};
 use crate::scores::MeanStd;
 
 #[derive(Serialize)]
@@ -23,6 +24,10 @@ struct Document<'a> {
     failures: &'a [Failure],
     /// Pre-training and probe jobs, as their result.json files hold them.
     results: &'a [JobRecord],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    mechanisms: &'a [MechanismRecord],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    evidence: &'a [EvidenceRecord],
 }
 
 /// The version of what `sdclr repro --json` prints.
@@ -112,6 +117,8 @@ pub(super) fn file(summary: &Summary) -> Result<OutputFile, ReportError> {
         differences: summary.comparisons.iter().map(difference_row).collect(),
         failures: &suite.failures,
         results: &suite.results,
+        mechanisms: &suite.mechanisms,
+        evidence: &suite.evidence,
     };
     Ok(OutputFile::new("report.json", serde_json::to_string_pretty(&document)? + "\n"))
 }

@@ -91,6 +91,19 @@ pub(super) fn loss(summary: &Summary) -> Result<Option<Picture>, ReportError> {
     picture(summary, "pretrain_loss", "pre-training loss".into(), Axes::Epochs { y: "NT-Xent loss" }, series)
 }
 
+/// By epoch, how much of the mask the one before kept.
+pub(super) fn overlap(summary: &Summary) -> Result<Option<Picture>, ReportError> {
+    let mut jobs: BTreeMap<Setting, Vec<Vec<(f64, f64)>>> = BTreeMap::new();
+    for record in summary.pretrainings.iter().filter(|record| record.epochs.iter().any(|epoch| epoch.overlap.is_some()))
+    {
+        let setting = Setting::of(&record.job.header, Protocol::Full);
+        jobs.entry(setting).or_default().push(curve(&record.epochs, |epoch| epoch.overlap));
+    }
+    let series = jobs.into_iter().map(|(setting, runs)| over_runs(summary, &setting, runs)).collect();
+    let axes = Axes::Epochs { y: "share kept by the mask before" };
+    picture(summary, "mask_overlap", "overlap of each epoch's mask with the one before".into(), axes, series)
+}
+
 /// What is said below [`validation`].
 pub(super) fn validation_caption(summary: &Summary) -> Text {
     format!(

@@ -7,6 +7,7 @@ mod confounds;
 mod curves;
 mod differences;
 mod gaps;
+mod mechanism;
 mod provenance;
 mod results;
 mod runs;
@@ -27,6 +28,7 @@ const SECTIONS: &[Builder] = &[
     runs::section,
     classes::section,
     curves::section,
+    mechanism::section,
     confounds::section,
     gaps::section,
     trust::section,

@@ -1,8 +1,10 @@
 //! How far the numbers can be trusted: three kinds of claims, kept apart.
 
+use crate::record::evidence::{EvidenceRecord, Kind};
 use crate::report::ReportError;
 use crate::report::document::{Block, Section};
 use crate::report::summary::Summary;
+use crate::report::table::Table;
 use crate::report::text::{Text, marked};
 
 pub(super) fn section(summary: &Summary) -> Result<Section, ReportError> {
@@ -24,12 +26,48 @@ pub(super) fn section(summary: &Summary) -> Result<Section, ReportError> {
         marked("**Distributional.** The accuracies above are samples")
             .and(format!("{samples}. Only their distribution can be compared with other people's.")),
     ];
-    Ok(Section::new(
-        "How far to trust this",
-        vec![
-            Block::Paragraph("Three claims are kept apart:".into()),
-            Block::List(points),
-            Block::Paragraph(Text::from("The numbers of this report belong to the third kind.")),
-        ],
-    ))
+    let mut blocks = vec![
+        Block::Paragraph("Three claims are kept apart:".into()),
+        Block::List(points),
+        Block::Paragraph(Text::from("The numbers of this report belong to the third kind.")),
+    ];
+    if !summary.suite.evidence.is_empty() {
+        let caption = "Evidence of the first two kinds that lies in evidence/: the comparison that came closest to what is allowed";
+        blocks.push(Block::Table(caption.into(), evidence(&summary.suite.evidence)));
+    }
+    Ok(Section::new("How far to trust this", blocks))
+}
+
+fn evidence(records: &[EvidenceRecord]) -> Table {
+    let mut table = Table::new(&[
+        "kind",
+        "by",
+        "compared",
+        "comparisons",
+        "closest",
+        "difference",
+        "allowed",
+        "outcome",
+        "machine",
+    ]);
+    for record in records {
+        let kind = match record.kind {
+            Kind::Bitwise => "bitwise",
+            Kind::StepTolerance => "step tolerance",
+        };
+        let closest = record.closest.as_ref();
+        let number = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.1e}"));
+        table.row(vec![
+            kind.to_owned(),
+            record.name.clone(),
+            record.compared.clone(),
+            record.comparisons.to_string(),
+            closest.map_or_else(|| "–".to_owned(), |closest| closest.what.clone()),
+            number(closest.map(|closest| closest.difference)),
+            number(closest.map(|closest| closest.allowed)),
+            if record.holds { "holds" } else { "does not hold" }.to_owned(),
+            record.environment.device.clone(),
+        ]);
+    }
+    table
 }
