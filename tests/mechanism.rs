@@ -98,6 +98,11 @@ fn a_suite_records_it_and_makes_up_for_what_is_missing() {
         assert_eq!(record.splits_sha256.keys().collect::<Vec<_>>(), ["split1_D_i.npy"]);
     }
 
+    let report = std::fs::read_to_string(out.join("report.md")).unwrap();
+    let answer = "SDCLR, pooled features: rank correlation of a class's frequency with its change ";
+    assert!(report.contains("## The mechanism") && report.contains(answer), "{report}");
+    assert!(report.contains("one split gives no interval") && out.join("plots/mask_overlap.svg").exists());
+
     std::fs::remove_file(path("sdclr-D_i")).unwrap();
     let again = repro(out, &["--methods", "simclr,sdclr"]);
     assert!(again.status.success(), "{}", said(&again));

@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(add("half", 0.5, 1.0), ("half".to_owned(), true));
         assert_eq!(add("third", 1.0, 3.0), ("half".to_owned(), true));
         assert_eq!(add("a bit", 1.0, 0.0), ("a bit".to_owned(), false));
-        assert_eq!(add("not a number", f64::NAN, 1.0).1, false);
+        assert!(!add("not a number", f64::NAN, 1.0).1);
         assert_eq!((record.comparisons, record.file()), (5, "a--b-c.json".to_owned()));
         // It can be read back.
         let text = serde_json::to_string(&record).unwrap();

@@ -107,24 +107,25 @@ fn layers(mechanisms: &[MechanismRecord]) -> Block {
     }
     let titles = columns.iter().map(|(title, _)| title.as_str());
     let mut table = Table::new(&["layer", "weights"].into_iter().chain(titles).collect::<Vec<_>>());
-    let mut names: Vec<(&str, u64)> = Vec::new();
-    let mut kept: BTreeMap<(&str, usize), Vec<f64>> = BTreeMap::new();
+    let mut names: Vec<(String, u64)> = Vec::new();
+    let mut kept: BTreeMap<(String, usize), Vec<f64>> = BTreeMap::new();
     for (column, (_, records)) in columns.iter().enumerate() {
         for layer in records.iter().flat_map(|record| &record.layers) {
-            let name = (layer.layer.as_str(), layer.weights);
-            if !names.contains(&name) {
-                names.push(name);
+            // Networks with one and with two batch norms call the same convolution by different names.
+            let name = layer.layer.replace("downsample.0.", "downsample.conv.");
+            if names.iter().all(|(known, _)| *known != name) {
+                names.push((name.clone(), layer.weights));
             }
-            kept.entry((name.0, column)).or_default().push(100.0 * layer.kept as f64 / layer.weights as f64);
+            kept.entry((name, column)).or_default().push(100.0 * layer.kept as f64 / layer.weights as f64);
         }
     }
     for (name, weights) in names {
         let share = |column| {
-            let shares = kept.get(&(name, column));
+            let shares = kept.get(&(name.clone(), column));
             shares.map_or_else(|| "–".to_owned(), |shares| format!("{:.1}", crate::scores::mean_std(shares).mean))
         };
-        let shares = (0..columns.len()).map(share);
-        table.row([name.to_owned(), weights.to_string()].into_iter().chain(shares).collect());
+        let shares: Vec<String> = (0..columns.len()).map(share).collect();
+        table.row([name, weights.to_string()].into_iter().chain(shares).collect());
     }
     Block::Table(
         "Weights kept of each layer, in per cent, by the mask of the finished encoder; mean over runs".into(),
