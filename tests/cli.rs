@@ -74,6 +74,7 @@ fn help_of_every_command() {
     let commands = [
         "fetch",
         "repro",
+        "plan",
         "pretrain",
         "probe",
         "features",

@@ -6,8 +6,10 @@ mod doctor;
 mod export;
 mod features;
 mod fetch;
+mod jobs;
 mod log;
 mod output;
+mod plan;
 mod pretrain;
 mod probe;
 mod replay;
@@ -76,6 +78,7 @@ impl GlobalArgs {
 enum Command {
     Fetch(fetch::FetchArgs),
     Repro(repro::ReproArgs),
+    Plan(plan::PlanArgs),
     Verify(verify::VerifyArgs),
     Report(report::ReportArgs),
     Pretrain(pretrain::PretrainArgs),
@@ -255,6 +258,7 @@ impl Command {
         match self {
             Command::Fetch(args) => args.run(),
             Command::Repro(args) => args.run(),
+            Command::Plan(args) => args.run(),
             Command::Verify(args) => args.run(),
             Command::Report(args) => args.run(),
             Command::Pretrain(args) => args.run(),

@@ -8,17 +8,17 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 
+use super::jobs::{Asked, JobsArgs};
 use super::output::{out, outln};
-use super::{EngineArgs, Numbers, OverrideArgs, ScaleArgs, ShowArgs};
+use super::ShowArgs;
 use crate::artifact;
-use crate::network::Foreign;
 use crate::progress::Progress;
-use crate::recipe::{PretrainSplit, Suite};
-use crate::record::{Invocation, PublishedRecord};
+use crate::recipe::{JobId, Suite};
+use crate::record::PublishedRecord;
 use crate::report::{self, Findings, Format, Report};
-use crate::stop;
+use crate::stop::{self, Stop};
+use crate::suite;
 use crate::suite::context::Scale;
-use crate::suite::{self, Elsewhere, Selection};
 
 /// A length of time: `90s`, `25m`, `2h`.
 #[derive(Debug, Clone)]
@@ -55,49 +55,14 @@ impl std::str::FromStr for Budget {
   sdclr repro cifar10-lt --data DIR --set epochs=500 --dry-run
   sdclr repro cifar10-lt --from-published DIR --data DIR")]
 pub(super) struct ReproArgs {
-    /// digits-lt (its images are embedded), cifar10-lt, cifar100-lt, imagenet100-lt, imagenet-lt-exp, or the path of a .toml
-    /// file of your own
-    suite: String,
+    #[command(flatten)]
+    jobs_of: JobsArgs,
     /// Train nothing but probes: read the authors' logs, evaluate their fine-tuned models and probe their encoders, all
     /// found by their published names under DIR [default: what sdclr fetch brought]
-    #[arg(long, value_name = "DIR", num_args = 0..=1)]
+    #[arg(long, value_name = "DIR", num_args = 0..=1, conflicts_with = "encoders")]
     from_published: Option<Option<PathBuf>>,
-    /// Train nothing: probe the encoders of your own method, checkpoints called NAME-D_i-split1.safetensors (or .pt) and so on
-    /// in DIR, and set them beside what the suite's folder holds
-    #[arg(long, value_name = "DIR", requires = "name", conflicts_with_all = ["from_published", "methods", "seeds"])]
-    encoders: Option<PathBuf>,
-    /// What those checkpoints' names begin with, and what tables call them
-    #[arg(long, value_name = "NAME", requires = "encoders")]
-    name: Option<String>,
-    #[command(flatten)]
-    foreign: Foreign,
-    #[command(flatten)]
-    scale: ScaleArgs,
-    #[command(flatten)]
-    engine: EngineArgs,
     #[command(flatten)]
     show: ShowArgs,
-    /// Encoders of the suite, such as simclr, sdclr and random (untrained), in this order within a split; sdclr-D_i: on that
-    /// list only [default: the suite's]
-    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
-    methods: Vec<String>,
-    /// Splits, e.g. 1-5 or 1,3 [default: all]
-    #[arg(long, value_name = "RANGE")]
-    splits: Option<Numbers>,
-    /// Of D_i (long-tailed) and D_b (balanced) [default: the suite's]
-    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
-    pretrain_splits: Vec<PretrainSplit>,
-    #[command(flatten)]
-    overrides: OverrideArgs,
-    /// Pre-training seeds an encoder; the first is the recipe's
-    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]
-    seeds: u16,
-    /// Classifiers a probe, each by its own seed; the paper trained one
-    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]
-    probe_seeds: u16,
-    /// Folder of the runs and the report [default: runs/SUITE, or runs/SUITE-published]
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
     /// Stop after about this time (90s, 25m, 2h), at an epoch's end with a checkpoint: exit code 75, and the same command
     /// goes on
     #[arg(long, value_name = "TIME", conflicts_with = "from_published")]
@@ -105,6 +70,9 @@ pub(super) struct ReproArgs {
     /// Jobs that run at once [default: as many as there are processors for the threads that the recipes give a job; else 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), conflicts_with = "from_published")]
     jobs: Option<u16>,
+    /// Do these jobs alone, named as in the plan (sdclr-D_i-split1, sdclr-D_i-split1/few); exit code 0: they are done
+    #[arg(long, value_delimiter = ',', value_name = "IDS", conflicts_with_all = ["from_published", "budget", "dry_run"])]
+    job: Vec<JobId>,
     /// Print the plan and the resolved recipes, and run nothing
     #[arg(long)]
     dry_run: bool,
@@ -115,43 +83,13 @@ pub(super) struct ReproArgs {
 
 impl ReproArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let selection = Selection {
-            methods: self.methods,
-            splits: self.splits.map(|splits| splits.0.iter().map(|n| *n as usize).collect()).unwrap_or_default(),
-            pretrain_splits: self.pretrain_splits,
-            overrides: self.overrides.overrides()?,
-            seeds: self.seeds.into(),
-            probe_seeds: self.probe_seeds.into(),
-        };
-        let suite = Suite::open(&self.suite)?;
         // What evaluates published files asks nobody: a signal ends it, and what was done is read back the next time.
-        let stop = if self.from_published.is_some() { stop::Stop::default() } else { stop::Stop::on_signals()? };
-        let scale = Scale { eager: self.engine.eager, tensorboard: self.show.tensorboard, stop, ..self.scale.into() };
-        let invocation = suite::invocation(&self.suite, &selection, &scale);
+        let stop = if self.from_published.is_some() { Stop::default() } else { Stop::on_signals()? };
         if let Some(folder) = self.from_published {
-            let out = self.out.unwrap_or_else(|| PathBuf::from("runs").join(format!("{}-published", suite.name)));
-            let folder = folder.or_else(artifact::published_folder).context(
-                "no published checkpoint has been fetched; run sdclr fetch, or name the folder that the authors' archives \
-                 were unpacked to: --from-published DIR",
-            )?;
-            let plan = suite::published::plan(&suite, &selection, &folder)?;
-            if self.dry_run {
-                out!("{}", plan.describe())?;
-                return Ok(ExitCode::SUCCESS);
-            }
-            return published(&suite::published::run(&plan, invocation, scale, &out, &Progress::default())?, &out);
+            return published(self.jobs_of, folder, stop, self.dry_run);
         }
-        let elsewhere =
-            self.encoders.zip(self.name).map(|(folder, name)| Elsewhere { folder, name, foreign: self.foreign });
-        let (plan, missing) = match &elsewhere {
-            None => (suite::plan(&suite, &selection)?, Vec::new()),
-            Some(elsewhere) => suite::plan_elsewhere(&suite, &selection, elsewhere)?,
-        };
-        missing.iter().for_each(|name| tracing::warn!(label = "missing", "{name}"));
-        let foreign = elsewhere.as_ref().map(|elsewhere| elsewhere.foreign.clone()).unwrap_or_default();
-        let scale = Scale { foreign, ..scale };
-        let encoders = elsewhere.map(|elsewhere| [elsewhere.folder.display().to_string(), elsewhere.name]);
-        let invocation = Invocation { encoders, ..invocation };
+        let Asked { suite, selection, scale, invocation, plan, out } = self.jobs_of.asked(stop)?;
+        let scale = Scale { tensorboard: self.show.tensorboard, ..scale };
         if let Some(first) = plan.first() {
             super::warn_of(&first.recipe, &selection.overrides);
         }
@@ -159,13 +97,14 @@ impl ReproArgs {
             out!("{}", describe(&plan)?)?;
             return Ok(ExitCode::SUCCESS);
         }
-        let out = self.out.unwrap_or_else(|| PathBuf::from("runs").join(&suite.name));
-        let pace = suite::Pace { budget: self.budget.map(|budget| budget.0), jobs: self.jobs.map(usize::from) };
+        let jobs = self.jobs.map(usize::from);
+        let pace = suite::Pace { budget: self.budget.map(|budget| budget.0), jobs, only: self.job };
         let run = suite::run(&suite, invocation, &plan, scale, &out, pace, &Progress::default())?;
         let record = run.record;
         let verdicts = suite::judged(&[&out]).map_err(|error| error.why_no_verdict());
         let findings = Findings { verdicts: verdicts.as_ref().map_err(String::as_str), ..Findings::of(&record) };
         let path = Report::of_suite(&findings)?.write(&out, &Format::DEFAULT)?;
+        drop(run.report_lock);
         match self.json {
             true => outln!("{}", report::summary_json(&record, &path)?)?,
             false => outln!("{}", report::summary_table(&record))?,
@@ -173,7 +112,7 @@ impl ReproArgs {
         let failures: Vec<_> = record
             .failures
             .iter()
-            .filter(|failure| run.left.iter().all(|left| left.to_string() != failure.job))
+            .filter(|failure| run.left.iter().chain(&run.not_asked).all(|job| job.to_string() != failure.job))
             .collect();
         for failure in &failures {
             tracing::error!(label = "failed", "{}: {}", failure.job, failure.error);
@@ -193,8 +132,26 @@ impl ReproArgs {
     }
 }
 
+/// Evaluates and probes the published files in `folder`, by default those that were fetched, and writes the report.
+fn published(jobs: JobsArgs, folder: Option<PathBuf>, stop: Stop, dry_run: bool) -> anyhow::Result<ExitCode> {
+    let (selection, suite) = (jobs.selection()?, Suite::open(&jobs.suite)?);
+    let scale = Scale { eager: jobs.engine.eager, stop, ..jobs.scale.into() };
+    let invocation = suite::invocation(&jobs.suite, &selection, &scale);
+    let out = jobs.out.unwrap_or_else(|| PathBuf::from("runs").join(format!("{}-published", suite.name)));
+    let folder = folder.or_else(artifact::published_folder).context(
+        "no published checkpoint has been fetched; run sdclr fetch, or name the folder that the authors' archives were \
+         unpacked to: --from-published DIR",
+    )?;
+    let plan = suite::published::plan(&suite, &selection, &folder)?;
+    if dry_run {
+        out!("{}", plan.describe())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    tell_published(&suite::published::run(&plan, invocation, scale, &out, &Progress::default())?, &out)
+}
+
 /// Says what became of the published files of a suite, and writes the report.
-fn published(record: &PublishedRecord, out: &Path) -> anyhow::Result<ExitCode> {
+fn tell_published(record: &PublishedRecord, out: &Path) -> anyhow::Result<ExitCode> {
     let path = Report::of_authors(record, &BTreeMap::new())?.write(out, &Format::DEFAULT)?;
     outln!("{}", report::published_table(record)?)?;
     record.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));

@@ -14,7 +14,7 @@ use crate::network::{Network, NetworkSpec};
 use crate::pretrain::Trainer;
 use crate::pretrain::loader::Loader;
 use crate::pretrain::run::CHECKPOINT;
-use crate::recipe::{JobId, Protocol};
+use crate::recipe::{JobId, Protocol, Recipe};
 use crate::record::{self, Event};
 use crate::report::table::{Table, duration};
 use crate::split::ListName;
@@ -154,7 +154,8 @@ fn events(path: &Path) -> Vec<Event> {
 }
 
 impl Known {
-    fn read(plan: &[PlannedEncoder], folder: &Path, device: &str) -> Self {
+    /// Of every device where none is named.
+    fn read(plan: &[PlannedEncoder], folder: &Path, device: Option<&str>) -> Self {
         let mut known = Self::default();
         for encoder in plan {
             for job in encoder.jobs() {
@@ -165,7 +166,7 @@ impl Known {
     }
 
     /// From the last sitting of one job, if it was on `device`.
-    fn learn(&mut self, events: &[Event], device: &str) {
+    fn learn(&mut self, events: &[Event], device: Option<&str>) {
         let start = events.iter().rposition(|event| matches!(event, Event::Start { .. }));
         let Some((Event::Start { header, session }, rest)) = start.and_then(|start| events[start..].split_first())
         else {
@@ -173,7 +174,7 @@ impl Known {
         };
         let epochs: Vec<_> =
             rest.iter().filter_map(|event| if let Event::Epoch(e) = event { Some(e) } else { None }).collect();
-        if session.environment.device != device || epochs.is_empty() {
+        if device.is_some_and(|device| session.environment.device != device) || epochs.is_empty() {
             return;
         }
         let seconds = epochs.iter().map(|epoch| epoch.seconds).sum::<f64>() / epochs.len() as f64;
@@ -186,6 +187,27 @@ impl Known {
             }
         }
     }
+
+    /// Images per second of training by `recipe`.
+    fn speed(&self, recipe: &Recipe) -> Option<f64> {
+        let key = recipe.to_json().map(speed_key).unwrap_or_default();
+        self.training.iter().find(|(found, _)| *found == key).map(|(_, speed)| *speed)
+    }
+}
+
+/// What is left of each job of `plan`, in seconds, as far as the records in `folder` tell, of whatever device; nothing is
+/// measured.
+pub(super) fn recorded(context: &Context, plan: &[PlannedEncoder], folder: &Path) -> Vec<(JobId, Option<f64>)> {
+    let known = Known::read(plan, folder, None);
+    let of_encoder = |encoder: &PlannedEncoder| {
+        let speed = known.speed(&encoder.recipe);
+        let cost = |job: JobId| {
+            let seconds = seconds_of(context, encoder, &job, folder, speed, &known);
+            (job, seconds)
+        };
+        encoder.jobs().map(cost).collect::<Vec<_>>()
+    };
+    plan.iter().flat_map(of_encoder).collect()
 }
 
 /// What the jobs of `plan` will take, and what of them fits before `deadline`. Speeds come from the records in `folder`.
@@ -198,14 +220,13 @@ pub(super) fn plan(
     budget: Duration,
     deadline: Instant,
 ) -> BudgetPlan {
-    let known = Known::read(encoders, folder, &context.environment.device);
+    let known = Known::read(encoders, folder, Some(&context.environment.device));
     let mut speeds: Vec<(String, f64, &'static str)> = Vec::new();
     let mut first = None;
     let mut costs = Vec::new();
     for encoder in encoders {
-        let key = encoder.recipe.to_json().map(speed_key).unwrap_or_default();
-        let recorded = known.training.iter().find(|(found, _)| *found == key).map(|(_, speed)| *speed);
-        let unfinished = costs_of(context, encoder, folder, f64::INFINITY, &known).iter().any(|cost| !cost.finished);
+        let recorded = known.speed(&encoder.recipe);
+        let unfinished = costs_of(context, encoder, folder, None, &known).iter().any(|cost| !cost.finished);
         let window = (budget / 20).min(Duration::from_secs(5));
         let speed = match (recorded, first) {
             (Some(speed), _) => Some((speed, "from earlier records")),
@@ -225,7 +246,7 @@ pub(super) fn plan(
             }
         }
         // A job whose speed nobody knows is let to begin: it fails at once, or runs until the time is up.
-        costs.extend(costs_of(context, encoder, folder, speed.map_or(f64::INFINITY, |(speed, _)| speed), &known));
+        costs.extend(costs_of(context, encoder, folder, speed.map(|(speed, _)| speed), &known));
     }
     let left = deadline.saturating_duration_since(Instant::now());
     let fates = fit(&costs, left.as_secs_f64());
@@ -233,39 +254,53 @@ pub(super) fn plan(
 }
 
 /// The pre-training of `encoder`, where it has one, and its probes.
-fn costs_of(context: &Context, encoder: &PlannedEncoder, folder: &Path, speed: f64, known: &Known) -> Vec<JobCost> {
-    let PlannedEncoder { id, recipe, .. } = encoder;
-    let path = |job: &JobId| folder.join(job.to_string());
-    // A list that is not there fails its own job, at once.
-    let length = |name| context.list(name).map_or(0, |list| list.len()) as f64;
-    let evaluated = length(ListName::Validation) + length(ListName::Test);
-    let of_images = |images: f64| images / (TRAINING_PASSES * speed);
-    let cost = |job: JobId| {
-        let seconds = match (job.protocol(), id.list) {
-            (Some(protocol), _) => {
-                let epochs = context.epochs(recipe.probe(protocol).epochs) as f64;
-                let list = match protocol {
-                    Protocol::Full => ListName::Train,
-                    Protocol::Few => ListName::FewShot(id.split),
-                };
-                let recorded = known.probing.iter().find(|(found, _)| *found == protocol).map(|(_, seconds)| *seconds);
-                epochs * recorded.unwrap_or_else(|| of_images(length(list))) + of_images(evaluated)
-            }
-            (None, Some(list)) => {
-                let mut epochs = context.epochs(recipe.epochs);
-                if path(&job).join(CHECKPOINT).exists() {
-                    let done = events(&path(&job).join("run.jsonl"));
-                    epochs =
-                        epochs.saturating_sub(done.iter().filter(|event| matches!(event, Event::Epoch(_))).count());
-                }
-                epochs as f64 * length(ListName::Pretrain(list, id.split)) / speed
-            }
-            (None, None) => 0.0,
-        };
-        let finished = path(&job).join("result.json").exists();
-        JobCost { finished, divisible: job.protocol().is_none(), job, seconds }
+fn costs_of(
+    context: &Context,
+    encoder: &PlannedEncoder,
+    folder: &Path,
+    speed: Option<f64>,
+    known: &Known,
+) -> Vec<JobCost> {
+    let cost = |job: JobId| JobCost {
+        finished: folder.join(job.to_string()).join("result.json").exists(),
+        divisible: job.protocol().is_none(),
+        seconds: seconds_of(context, encoder, &job, folder, speed, known).unwrap_or(0.0),
+        job,
     };
     encoder.jobs().map(cost).collect()
+}
+
+/// What is left of `job`, in seconds, at `speed` images of training a second; `None` where nothing is known of it.
+fn seconds_of(
+    context: &Context,
+    encoder: &PlannedEncoder,
+    job: &JobId,
+    folder: &Path,
+    speed: Option<f64>,
+    known: &Known,
+) -> Option<f64> {
+    let PlannedEncoder { id, recipe, .. } = encoder;
+    // A list that is not there fails its own job, at once.
+    let length = |name| context.list(name).map_or(0, |list| list.len()) as f64;
+    let of_images = |images: f64| speed.map(|speed| images / (TRAINING_PASSES * speed));
+    let Some(protocol) = job.protocol() else {
+        let path = folder.join(job.to_string());
+        let mut epochs = context.epochs(recipe.epochs);
+        if path.join(CHECKPOINT).exists() {
+            let done = events(&path.join("run.jsonl"));
+            epochs = epochs.saturating_sub(done.iter().filter(|event| matches!(event, Event::Epoch(_))).count());
+        }
+        return Some(epochs as f64 * length(ListName::Pretrain(id.list?, id.split)) / speed?);
+    };
+    let epochs = context.epochs(recipe.probe(protocol).epochs) as f64;
+    let list = match protocol {
+        Protocol::Full => ListName::Train,
+        Protocol::Few => ListName::FewShot(id.split),
+    };
+    let recorded = known.probing.iter().find(|(found, _)| *found == protocol).map(|(_, seconds)| *seconds);
+    let evaluated = length(ListName::Validation) + length(ListName::Test);
+    let epoch = recorded.or_else(|| of_images(length(list)))?;
+    Some(epochs * epoch + of_images(evaluated).unwrap_or(0.0))
 }
 
 /// Images per second of `encoder`'s training, from whole batches taken for about `window` as training takes them, on a

@@ -10,17 +10,19 @@ pub mod plan;
 pub mod published;
 mod queue;
 mod read_back;
+pub mod schedule;
 mod together;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::authors::AuthorsError;
 use crate::checkpoint::{self, CheckpointError};
 use crate::dataset::DatasetError;
-use crate::fs::FsError;
+use crate::fs::{self, FolderLock, FsError};
 use crate::native::{self, NativeError};
-use crate::network::NetworkError;
+use crate::network::{Network, NetworkError};
 use crate::paper::PaperError;
 use crate::pretrain::PretrainError;
 use crate::pretrain::run::ENCODER;
@@ -77,6 +79,10 @@ pub enum SuiteError {
     JobsOnGpu { jobs: usize },
     #[error("not run: {job} failed")]
     NoEncoder { job: JobId },
+    #[error("not run: {job} is not finished; run this again when it is")]
+    Waits { job: JobId },
+    #[error("{suite} has no job {found} with these options; it has {known}")]
+    UnknownJob { suite: String, found: JobId, known: String },
     #[error("the record of {job} is not that of a probe; delete it to have the job run again")]
     NoOutcome { job: JobId },
     #[error(
@@ -133,7 +139,7 @@ impl SuiteError {
     /// Whether nothing is wrong, and the same command continues where this one ended.
     fn is_for_later(&self) -> bool {
         match self {
-            Self::Left => true,
+            Self::Left | Self::Waits { .. } => true,
             Self::Pretrain(error) => error.is_for_later(),
             Self::Probe(error) => matches!(error, ProbeError::Stopped { .. }),
             _ => false,
@@ -145,8 +151,13 @@ impl SuiteError {
 #[derive(Debug)]
 pub struct SuiteRun {
     pub record: SuiteRecord,
-    /// Jobs that the budget left for the next session; the record has them among its failures.
+    /// Jobs that the budget or a stop left for the next session; the record has them among its failures.
     pub left: Vec<JobId>,
+    /// Jobs that were not asked for and are not finished; the record has them among its failures too.
+    pub not_asked: Vec<JobId>,
+    /// To be held until the report is written: of several processes, the one that writes the last report knows of the jobs of
+    /// all.
+    pub report_lock: Option<FolderLock>,
 }
 
 /// What a command asks of a suite, as records keep it.
@@ -168,12 +179,14 @@ pub fn invocation(typed: &str, selection: &Selection, scale: &Scale) -> Invocati
 }
 
 /// How much of a suite a session does, and how.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Pace {
     /// After which it stops; `None`: when everything is done.
     pub budget: Option<Duration>,
     /// Jobs that run at once; `None`: as many as there are processors for their threads.
     pub jobs: Option<usize>,
+    /// The jobs to do, of those of the plan; empty: all.
+    pub only: Vec<JobId>,
 }
 
 /// Runs every job of `plan` under `folder` (one sub-folder a job). A job that fails does not stop the others; a job
@@ -194,35 +207,27 @@ pub fn run(
     progress: &Progress,
 ) -> Result<SuiteRun, SuiteError> {
     let start = Instant::now();
-    let smoke = scale.is_smoke();
     let mut record = SuiteRecord {
         suite: suite.name.clone(),
         invocation,
-        smoke,
+        smoke: scale.is_smoke(),
         results: Vec::new(),
         mechanisms: Vec::new(),
         evidence: Vec::new(),
         failures: Vec::new(),
         seconds: None,
     };
-    let mut left = Vec::new();
-    let Some(first) = plan.first() else {
-        return Ok(SuiteRun { record, left });
-    };
-    plan.iter().try_for_each(context::refuse_imagenet_pretraining)?;
-    folder::refuse_other_report(folder, "outcomes", "published runs")?;
-    folder::refuse_other_scale(folder, plan.iter().flat_map(PlannedEncoder::jobs), smoke)?;
-    if let Some(other) = plan.iter().find(|encoder| encoder.recipe.threads != first.recipe.threads) {
-        let encoders = [&first.id.encoder, &other.id.encoder].map(String::clone);
-        return Err(SuiteError::Threads { encoders });
+    let (mut left, mut not_asked) = (Vec::new(), Vec::new());
+    if plan.is_empty() {
+        return Ok(SuiteRun { record, left, not_asked, report_lock: None });
     }
-    let context = Context::open(&first.recipe, scale.clone())?;
+    plan::check_names(suite, plan, &pace.only)?;
+    let context = open(plan, scale.clone(), folder)?;
     let jobs = match pace.jobs {
         Some(jobs) if jobs > 1 && context.device.is_cuda() => return Err(SuiteError::JobsOnGpu { jobs }),
         Some(jobs) => jobs,
         None => queue::at_once(plan, context.device),
     };
-    folder::refuse_other_settings(&context, plan, folder)?;
     let about = FolderRecord {
         format: record::FORMAT,
         suite: suite.name.clone(),
@@ -238,19 +243,27 @@ pub fn run(
         clock = Clock::new(deadline, plan.jobs.into_iter().map(|(cost, _)| cost).collect());
         deadline_of_all = clock.deadline;
     }
-    let bar = progress.jobs(&suite.name, plan.iter().map(|encoder| encoder.jobs().count()).sum());
-    let work = queue::Work { plan, scale: &scale, folder, progress, deadline: deadline_of_all };
-    for (job, outcome) in queue::run(&work, clock, context, jobs, &bar)? {
-        let outcome = match outcome {
+    let asked = |job: &JobId| pace.only.is_empty() || pace.only.contains(job);
+    let all = plan.iter().flat_map(PlannedEncoder::jobs);
+    let bar = progress.jobs(&suite.name, all.clone().filter(asked).count());
+    let work = queue::Work { plan, scale: &scale, folder, progress, deadline: deadline_of_all, only: &pace.only };
+    let mut outcomes: BTreeMap<JobId, _> = queue::run(&work, clock, context, jobs, &bar)?.into_iter().collect();
+    let report_lock = Some(report_lock(folder)?);
+    for job in all {
+        let outcome = match outcomes.remove(&job).unwrap_or(Err(SuiteError::Left)) {
             // Another process, or an earlier session, may have finished it.
             Err(SuiteError::Left) => finished(folder, &job),
+            Err(SuiteError::NoEncoder { job: needed }) if !asked(&needed) && !has_record(folder, &needed)? => {
+                Err(SuiteError::Waits { job: needed })
+            }
             other => other,
         };
         match outcome {
             Ok(result) => record.results.push(result),
             Err(error) => {
                 match error.is_for_later() {
-                    true => left.push(job.clone()),
+                    true if asked(&job) => left.push(job.clone()),
+                    true => not_asked.push(job.clone()),
                     false => progress.line(&format!("{job}: {error}")),
                 }
                 record.failures.push(Failure { job: job.to_string(), error: error.to_string() });
@@ -268,7 +281,37 @@ pub fn run(
     damaged.iter().for_each(|error| tracing::warn!("{error}"));
     record.evidence = evidence;
     record.seconds = Some(start.elapsed().as_secs_f64());
-    Ok(SuiteRun { record, left })
+    Ok(SuiteRun { record, left, not_asked, report_lock })
+}
+
+/// What the jobs of `plan`, of which there is one at least, share, once it is sure that they may run in `folder`.
+fn open(plan: &[PlannedEncoder], scale: Scale, folder: &Path) -> Result<Context, SuiteError> {
+    plan.iter().try_for_each(context::refuse_imagenet_pretraining)?;
+    folder::refuse_other_report(folder, "outcomes", "published runs")?;
+    folder::refuse_other_scale(folder, plan.iter().flat_map(PlannedEncoder::jobs), scale.is_smoke())?;
+    let first = &plan[0];
+    if let Some(other) = plan.iter().find(|encoder| encoder.recipe.threads != first.recipe.threads) {
+        let encoders = [&first.id.encoder, &other.id.encoder].map(String::clone);
+        return Err(SuiteError::Threads { encoders });
+    }
+    let context = Context::open(&first.recipe, scale)?;
+    folder::refuse_other_settings(&context, plan, folder)?;
+    Ok(context)
+}
+
+/// The lock on the report of `folder`. A process has it for moments.
+fn report_lock(folder: &Path) -> Result<FolderLock, SuiteError> {
+    loop {
+        match FolderLock::take_beside(&folder.join(".report"))? {
+            Some(lock) => return Ok(lock),
+            None => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
+/// Whether there is a record of the job, readable or not.
+fn has_record(folder: &Path, job: &JobId) -> Result<bool, SuiteError> {
+    Ok(fs::exists(&folder.join(job.to_string()).join("result.json"))?)
 }
 
 /// The record of a job that this session did not begin, if it is there.
@@ -293,14 +336,29 @@ fn run_job(
     progress: &Progress,
 ) -> Result<JobRecord, SuiteError> {
     let trained = folder.join(encoder.id.to_string());
-    let Part::Probe { protocol, seed } = job.part else {
+    if job.part == Part::Pretrain {
         let list = encoder.pretrained_on().ok_or_else(|| SuiteError::NoEncoder { job: job.clone() })?;
         let done = context.pretrain(encoder, list, &trained, progress)?;
         context.mechanism(encoder, &done, &trained)?;
         return Ok(JobRecord::Pretrain(done));
+    }
+    let (encoder, network) = probed(context, encoder, job, folder)?;
+    context.probe(&encoder, job, &network, false, Some(&trained.join(job.subfolder())), progress)
+}
+
+/// The encoder by the seed of the probe `job`, and the network that is probed.
+fn probed(
+    context: &Context,
+    encoder: &PlannedEncoder,
+    job: &JobId,
+    folder: &Path,
+) -> Result<(PlannedEncoder, Network), SuiteError> {
+    let trained = folder.join(encoder.id.to_string());
+    let Part::Probe { protocol, seed } = job.part else {
+        return Err(SuiteError::NoOutcome { job: job.clone() });
     };
     let recipe = context::by_seed(&encoder.recipe, protocol, seed);
-    let encoder = &PlannedEncoder { recipe, ..encoder.clone() };
+    let encoder = PlannedEncoder { recipe, ..encoder.clone() };
     let network = match (&encoder.checkpoint, encoder.id.list) {
         (Some(path), _) => {
             let state = checkpoint::read_encoder(path)?.state.encoder(&context.foreign)?;
@@ -315,6 +373,5 @@ fn run_job(
             context.encoder(&encoder.recipe, protocol, &weights.state, false)?
         }
     };
-    let folder = trained.join(job.subfolder());
-    context.probe(encoder, job, &network, false, Some(&folder), progress)
+    Ok((encoder, network))
 }

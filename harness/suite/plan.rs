@@ -119,7 +119,7 @@ impl PlannedEncoder {
     }
 
     /// Its pre-training, where it has one, and its probes.
-    pub fn jobs(&self) -> impl Iterator<Item = JobId> {
+    pub fn jobs(&self) -> impl Iterator<Item = JobId> + Clone {
         let pretrain = self.pretrained_on().map(|_| Part::Pretrain);
         let probes = self.probes.iter().map(|&(protocol, seed)| Part::Probe { protocol, seed });
         pretrain.into_iter().chain(probes).map(|part| JobId { encoder: self.id.clone(), part })
@@ -222,6 +222,19 @@ pub fn plan(suite: &Suite, selection: &Selection) -> Result<Vec<PlannedEncoder>,
     Ok((1..=selection.seeds)
         .flat_map(|seed| planned.iter().cloned().map(move |encoder| encoder.with_seed(seed)))
         .collect())
+}
+
+/// Refuses names of jobs that `plan` does not have.
+pub(super) fn check_names(suite: &Suite, plan: &[PlannedEncoder], names: &[JobId]) -> Result<(), SuiteError> {
+    let known: Vec<JobId> = plan.iter().flat_map(PlannedEncoder::jobs).collect();
+    match names.iter().find(|name| !known.contains(name)) {
+        None => Ok(()),
+        Some(found) => Err(SuiteError::UnknownJob {
+            suite: suite.name.clone(),
+            found: found.clone(),
+            known: known.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        }),
+    }
 }
 
 /// Encoders that were trained elsewhere: checkpoints called NAME-LIST-splitN.

@@ -32,6 +32,25 @@ pub(super) struct Work<'a> {
     pub progress: &'a Progress,
     /// When pre-training has to stop at an epoch's end.
     pub deadline: Option<Instant>,
+    /// The jobs to do; empty: all.
+    pub only: &'a [JobId],
+}
+
+impl<'a> Work<'a> {
+    fn tasks(&self) -> Vec<Task<'a>> {
+        let mut tasks: Vec<Task> = Vec::new();
+        for encoder in self.plan {
+            let mut pretraining = None;
+            for id in encoder.jobs().filter(|id| self.only.is_empty() || self.only.contains(id)) {
+                let needs = if id.part == Part::Pretrain { None } else { pretraining };
+                if id.part == Part::Pretrain {
+                    pretraining = Some(tasks.len());
+                }
+                tasks.push(Task { encoder, id, needs });
+            }
+        }
+        tasks
+    }
 }
 
 /// Each job of the plan in its order, and what came of it.
@@ -100,7 +119,7 @@ pub(super) fn at_once(plan: &[PlannedEncoder], device: Device) -> usize {
     if fixed && device == Device::Cpu { (Cores::available().used() / threads).max(1) } else { 1 }
 }
 
-/// Does every job of `work` with `workers` workers, each with data of its own.
+/// Does the jobs of `work` with `workers` workers, each with data of its own.
 ///
 /// # Errors
 /// A worker cannot load the data.
@@ -111,14 +130,7 @@ pub(super) fn run(
     workers: usize,
     bar: &Jobs,
 ) -> Result<Outcomes, SuiteError> {
-    let mut tasks: Vec<Task> = Vec::new();
-    for encoder in work.plan {
-        let pretraining = tasks.len();
-        for id in encoder.jobs() {
-            let needs = (id.part != Part::Pretrain && encoder.pretrained_on().is_some()).then_some(pretraining);
-            tasks.push(Task { encoder, id, needs });
-        }
-    }
+    let tasks = work.tasks();
     let workers = workers.min(tasks.len());
     let now = Instant::now();
     let state = State {

@@ -1,0 +1,86 @@
+//! `sdclr plan`: a suite's jobs for other engines.
+
+use std::any::TypeId;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Args, CommandFactory};
+
+use super::jobs::{Asked, JobsArgs};
+use super::output::out;
+use super::{Cli, GlobalArgs};
+use crate::stop::Stop;
+use crate::suite::schedule::{self, Engine, JobState, Place};
+
+/// List a suite's jobs, or write them down for Slurm, Kubernetes or Snakemake
+///
+/// Takes the options of repro that change the jobs, and trains nothing. docs/clusters.md explains the documents; their commands
+/// exit with 0 when a job is done, with 75 when it has to be run again, and with anything else for good.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sdclr plan cifar10-lt --methods sdclr-D_i --splits 1-5
+  sdclr plan cifar10-lt --device cuda:0 --out /shared/c10 --format slurm > c10.sbatch
+  sdclr plan digits-lt --format snakemake > Snakefile")]
+pub(super) struct PlanArgs {
+    #[command(flatten)]
+    jobs_of: JobsArgs,
+    #[arg(long, value_name = "ENGINE", default_value = "json")]
+    format: Engine,
+}
+
+impl PlanArgs {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let data = self.jobs_of.data().map(std::path::absolute).transpose()?;
+        let Asked { suite, scale, plan, out, .. } = self.jobs_of.asked(Stop::default())?;
+        let folder = std::path::absolute(out)?;
+        let command = command(&folder)?;
+        let list = schedule::list(&suite, &plan, scale, &folder, &command)?;
+        if self.format != Engine::Json && list.jobs.iter().all(|job| job.state == JobState::Done) {
+            anyhow::bail!("every job is done in {}; there is nothing to run", folder.display());
+        }
+        out!("{}", list.write(self.format, &Place { folder, data })?)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The command that runs the whole suite in `folder` as this one was asked to: `repro` with the options that were typed here, or
+/// taken from the environment, and with absolute paths.
+fn command(folder: &Path) -> anyhow::Result<Vec<String>> {
+    let program = std::env::current_exe().context("cannot tell where this program lies")?;
+    let mut words = vec![program.into_os_string(), "repro".into()];
+    let matches = Cli::command().try_get_matches()?;
+    let matches = matches.subcommand_matches("plan").context("this is not sdclr plan")?;
+    let options = GlobalArgs::augment_args(JobsArgs::augment_args(clap::Command::new("repro")));
+    for argument in options.get_arguments().filter(|argument| *argument.get_id() != "out") {
+        words.extend(typed(argument, matches)?);
+    }
+    words.extend(["--out".into(), folder.as_os_str().to_owned()]);
+    let text = |word: OsString| word.into_string().map_err(|word| anyhow::anyhow!("{word:?} is not UTF-8; rename it"));
+    words.into_iter().map(text).collect()
+}
+
+/// The words that give `argument` the values that it has in `matches`; none where it has its default.
+fn typed(argument: &Arg, matches: &ArgMatches) -> anyhow::Result<Vec<OsString>> {
+    let id = argument.get_id().as_str();
+    let given = [Some(ValueSource::CommandLine), Some(ValueSource::EnvVariable)];
+    if !given.contains(&matches.value_source(id)) {
+        return Ok(Vec::new());
+    }
+    let option = argument.get_long().map(|long| format!("--{long}"));
+    if !argument.get_action().takes_values() {
+        return Ok(option.map(OsString::from).into_iter().collect());
+    }
+    let is_path = argument.get_value_parser().type_id() == TypeId::of::<PathBuf>();
+    let mut words = Vec::new();
+    for value in matches.get_raw(id).into_iter().flatten() {
+        let suite_file = id == "suite" && Path::new(value).extension() == Some(OsStr::new("toml"));
+        let value = if is_path || suite_file { std::path::absolute(value)?.into() } else { value.to_owned() };
+        let mut word = option.as_ref().map(|option| OsString::from(format!("{option}="))).unwrap_or_default();
+        word.push(value);
+        words.push(word);
+    }
+    Ok(words)
+}

@@ -1,0 +1,26 @@
+//! An Indexed Job of Kubernetes: an index for each encoder. Exit code 75 starts an index again, however often; a command line
+//! that is wrong ends it at once.
+
+use super::{JobList, Place, branches, short_name};
+
+const JOB: &str = include_str!("kubernetes.yaml");
+
+/// The document for `kubectl apply`. A JSON string is a string of YAML too.
+pub(super) fn job(list: &JobList, place: &Place) -> Result<String, serde_json::Error> {
+    let tasks = list.tasks();
+    let text = |text: &str| serde_json::to_string(text);
+    let script = format!("case $JOB_COMPLETION_INDEX in\n{}esac\n", branches(&tasks));
+    let (mut mounts, mut volumes) = (String::new(), String::new());
+    let claims = [("runs", Some(&place.folder)), ("data", place.data.as_ref())];
+    for (claim, path) in claims.iter().filter_map(|(claim, path)| Some((claim, (*path)?))) {
+        let path = text(&path.display().to_string())?;
+        mounts += &format!("            - {{name: {claim}, mountPath: {path}, readOnly: {}}}\n", *claim == "data");
+        volumes += &format!("        - {{name: {claim}, persistentVolumeClaim: {{claimName: sdclr-{claim}}}}}\n");
+    }
+    Ok(JOB
+        .replace("@NAME@", &short_name(&list.suite))
+        .replace("@COUNT@", &tasks.len().to_string())
+        .replace("@SCRIPT@", &text(&script)?)
+        .replace("@MOUNTS@\n", &mounts)
+        .replace("@VOLUMES@\n", &volumes))
+}

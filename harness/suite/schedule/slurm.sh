@@ -1,0 +1,29 @@
+#!/bin/bash
+# Made by sdclr plan. Time, partition, GPUs and how many tasks at once: options of sbatch, as in
+#   sbatch --time=4:00:00 --gres=gpu:1 --array=0-@LAST@%8 FILE
+# Each task trains one encoder and probes it. Two minutes before its time is up it saves, and is queued again.
+#SBATCH --job-name=@NAME@
+#SBATCH --array=0-@LAST@
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=B:TERM@120
+#SBATCH --output="@FOLDER@/slurm-%a.log"
+task() {
+  case $1 in
+@TASKS@
+  *) echo "there is no task $1" >&2; exit 2 ;;
+  esac
+}
+task "$SLURM_ARRAY_TASK_ID" &
+trap 'again=1; kill -TERM $!' TERM INT
+# A signal ends the wait, not the task.
+again=1
+while [ "$again" = 1 ]; do
+  again=0
+  wait $!
+  code=$?
+done
+if [ "$code" = 75 ]; then
+  scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
+fi
+exit "$code"
