@@ -90,7 +90,7 @@ fn each_job_has_a_command_of_its_own() {
     assert_eq!(before.len(), 5);
     assert!(!out.exists(), "a plan writes nothing");
     let (training, probe) = (&before["simclr-D_i-split1"], &before["simclr-D_i-split1/few"]);
-    assert_eq!(probe.after, [training.id.clone()]);
+    assert_eq!(probe.after, std::slice::from_ref(&training.id));
     assert!(training.after.is_empty() && before["random-split1/few"].after.is_empty());
     // The encoder's weights are a part of its probes' hash.
     assert!(training.hash.is_some() && probe.hash.is_none() && before["random-split1/full"].hash.is_some());
