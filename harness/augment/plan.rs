@@ -34,7 +34,7 @@ impl Plan {
     ///
     /// # Errors
     /// `source` and `params` differ in length, a source is negative, a crop leaves its image, an operation comes twice, a
-    /// sigma is out of range, `size` is below 1, or a side is above [`MAX_SIDE`].
+    /// sigma is out of range, `size` is below 1, or a side is above `MAX_SIDE`.
     pub fn new(
         source: &[i64],
         params: &[ViewParams],
