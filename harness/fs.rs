@@ -395,6 +395,12 @@ pub fn free_space(path: &Path) -> Result<u64, FsError> {
     Ok(answer.f_bavail.saturating_mul(answer.f_frsize))
 }
 
+/// [`free_space`] where the folder `path` will be made: of the nearest folder above it that is there.
+pub fn free_space_for(path: &Path) -> Result<u64, FsError> {
+    let there = path.ancestors().find(|folder| folder.is_dir());
+    free_space(there.unwrap_or(Path::new(".")))
+}
+
 /// A file that grows where anybody may look, and takes its place only when it is whole: what a crash leaves of it can be
 /// gone on with.
 #[derive(Debug)]

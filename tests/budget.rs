@@ -8,7 +8,7 @@ const USED_UP: i32 = 75;
 /// `sdclr-D_i` of split 1, unless `more` names other methods.
 fn repro(out: &Path, more: &[&str]) -> Output {
     Command::new(assert_cmd::cargo::cargo_bin!("sdclr"))
-        .args(["repro", "digits-lt", "--splits", "1", "--device", "cpu"])
+        .args(["repro", "digits-lt", "--splits", "1", "--seeds", "1", "--device", "cpu"])
         .args(["--set", "epochs=24", "warmup_epochs=3", "probe.full.epochs=3", "probe.few.epochs=3"])
         .args(if more.contains(&"--methods") { [].as_slice() } else { &["--methods", "sdclr-D_i"] })
         .args(more)

@@ -336,7 +336,8 @@ fn a_job_leaves_no_memory_taken() {
     let bytes = |splits: &str| {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().display().to_string();
-        let which = ["repro", "digits-lt", "--methods", "sdclr-D_i", "--splits", splits, "--limit-epochs", "2"];
+        let which =
+            ["repro", "digits-lt", "--methods", "sdclr-D_i", "--seeds", "1", "--splits", splits, "--limit-epochs=2"];
         let how = ["--set", "width=64", "--set", "batch_size=128", "--deterministic", "--out", &out];
         stand_in.sdclr(&[which.as_slice(), &how].concat()).of("device bytes") >> 20
     };

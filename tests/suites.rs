@@ -23,9 +23,12 @@ fn program() -> Command {
 const SMALL: [&str; 6] =
     ["lr=0.05", "epochs=4", "warmup_epochs=1", "probe.full.epochs=1", "probe.few.epochs=20", "output_dim=8"];
 
+/// With one seed, unless `more` says otherwise or cannot have one.
 fn repro(suite: &str, out: &Path, more: &[&str]) -> Command {
     let mut command = program();
-    command.args(["repro", suite, "--device", "cpu", "--out"]).arg(out).args(more).arg("--set").args(SMALL);
+    let own = ["--seeds", "--encoders", "--dry-run"].iter().any(|name| more.contains(name));
+    let seeds: &[&str] = if own { &[] } else { &["--seeds", "1"] };
+    command.args(["repro", suite, "--device", "cpu", "--out"]).arg(out).args(more).args(seeds).arg("--set").args(SMALL);
     command
 }
 
@@ -315,6 +318,79 @@ fn seeds_have_folders_of_their_own() {
     assert_eq!(states(&out).values().collect::<std::collections::BTreeSet<_>>().len(), jobs.len());
     let csv = std::fs::read_to_string(out.join("report.csv")).unwrap();
     assert!(csv.lines().next().unwrap().ends_with("best_validation_accuracy") && csv.lines().count() == 9, "{csv}");
+}
+
+/// A suite's own number of seeds is taken where the command says nothing; the recipe and its hash do not know it.
+#[test]
+fn a_suite_has_its_own_number_of_seeds() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = include_str!("../fixtures/suites/digits-lt.toml");
+    assert!(text.contains("\nseeds = 2\n"));
+    let jobs = |name: &str, text: &str, more: &[&str]| {
+        let file = folder.path().join(name).with_extension("toml");
+        sdclr::fs::write(&file, text.as_bytes()).unwrap();
+        let select = [&["--splits", "1", "--methods", "random", "--dry-run"], more].concat();
+        let said = succeed(repro(file.to_str().unwrap(), folder.path(), &select));
+        said.lines().filter(|line| line.starts_with("probe ")).count()
+    };
+    assert_eq!([jobs("two", text, &[]), jobs("two", text, &["--seeds", "1"])], [4, 2]);
+    assert_eq!(jobs("one", &text.replace("\nseeds = 2\n", "\n"), &[]), 2);
+    let recipe = |text: &str| {
+        let suite = sdclr::recipe::Suite::parse("a", text).unwrap();
+        suite.recipe(suite.encoder("sdclr").unwrap(), &[]).unwrap().to_json().unwrap()
+    };
+    assert_eq!(recipe(text), recipe(&text.replace("\nseeds = 2\n", "\nseeds = 7\n")));
+}
+
+/// Bytes of the files under `folder`.
+fn size(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    entries.map(|entry| if entry.path().is_dir() { size(&entry.path()) } else { entry.metadata().unwrap().len() }).sum()
+}
+
+/// What the dry run says of disk use holds within 30 % for the report and 10 % for encoders and records.
+#[test]
+fn disk_use_is_forecast() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let set =
+        [&SMALL[..2], &["probe.few.epochs=100"]].concat().iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    let suite = sdclr::recipe::Suite::open("digits-lt").unwrap();
+    let selection = sdclr::suite::Selection {
+        methods: vec!["sdclr".to_owned()],
+        splits: vec![1],
+        overrides: set.clone(),
+        ..Default::default()
+    };
+    let plan = sdclr::suite::plan(&suite, &selection).unwrap();
+    let disk = sdclr::suite::forecast(&plan, &Scale::default(), &out, Some(1)).unwrap().disk;
+    let mut command = program();
+    command.args([
+        "repro",
+        "digits-lt",
+        "--device",
+        "cpu",
+        "--splits",
+        "1",
+        "--methods",
+        "sdclr",
+        "--seeds",
+        "1",
+        "--out",
+    ]);
+    command.arg(&out).arg("--set").args(&set);
+    succeed(command);
+    let job = out.join("sdclr-D_i-split1");
+    let encoder = std::fs::metadata(job.join("encoder.safetensors")).unwrap().len();
+    let near = |forecast: u64, found: u64, share: f64| {
+        let ratio = forecast as f64 / found as f64;
+        assert!((1.0 - share..1.0 + share).contains(&ratio), "forecast {forecast}, found {found}");
+    };
+    near(disk.encoders, encoder, 0.1);
+    near(disk.records, size(&job) - encoder, 0.1);
+    near(disk.encoders + disk.records + disk.report, size(&out), 0.3);
+    // Weights and momentum, twice.
+    near(disk.checkpoints, 4 * encoder, 0.1);
 }
 
 /// Finite weights beyond all bounds are no encoder: one epoch at an absurd rate is a failure, not a result.

@@ -324,7 +324,11 @@ fn a_log_has_a_line_on_each_job() {
 fn a_suite_counts_its_jobs() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = sdclr(&["repro", "digits-lt", "--limit-images", "32", "--limit-epochs", "1", "--splits", "1"]);
-    let output = command.args(["--methods", "simclr-D_i", "--out"]).arg(folder.path().join("runs")).output().unwrap();
+    let output = command
+        .args(["--methods", "simclr-D_i", "--seeds", "1", "--out"])
+        .arg(folder.path().join("runs"))
+        .output()
+        .unwrap();
     let said = text(&output.stderr);
     assert!(output.status.success(), "{said}");
     let jobs = ["simclr-D_i-split1", "simclr-D_i-split1/full", "simclr-D_i-split1/few"];

@@ -44,9 +44,9 @@ pub(super) struct JobsArgs {
     pretrain_splits: Vec<PretrainSplit>,
     #[command(flatten)]
     overrides: OverrideArgs,
-    /// Pre-training seeds an encoder; the first is the recipe's
-    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]
-    seeds: u16,
+    /// Pre-training seeds an encoder; the first is the recipe's [default: the suite's]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(1..=100))]
+    seeds: Option<u16>,
     /// Classifiers a probe, each by its own seed; the paper trained one
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]
     probe_seeds: u16,
@@ -72,19 +72,22 @@ impl JobsArgs {
         self.scale.data.as_ref()
     }
 
-    pub(super) fn selection(&self) -> anyhow::Result<Selection> {
+    /// What was selected, with `seeds` where the command names no number.
+    pub(super) fn selection(&self, seeds: u16) -> anyhow::Result<Selection> {
         Ok(Selection {
             methods: self.methods.clone(),
             splits: self.splits.iter().flat_map(|splits| splits.0.iter().map(|n| *n as usize)).collect(),
             pretrain_splits: self.pretrain_splits.clone(),
             overrides: self.overrides.clone().overrides()?,
-            seeds: self.seeds.into(),
+            seeds: self.seeds.unwrap_or(seeds).into(),
             probe_seeds: self.probe_seeds.into(),
         })
     }
 
     pub(super) fn asked(self, stop: Stop) -> anyhow::Result<Asked> {
-        let (selection, suite) = (self.selection()?, Suite::open(&self.suite)?);
+        let suite = Suite::open(&self.suite)?;
+        // What was trained elsewhere has one seed.
+        let selection = self.selection(if self.encoders.is_none() { suite.seeds } else { 1 })?;
         let elsewhere =
             self.encoders.zip(self.name).map(|(folder, name)| Elsewhere { folder, name, foreign: self.foreign });
         let (plan, missing) = match &elsewhere {

@@ -73,7 +73,7 @@ pub(super) struct ReproArgs {
     /// Do these jobs alone, named as in the plan (sdclr-D_i-split1, sdclr-D_i-split1/few); exit code 0: they are done
     #[arg(long, value_delimiter = ',', value_name = "IDS", conflicts_with_all = ["from_published", "budget", "dry_run"])]
     job: Vec<JobId>,
-    /// Print the plan and the resolved recipes, and run nothing
+    /// Print the plan, the resolved recipes, the power of each claim and the disk use, and run nothing
     #[arg(long)]
     dry_run: bool,
     /// Print what came out as JSON instead of a table
@@ -93,11 +93,11 @@ impl ReproArgs {
         if let Some(first) = plan.first() {
             super::warn_of(&first.recipe, &selection.overrides);
         }
+        let jobs = self.jobs.map(usize::from);
         if self.dry_run {
-            out!("{}", describe(&plan)?)?;
+            out!("{}\n{}", describe(&plan)?, suite::forecast(&plan, &scale, &out, jobs)?)?;
             return Ok(ExitCode::SUCCESS);
         }
-        let jobs = self.jobs.map(usize::from);
         let pace = suite::Pace { budget: self.budget.map(|budget| budget.0), jobs, only: self.job };
         let run = suite::run(&suite, invocation, &plan, scale, &out, pace, &Progress::default())?;
         let record = run.record;

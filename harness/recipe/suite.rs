@@ -13,6 +13,9 @@ use crate::text::{printable, toml_reason};
 /// An embedded suite has about 2 KB.
 const SUITE_BYTES: u64 = 1 << 20;
 
+/// Pre-training seeds that a suite or a command may ask for.
+pub const MOST_SEEDS: u16 = 100;
+
 // Every file of fixtures/suites: (name, text).
 include!(concat!(env!("OUT_DIR"), "/suites.rs"));
 
@@ -23,6 +26,8 @@ struct SuiteFile {
     title: String,
     dataset: DatasetName,
     splits: Vec<usize>,
+    #[serde(default = "one")]
+    seeds: u16,
     protocols: Vec<Protocol>,
     encoders: Vec<EncoderSpec>,
     /// The keys that one method alone has, by its name.
@@ -55,6 +60,10 @@ fn yes() -> bool {
     true
 }
 
+fn one() -> u16 {
+    1
+}
+
 /// A suite, read and checked.
 #[derive(Debug, Clone)]
 pub struct Suite {
@@ -63,6 +72,8 @@ pub struct Suite {
     pub title: String,
     pub dataset: DatasetName,
     pub splits: Vec<usize>,
+    /// Pre-training seeds an encoder where the command does not say; no part of a recipe.
+    pub seeds: u16,
     pub protocols: Vec<Protocol>,
     pub encoders: Vec<EncoderSpec>,
     methods: BTreeMap<String, Table>,
@@ -102,7 +113,7 @@ impl Suite {
     pub fn parse(name: &str, text: &str) -> Result<Self, RecipeError> {
         let syntax =
             |error: toml::de::Error| RecipeError::Syntax { name: printable(name), reason: toml_reason(text, &error) };
-        let SuiteFile { title, dataset, mut splits, protocols, encoders, method, recipe } =
+        let SuiteFile { title, dataset, mut splits, seeds, protocols, encoders, method, recipe } =
             toml::from_str(text).map_err(syntax)?;
         splits.sort_unstable();
         splits.dedup();
@@ -111,6 +122,7 @@ impl Suite {
             title,
             dataset,
             splits,
+            seeds,
             protocols,
             encoders,
             methods: method,
@@ -136,6 +148,9 @@ impl Suite {
         }
         if self.splits.contains(&0) {
             return refuse("splits", "0".to_owned(), "splits are counted from 1");
+        }
+        if !(1..=MOST_SEEDS).contains(&self.seeds) {
+            return refuse("seeds", self.seeds.to_string(), "1 to 100 are needed");
         }
         for (place, encoder) in self.encoders.iter().enumerate() {
             let name = &encoder.name;

@@ -148,7 +148,9 @@ pub(super) fn command(invocation: &Invocation, more: &[&str]) -> String {
     option("methods", list(methods));
     option("splits", (!splits.is_empty()).then(|| ranges(&splits.iter().copied().collect())));
     option("pretrain-splits", list(&pretrain_splits.iter().map(name_of).collect::<Vec<_>>()));
-    option("seeds", (*seeds > 1).then(|| seeds.to_string()));
+    // Always said: without it the suite's own number is taken.
+    let trains = encoders.is_none() && !more.iter().any(|word| word.starts_with("--from-published"));
+    option("seeds", trains.then(|| seeds.to_string()));
     option("probe-seeds", (*probe_seeds > 1).then(|| probe_seeds.to_string()));
     option("limit-images", limit_images.map(|limit| limit.to_string()));
     option("limit-epochs", limit_epochs.map(|limit| limit.to_string()));

@@ -103,13 +103,18 @@ const DIGITS_LISTS: &[(&str, &[u8])] = digits_lists!(
     "split3_D_i.npy",
     "split3_D_b.npy",
     "split3_S_b.npy",
+    "split4_D_i.npy",
+    "split4_D_b.npy",
+    "split4_S_b.npy",
+    "split5_D_i.npy",
+    "split5_D_b.npy",
+    "split5_S_b.npy",
 );
 
 /// How many splits of `dataset` are published.
 pub fn published_splits(dataset: DatasetName) -> usize {
     match dataset {
-        DatasetName::Digits => 3,
-        DatasetName::Cifar10 | DatasetName::Cifar100 => 5,
+        DatasetName::Digits | DatasetName::Cifar10 | DatasetName::Cifar100 => 5,
         DatasetName::Imagenet100 | DatasetName::Imagenet => 1,
     }
 }

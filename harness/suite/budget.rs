@@ -2,6 +2,7 @@
 //! Pre-training stops at an epoch's end with a checkpoint; a probe, which cannot be taken up half-way, is begun only
 //! where it fits. Every sitting gets something done, be it longer than its budget: one epoch, or one probe.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use crate::network::{Network, NetworkSpec};
 use crate::pretrain::Trainer;
 use crate::pretrain::loader::Loader;
 use crate::pretrain::run::CHECKPOINT;
-use crate::recipe::{JobId, Protocol, Recipe};
+use crate::recipe::{EncoderId, JobId, Protocol, Recipe};
 use crate::record::{self, Event};
 use crate::report::table::{Table, duration};
 use crate::split::ListName;
@@ -53,17 +54,42 @@ pub struct BudgetPlan {
     pub speeds: Vec<(String, f64, &'static str)>,
 }
 
-/// The fate of each job of `costs`, in order, with `seconds` to spend.
-pub fn fit(costs: &[JobCost], mut seconds: f64) -> Vec<Fate> {
+/// The fate of each job of `costs`, in order, where each of `workers` has `seconds` to spend. The worker that is free first
+/// takes the first job whose pre-training is finished by then.
+pub fn fit(costs: &[JobCost], seconds: f64, workers: usize) -> Vec<Fate> {
     let mut clock = Clock::default();
-    let mut fate = |cost: &JobCost| {
-        let fate = clock.fate(cost, seconds);
-        if fate != Fate::Done {
-            seconds -= cost.seconds;
+    let mut free = vec![0.0_f64; workers.max(1)];
+    // By encoder: when its pre-training is finished; never where it is still waiting, stopped or left.
+    let pretraining = costs.iter().filter(|cost| cost.divisible);
+    let mut ready: BTreeMap<EncoderId, f64> =
+        pretraining.map(|cost| (cost.job.encoder.clone(), f64::INFINITY)).collect();
+    let mut waiting: Vec<usize> = (0..costs.len()).collect();
+    let mut fates = vec![Fate::Left; costs.len()];
+    while !waiting.is_empty() {
+        let worker = (0..free.len()).min_by(|a, b| free[*a].total_cmp(&free[*b])).unwrap_or(0);
+        let begins = |place: usize| {
+            let cost = &costs[place];
+            let needs = (!cost.divisible && !cost.finished).then(|| ready.get(&cost.job.encoder)).flatten();
+            needs.map_or(free[worker], |ready| ready.max(free[worker]))
+        };
+        let next = (0..waiting.len()).min_by(|a, b| begins(waiting[*a]).total_cmp(&begins(waiting[*b]))).unwrap_or(0);
+        let start = begins(waiting[next]);
+        let place = waiting.remove(next);
+        let cost = &costs[place];
+        fates[place] = clock.fate(cost, seconds - start);
+        let end = match fates[place] {
+            Fate::Done => start,
+            Fate::Run => start + cost.seconds,
+            Fate::Part | Fate::Left => f64::INFINITY,
+        };
+        if cost.divisible {
+            ready.insert(cost.job.encoder.clone(), end);
         }
-        fate
-    };
-    costs.iter().map(&mut fate).collect()
+        if fates[place] != Fate::Done {
+            free[worker] = end;
+        }
+    }
+    fates
 }
 
 impl fmt::Display for BudgetPlan {
@@ -219,6 +245,7 @@ pub(super) fn plan(
     folder: &Path,
     budget: Duration,
     deadline: Instant,
+    workers: usize,
 ) -> BudgetPlan {
     let known = Known::read(encoders, folder, Some(&context.environment.device));
     let mut speeds: Vec<(String, f64, &'static str)> = Vec::new();
@@ -249,7 +276,7 @@ pub(super) fn plan(
         costs.extend(costs_of(context, encoder, folder, speed.map(|(speed, _)| speed), &known));
     }
     let left = deadline.saturating_duration_since(Instant::now());
-    let fates = fit(&costs, left.as_secs_f64());
+    let fates = fit(&costs, left.as_secs_f64(), workers);
     BudgetPlan { budget, jobs: costs.into_iter().zip(fates).collect(), speeds }
 }
 
@@ -351,6 +378,7 @@ mod tests {
             cost(false, true, 1.0),
             cost(true, false, 0.0),
         ];
+        let fit = |jobs: &[JobCost], seconds| super::fit(jobs, seconds, 1);
         assert_eq!(fit(&jobs, 1000.0), [Done, Run, Run, Run, Run, Done]);
         assert_eq!(fit(&jobs, 115.0), [Done, Run, Run, Left, Left, Done]);
         assert_eq!(fit(&jobs, 50.0), [Done, Run, Part, Left, Left, Done]);
@@ -359,6 +387,24 @@ mod tests {
         assert_eq!(fit(&jobs, 0.0), [Done, Run, Left, Left, Left, Done]);
         assert_eq!(fit(&jobs[2..], 0.0), [Part, Left, Left, Done]);
         assert_eq!(fit(&[], 5.0), []);
+    }
+
+    #[test]
+    fn workers_divide_the_jobs_and_a_probe_waits_for_its_encoder() {
+        use Fate::{Left, Part, Run};
+        let job = |name: &str, divisible, seconds| JobCost { job: id(name), ..cost(false, divisible, seconds) };
+        let of = |encoder: &str| {
+            let probe = format!("{encoder}-D_i-split1/few").parse().unwrap();
+            [job(&format!("{encoder}-D_i"), true, 10.0), JobCost { job: probe, ..cost(false, false, 4.0) }]
+        };
+        let jobs = [of("a"), of("b"), of("c")].concat();
+        // One after the other they take 42 seconds; two at once 24: a and b, their probes, c, its probe.
+        assert_eq!(fit(&jobs, 42.0, 1), [Run; 6]);
+        assert_eq!(fit(&jobs, 28.0, 2), [Run; 6]);
+        assert_eq!(fit(&jobs, 27.0, 2), [Run, Run, Run, Run, Run, Left]);
+        assert_eq!(fit(&jobs, 14.0, 3), [Run; 6]);
+        assert_eq!(fit(&jobs, 20.0, 2), [Run, Run, Run, Run, Part, Left]);
+        assert_eq!(fit(&jobs, 20.0, 1), [Run, Run, Part, Left, Left, Left]);
     }
 
     #[test]

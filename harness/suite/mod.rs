@@ -6,6 +6,7 @@ pub mod context;
 pub mod doctor;
 pub mod environment;
 mod folder;
+pub mod forecast;
 pub mod plan;
 pub mod published;
 mod queue;
@@ -34,6 +35,7 @@ use crate::split::SplitError;
 use crate::verdict::VerdictError;
 use budget::Clock;
 use context::{Context, Scale};
+pub use forecast::forecast;
 pub use plan::{Elsewhere, PlannedEncoder, Selection, plan, plan_elsewhere};
 pub use read_back::{ReadBack, read_back};
 pub use together::{Evidence, evidence, judged};
@@ -120,11 +122,11 @@ pub enum SuiteError {
     #[error(transparent)]
     Probe(#[from] ProbeError),
     #[error(transparent)]
-    File(#[from] FsError),
-    #[error(transparent)]
     Paper(#[from] PaperError),
     #[error(transparent)]
     Verdict(#[from] VerdictError),
+    #[error(transparent)]
+    File(#[from] FsError),
 }
 
 impl SuiteError {
@@ -238,7 +240,7 @@ pub fn run(
     let (mut clock, mut deadline_of_all) = (Clock::default(), None);
     if let Some(budget) = pace.budget {
         let deadline = start + budget;
-        let plan = budget::plan(&context, plan, folder, budget, deadline);
+        let plan = budget::plan(&context, plan, folder, budget, deadline, jobs);
         progress.say(&plan.to_string());
         clock = Clock::new(deadline, plan.jobs.into_iter().map(|(cost, _)| cost).collect());
         deadline_of_all = clock.deadline;
