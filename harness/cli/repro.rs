@@ -8,9 +8,9 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 
+use super::ShowArgs;
 use super::jobs::{Asked, JobsArgs};
 use super::output::{out, outln};
-use super::ShowArgs;
 use crate::artifact;
 use crate::progress::Progress;
 use crate::recipe::{JobId, Suite};
@@ -134,7 +134,7 @@ impl ReproArgs {
 
 /// Evaluates and probes the published files in `folder`, by default those that were fetched, and writes the report.
 fn published(jobs: JobsArgs, folder: Option<PathBuf>, stop: Stop, dry_run: bool) -> anyhow::Result<ExitCode> {
-    let (selection, suite) = (jobs.selection()?, Suite::open(&jobs.suite)?);
+    let (selection, suite) = (jobs.selection(1)?, Suite::open(&jobs.suite)?);
     let scale = Scale { eager: jobs.engine.eager, stop, ..jobs.scale.into() };
     let invocation = suite::invocation(&jobs.suite, &selection, &scale);
     let out = jobs.out.unwrap_or_else(|| PathBuf::from("runs").join(format!("{}-published", suite.name)));

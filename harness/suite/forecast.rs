@@ -34,11 +34,14 @@ pub struct DiskUse {
     pub checkpoints: u64,
 }
 
+/// Each claim with its power; `None` where the plan lacks one of its rows.
+pub type Powers = Vec<(String, Option<ClaimPower>)>;
+
 /// What is known of a plan before it runs.
 #[derive(Debug, Clone)]
 pub struct Forecast {
-    /// Every claim about the suite; `None` where the plan lacks one of its rows.
-    pub claims: Vec<(String, Option<ClaimPower>)>,
+    /// Every claim about the suite.
+    pub claims: Powers,
     pub design: Design,
     pub smoke: bool,
     pub disk: DiskUse,
@@ -63,7 +66,7 @@ pub fn forecast(
 }
 
 /// The claims about the rows of `plan` with their power, and the design that it rests on.
-fn claims(plan: &[PlannedEncoder]) -> Result<(Vec<(String, Option<ClaimPower>)>, Design), SuiteError> {
+fn claims(plan: &[PlannedEncoder]) -> Result<(Powers, Design), SuiteError> {
     let suite = plan.first().map(|encoder| encoder.suite.as_str()).unwrap_or_default();
     let mut rows = BTreeSet::new();
     for encoder in plan {
