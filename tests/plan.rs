@@ -14,7 +14,7 @@ use skip::skip;
 /// Small enough for a test, whole enough for no smoke run.
 const SMALL: [&str; 7] =
     ["--set", "lr=0.05", "epochs=4", "warmup_epochs=1", "probe.full.epochs=1", "probe.few.epochs=20", "output_dim=8"];
-const SELECT: [&str; 4] = ["--methods", "simclr-D_i,random", "--splits", "1"];
+const SELECT: [&str; 6] = ["--methods", "simclr-D_i,random", "--splits", "1", "--seeds", "1"];
 
 fn sdclr(command: &str, out: &Path, more: &[&str]) -> Command {
     let mut sdclr = Command::new(assert_cmd::cargo::cargo_bin!("sdclr"));
@@ -263,7 +263,8 @@ impl Drop for Slurm {
 #[test]
 fn slurm_does_the_jobs_and_queues_again_what_was_stopped() {
     if !["slurmctld", "slurmd", "sbatch"].iter().all(|name| {
-        let there = Command::new(name).arg("-V").output().is_ok_and(|output| output.status.success());
+        // Without a configuration they fail even to tell their version.
+        let there = Command::new(name).arg("-V").output().is_ok();
         if !there {
             skip("slurm", &format!("there is no {name} here; Debian: apt-get install slurmctld slurmd slurm-client"));
         }
@@ -284,9 +285,9 @@ fn slurm_does_the_jobs_and_queues_again_what_was_stopped() {
     let submitted = slurm.ask(&["sbatch", file.to_str().unwrap()]);
     assert!(submitted.contains("Submitted batch job"), "{submitted}");
 
-    let checkpoint = |encoder: &str| out.join(encoder).join("run.jsonl");
+    let checkpoint = |encoder: &str| out.join(encoder).join("checkpoint.safetensors");
     let encoders = ["simclr-D_i-split1", "sdclr-D_i-split1"];
-    wait_for("both pre-trainings", || encoders.iter().all(|encoder| checkpoint(encoder).exists()));
+    wait_for("a checkpoint of both pre-trainings", || encoders.iter().all(|encoder| checkpoint(encoder).exists()));
     // As Slurm does two minutes before the time is up: to the script alone.
     slurm.ask(&["scancel", "--batch", "--signal=TERM", "1_0"]);
     slurm.ask(&["scontrol", "requeue", "1_1"]);

@@ -37,7 +37,7 @@ fn sdclr(arguments: &[&str], out: &Path) -> Command {
 #[test]
 fn the_provenance_of_a_suite_is_a_process_run_crate() {
     let folder = tempfile::tempdir().unwrap();
-    let short = ["--splits", "1", "--limit-images", "64", "--limit-epochs", "1"];
+    let short = ["--splits", "1", "--seeds", "1", "--limit-images", "64", "--limit-epochs", "1"];
     let run = sdclr(&[&["repro", "digits-lt"], short.as_slice()].concat(), folder.path()).output().unwrap();
     assert!(run.status.success(), "{}", text(&run.stderr));
     let path = folder.path().join("ro-crate-metadata.json");
@@ -69,7 +69,7 @@ type Scalars = BTreeMap<String, BTreeMap<String, Vec<(i64, f64)>>>;
 fn tensorboard_reads_every_epoch_once_also_of_a_resumed_run() {
     let folder = tempfile::tempdir().unwrap();
     let [out, shown] = ["runs", "shown"].map(|name| folder.path().join(name));
-    let which = ["--methods", "sdclr-D_i", "--splits", "1", "--set", "epochs=20", "warmup_epochs=3"];
+    let which = ["--methods", "sdclr-D_i", "--splits", "1", "--seeds", "1", "--set", "epochs=20", "warmup_epochs=3"];
     let run = |more: &[&str]| {
         let mut command = sdclr(&[&["repro", "digits-lt"], which.as_slice(), more].concat(), &out);
         command.arg("--tensorboard").arg(&shown).output().unwrap()

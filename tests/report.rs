@@ -49,8 +49,13 @@ fn copy_suite(to: &Path) {
 
 /// All encoders of `split`.
 fn copy_split(to: &Path, split: usize, change: impl Fn(&mut Value)) {
+    copy_seed(to, split, "", &change);
+    copy_seed(to, split, "-seed2", &change);
+}
+
+fn copy_seed(to: &Path, split: usize, seed: &str, change: impl Fn(&mut Value)) {
     for encoder in ["random", "simclr-D_i", "simclr-D_b", "sdclr-D_i"] {
-        copy(to, &format!("{encoder}-split{split}"), &change);
+        copy(to, &format!("{encoder}-split{split}{seed}"), &change);
     }
 }
 
@@ -99,7 +104,7 @@ fn a_half_finished_folder_says_what_is_missing() {
     let said = succeed(&["report", text(out)]);
     assert!(said.contains(text(&out.join("report.md"))), "{said}");
     let markdown = read(out.join("report.md"));
-    assert!(markdown.contains("2 of 33 jobs finished, on split 1"), "{markdown}");
+    assert!(markdown.contains("2 of 110 jobs finished, on split 1"), "{markdown}");
     for line in [
         "- `simclr-D_i-split1/few`: stopped after 2 epochs",
         "- `sdclr-D_i-split1`: the loss is &lt;NaN> in epoch 1",
@@ -119,8 +124,7 @@ fn folders_that_belong_together_make_one_report() {
     let folder = tempfile::tempdir().unwrap();
     let [one, rest, out, single] = ["one", "rest", "out", "single"].map(|name| folder.path().join(name));
     copy_split(&one, 1, |_| {});
-    copy_split(&rest, 2, |_| {});
-    copy_split(&rest, 3, |_| {});
+    (2..=5).for_each(|split| copy_split(&rest, split, |_| {}));
     let (code, said) = sdclr(&["report", text(&one), text(&rest)]);
     assert!(code == Some(1) && said.contains("--out"), "{said}");
     succeed(&["report", text(&one), text(&rest), "--out", text(&out)]);
@@ -151,8 +155,8 @@ fn two_sets_are_compared() {
     let folder = tempfile::tempdir().unwrap();
     let [a, b, out] = ["a", "b", "out"].map(|name| folder.path().join(name));
     for split in [1, 2, 3] {
-        copy_split(&a, split, |_| {});
-        copy_split(&b, split, |record| {
+        copy_seed(&a, split, "", |_| {});
+        copy_seed(&b, split, "", |record| {
             record["sessions"][0]["environment"]["device"] = "another CPU".into();
             record["recipe"]["lr"] = 0.25.into();
             if record["encoder"] == "sdclr" && record["kind"] == "probe" {

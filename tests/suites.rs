@@ -295,6 +295,21 @@ fn claims_are_judged_by_records() {
     assert!(code == Some(4) && said.contains("claims: "), "{said}");
     let (code, said) = verify(&[&records, &text(&smoke)]);
     assert!(code == Some(1) && said.contains("do not belong together"), "{said}");
+    // Another recipe under one name, and a claim about a row that no suite has.
+    let other = text(&folder.path().join("other"));
+    succeed(repro("digits-lt", Path::new(&other), &[limits.as_slice(), &["--set", "temperature=0.5"]].concat()));
+    let (code, said) = verify(&[&text(&smoke), &other]);
+    assert!(code == Some(1) && said.contains("do not belong together") && said.contains("temperature"), "{said}");
+    let claims = folder.path().join("claims.toml");
+    let own = "[[value]]\nid = \"one\"\nsuite = \"digits-lt\"\nprotocol = \"few\"\nmethod = \"sinclr\"\npretrain_split = \"D_i\"\n\
+               metric = \"all\"\nmargin = 1.0\nbetter_allowed = true\nprimary = true\nsource = \"a test\"\nconfidence = \"primary\"\n";
+    sdclr::fs::write(&claims, own.as_bytes()).unwrap();
+    let table = folder.path().join("sinclr.csv");
+    let row = "suite,protocol,method,pretrain_split,metric,mean,deviation,source,confidence\n\
+               digits-lt,few,sinclr,D_i,all,70,1.0,a test,primary\n";
+    sdclr::fs::write(&table, row.as_bytes()).unwrap();
+    let (code, said) = verify(&[&records, "--claims", &text(&claims), "--published", &text(&table)]);
+    assert!(code == Some(1) && said.contains("sinclr D_i, which is no row of the suite"), "{said}");
     let (code, said) = verify(&[&text(&folder.path().join("nowhere"))]);
     assert!(code == Some(1) && said.contains("nowhere"), "{said}");
 }

@@ -56,7 +56,11 @@ impl VerifyArgs {
             None => Published::embedded()?,
         };
         let claims = match (&self.claims, &self.published) {
-            (Some(path), _) => Claims::read(path)?,
+            (Some(path), _) => {
+                let claims = Claims::read(path)?;
+                claims.check_rows(&published, &evidence.rows(&claims)?)?;
+                claims
+            }
             (None, Some(path)) => {
                 let rows: BTreeSet<_> = evidence.observations.iter().map(|seen| seen.row.clone()).collect();
                 Claims::embedded()?.of_numbers(&published, &fs::read(path)?, &rows)

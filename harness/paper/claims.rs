@@ -197,7 +197,10 @@ impl Claims {
             self.orderings.iter().flat_map(|claim| [(&claim.id, &claim.left), (&claim.id, &claim.right)]);
         for (id, row) in of_values.chain(of_orderings) {
             if !rows.contains(row) {
-                let known: Vec<String> = rows.iter().map(Row::to_string).collect();
+                let same = |known: &&Row| known.suite == row.suite;
+                let of_suite = rows.iter().filter(same).count() > 0;
+                let known = rows.iter().filter(|known| !of_suite || same(known));
+                let known: Vec<String> = known.map(Row::to_string).collect();
                 return Err(PaperError::NoRow { id: id.clone(), row: row.to_string(), known: known.join(", ") });
             }
         }

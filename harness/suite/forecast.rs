@@ -20,9 +20,10 @@ use crate::verdict::{ClaimPower, Design, powers};
 /// Bytes of a job's records, run.jsonl and result.json together, and of each of its epochs: fitted to runs on the digits.
 const RECORD: u64 = 9_000;
 const RECORD_OF_EPOCH: u64 = 275;
-/// The report repeats the records twice over (report.json, curves.csv), and has a page and plots.
-const REPORT: u64 = 2;
-const PAGE: u64 = 400_000;
+/// The report repeats the records (report.json, curves.csv) in so many hundredths of their bytes, and has pages and plots:
+/// fitted to reports of 3 and of 110 jobs on the digits.
+const REPORT: u64 = 130;
+const PAGE: u64 = 190_000;
 
 /// Bytes that a plan writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,7 +123,7 @@ fn disk(plan: &[PlannedEncoder], limit: usize, jobs: usize) -> Result<DiskUse, S
         // A new checkpoint is written beside the old one.
         use_.checkpoints = use_.checkpoints.max(2 * jobs as u64 * (state + moments * parameters));
     }
-    use_.report += REPORT * use_.records;
+    use_.report += REPORT * use_.records / 100;
     Ok(use_)
 }
 

@@ -1,7 +1,7 @@
 //! The records of suite folders as evidence for claims. In: folders. Out: what was observed, once it is sure that the records
 //! belong together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde_json::Value;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::SuiteError;
 use crate::fs;
 use crate::paper::{Claims, Published, Row};
-use crate::recipe::{Part, PublishedKind, hash_json, name_of};
+use crate::recipe::{Part, PretrainSplit, PublishedKind, Suite, hash_json, name_of};
 use crate::record::{self, JobHeader, ProbeRecord, PublishedRecord, RecordError};
 use crate::verdict::{self, AuthorsValue, Observation, Verdicts};
 
@@ -33,6 +33,39 @@ impl Evidence {
     /// The embedded claims are malformed, which a test excludes.
     pub fn claims(&self) -> Result<Claims, SuiteError> {
         Ok(Claims::embedded()?.of_suites(&self.suites.iter().map(String::as_str).collect::<Vec<_>>()))
+    }
+
+    /// The rows that `claims` may be about: what was observed and every row of the embedded suites. Of a suite of one's own the
+    /// records do not tell which rows it has, so each is allowed.
+    ///
+    /// # Errors
+    /// An embedded suite is malformed, which a test excludes.
+    pub fn rows(&self, claims: &Claims) -> Result<BTreeSet<Row>, SuiteError> {
+        let mut rows: BTreeSet<Row> = self.observations.iter().map(|seen| seen.row.clone()).collect();
+        for name in Suite::names() {
+            let suite = Suite::open(name)?;
+            for (encoder, protocol) in suite
+                .encoders
+                .iter()
+                .flat_map(|encoder| suite.protocols.iter().map(move |protocol| (encoder, *protocol)))
+            {
+                let lists = match encoder.lists.is_empty() {
+                    true => vec![None],
+                    false => vec![Some(PretrainSplit::D_b), Some(PretrainSplit::D_i)],
+                };
+                rows.extend(lists.into_iter().map(|pretrain_split| Row {
+                    suite: suite.name.clone(),
+                    protocol,
+                    method: encoder.name.clone(),
+                    pretrain_split,
+                }));
+            }
+        }
+        let own = |row: &&Row| self.suites.contains(&row.suite) && !Suite::names().any(|name| name == row.suite);
+        let of_values = claims.values.iter().map(|claim| &claim.row);
+        let named = of_values.chain(claims.orderings.iter().flat_map(|claim| [&claim.left, &claim.right]));
+        rows.extend(named.filter(own).cloned());
+        Ok(rows)
     }
 }
 
