@@ -290,7 +290,7 @@ fn slurm_does_the_jobs_and_queues_again_what_was_stopped() {
     wait_for("a checkpoint of both pre-trainings", || encoders.iter().all(|encoder| checkpoint(encoder).exists()));
     // As Slurm does two minutes before the time is up: to the script alone.
     slurm.ask(&["scancel", "--batch", "--signal=TERM", "1_0"]);
-    slurm.ask(&["scontrol", "requeue", "1_1"]);
+    slurm.ask(&["scontrol", "requeue", "1_2"]);
     wait_for("two requeued tasks", || slurm.queue().iter().filter(|task| task.contains("BeginTime")).count() == 2);
     // Slurm holds them two minutes.
     for task in slurm.queue() {
