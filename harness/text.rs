@@ -46,6 +46,15 @@ fn escaped(text: &str, most: usize, plain: impl Fn(char) -> bool) -> String {
     safe
 }
 
+/// As one word of a shell's command.
+pub(crate) fn shell_word(text: &str) -> String {
+    let plain = |character: char| character.is_ascii_alphanumeric() || "-_./=,:+@%".contains(character);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
 /// The bytes of a text file as text: without the byte order mark, and UTF-16 (either order, with or without its
 /// mark) decoded. What does not decode becomes U+FFFD.
 pub(crate) fn decoded(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
@@ -110,6 +119,15 @@ pub(crate) fn describe(head: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_reach_a_shell_as_they_are() {
+        for text in ["", "a b", "it's", "$HOME", "*", "a\nb", "epochs=5", "\\", "\"", "~", "-x"] {
+            let command = format!("printf '<%s>' {}", shell_word(text));
+            let said = std::process::Command::new("bash").args(["-c", &command]).output().unwrap();
+            assert_eq!(String::from_utf8(said.stdout).unwrap(), format!("<{text}>"));
+        }
+    }
 
     #[test]
     fn what_cannot_be_seen_is_escaped() {

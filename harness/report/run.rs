@@ -8,6 +8,7 @@ use super::summary::Setting;
 use super::text::Text;
 use crate::recipe::{Protocol, name_of};
 use crate::record::{Environment, Invocation, Job, SuiteRecord};
+use crate::text::shell_word;
 
 /// Dotted key to value, of one recipe.
 pub(super) type FlatRecipe = BTreeMap<String, String>;
@@ -138,12 +139,12 @@ pub(super) fn command(invocation: &Invocation, more: &[&str]) -> String {
         limit_images,
         limit_epochs,
     } = invocation;
-    let mut words = vec![format!("ci/repro {}", quoted(suite))];
+    let mut words = vec![format!("ci/repro {}", shell_word(suite))];
     words.extend(more.iter().map(|word| (*word).to_owned()));
     let mut option = |name: &str, value: Option<String>| words.extend(value.map(|value| format!("--{name} {value}")));
     let list = |names: &[String]| (!names.is_empty()).then(|| names.join(","));
     let [folder, name] = encoders.clone().map_or([None, None], |pair| pair.map(Some));
-    option("encoders", folder.as_deref().map(quoted));
+    option("encoders", folder.as_deref().map(shell_word));
     option("name", name);
     option("methods", list(methods));
     option("splits", (!splits.is_empty()).then(|| ranges(&splits.iter().copied().collect())));
@@ -155,18 +156,9 @@ pub(super) fn command(invocation: &Invocation, more: &[&str]) -> String {
     option("limit-images", limit_images.map(|limit| limit.to_string()));
     option("limit-epochs", limit_epochs.map(|limit| limit.to_string()));
     for text in overrides {
-        option("set", Some(quoted(text)));
+        option("set", Some(shell_word(text)));
     }
     words.join(" ")
-}
-
-/// As a shell takes it for one word.
-fn quoted(text: &str) -> String {
-    let plain = |character: char| character.is_ascii_alphanumeric() || "=._-+/,:".contains(character);
-    match text.chars().all(plain) {
-        true => text.to_owned(),
-        false => format!("'{}'", text.replace('\'', "'\\''")),
-    }
 }
 
 /// `1-3`, `2`, or `1,4-5`.

@@ -17,6 +17,7 @@ use super::{PlannedEncoder, SuiteError, budget, finished, open, probed};
 use crate::fs;
 use crate::pretrain::run::{CHECKPOINT, ENCODER};
 use crate::recipe::{JobId, Part, Suite};
+use crate::text::shell_word;
 
 /// The version of the JSON.
 pub const FORMAT: u32 = 1;
@@ -39,7 +40,7 @@ pub enum Engine {
 #[serde(rename_all = "lowercase")]
 pub enum JobState {
     Done,
-    /// A checkpoint is there.
+    /// It has a checkpoint.
     Resumable,
     Missing,
 }
@@ -182,15 +183,6 @@ fn short_name(suite: &str) -> String {
     name.trim_end_matches('-').to_owned()
 }
 
-/// A text as one word of a shell's command.
-fn shell_word(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=,:+@%".contains(c);
-    match !text.is_empty() && text.chars().all(plain) {
-        true => text.to_owned(),
-        false => format!("'{}'", text.replace('\'', r"'\''")),
-    }
-}
-
 /// A command of a shell.
 fn shell_command(argv: &[&str]) -> String {
     argv.iter().map(|word| shell_word(word)).collect::<Vec<_>>().join(" ")
@@ -203,21 +195,4 @@ fn branches(tasks: &[Task]) -> String {
         .enumerate()
         .map(|(place, task)| format!("  {place}) exec {} ;;\n", shell_command(&task.argv)))
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_reach_the_program_as_they_are() {
-        for text in ["", "a b", "it's", "$HOME", "*", "a\nb", "epochs=5", "\\", "\"", "~", "-x"] {
-            let said = std::process::Command::new("bash")
-                .args(["-c", &format!("printf %s {}", shell_word(&format!("x{text}")))])
-                .output()
-                .unwrap();
-            assert_eq!(String::from_utf8(said.stdout).unwrap(), format!("x{text}"));
-        }
-        assert_eq!(shell_command(&["a", "", "b c"]), "a '' 'b c'");
-    }
 }
