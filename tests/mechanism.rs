@@ -9,7 +9,7 @@ use sdclr::network::{Kept, Mask, Network, NetworkSpec};
 use sdclr::probe::mechanism::{self, Pruning};
 use sdclr::random;
 use sdclr::recipe::{DatasetName, PretrainSplit, Protocol, Recipe};
-use sdclr::record::{MechanismRecord, Representation};
+use sdclr::record::mechanism::{MechanismRecord, Representation};
 use sdclr::split::{self, ListName};
 use tch::{Device, Kind, Tensor};
 

@@ -8,7 +8,7 @@ use super::{ProbeError, views};
 use crate::native;
 use crate::network::{BnMode, Branch, Mask, Network, Pass};
 use crate::recipe::{Precision, ProbeRecipe};
-use crate::record::{Change, ClassChange, LayerKept, Representation};
+use crate::record::mechanism::{Change, ClassChange, LayerKept, Representation};
 use crate::split::Subset;
 
 /// One in so many images counts among the most changed.

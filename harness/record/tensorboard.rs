@@ -56,7 +56,7 @@ fn path(folder: &Path, header: &JobHeader) -> PathBuf {
 
 impl EventFile {
     /// Makes the file of a job anew with the epochs that are done, so that an epoch that a killed session began twice is there
-    /// once. Their times are reckoned back from now by the seconds that they took.
+    /// once. Their times are computed back from now by the seconds that they took.
     ///
     /// # Errors
     /// It cannot be written.

@@ -8,7 +8,8 @@ use super::summary::{Cell, Comparison, Summary, scores_of};
 use super::{OutputFile, ReportError};
 use crate::recipe::{PretrainSplit, Protocol};
 use crate::record::evidence::EvidenceRecord;
-use crate::record::{Failure, Invocation, JobRecord, MechanismRecord, SMOKE_STAMP};
+use crate::record::mechanism::MechanismRecord;
+use crate::record::{Failure, Invocation, JobRecord, SMOKE_STAMP};
 use crate::scores::MeanStd;
 
 #[derive(Serialize)]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{OutputFile, ReportError, run};
-use crate::record::{Environment, Job, JobRecord, MECHANISM, SMOKE_STAMP, SuiteRecord};
+use crate::record::{Environment, Job, JobRecord, SMOKE_STAMP, SuiteRecord, mechanism};
 
 const FILE: &str = "ro-crate-metadata.json";
 const PROFILE: &str = "https://w3id.org/ro/wfrun/process/0.5";
@@ -86,7 +86,7 @@ impl Graph {
         self.add(path.to_owned(), json!({ "@type": "File", "name": name, "encodingFormat": format }))
     }
 
-    /// Something that is no file of the folder, known by its hash.
+    /// An input that is not a file of the folder, identified by its hash.
     fn hashed(&mut self, name: &str, sha256: &str) -> Value {
         let entity = json!({ "@type": "CreativeWork", "name": name, "sha256": sha256 });
         self.add(format!("#{sha256}"), entity)
@@ -125,7 +125,7 @@ impl Graph {
         };
         outputs.push(self.hashed(&format!("{what} of {}", header.job), state_sha256));
         if suite.mechanisms.iter().any(|mechanism| mechanism.job == header.job) {
-            let path = format!("{}/{MECHANISM}", header.job);
+            let path = format!("{}/{}", header.job, mechanism::FILE);
             outputs.push(self.file(&path, &format!("What pruning does to {}", header.job), "application/json"));
         }
         let mut programs: Vec<Value> = sessions.iter().map(|session| self.program(&session.environment)).collect();

@@ -16,13 +16,12 @@ use crate::native;
 use crate::network::{Foreign, Network, NetworkSpec, StateDict};
 use crate::pretrain;
 use crate::pretrain::run::{self, ENCODER, PretrainJob};
-use crate::probe::mechanism::{self, Pruning};
+use crate::probe::mechanism::{Pruning, changes, layers};
 use crate::probe::{self, ProbeData, ProbeJob, TrainingLists};
 use crate::progress::Progress;
 use crate::recipe::{DatasetName, JobId, PretrainSplit, ProbeRecipe, Protocol, Recipe, hash_json, name_of};
-use crate::record::{
-    self, Environment, Job, JobHeader, JobRecord, MECHANISM, MechanismRecord, PretrainRecord, SMOKE_STAMP,
-};
+use crate::record::mechanism::{self, MechanismRecord};
+use crate::record::{self, Environment, Job, JobHeader, JobRecord, PretrainRecord, SMOKE_STAMP};
 use crate::split::{self, ListName, Subset};
 use crate::stop::Stop;
 
@@ -259,9 +258,11 @@ impl Context {
             "pruned": { "method": pruned_as.method, "keys": pruned_as.own, "seed": pruned_as.seed },
             "trained_pruned": trained_pruned,
         }));
-        match record::read_mechanism(folder, &done.job)? {
+        match mechanism::read(folder, &done.job)? {
             Some(known) if known.mechanism_hash == mechanism_hash => return Ok(()),
-            Some(_) => return Err(SuiteError::OtherMechanism { path: folder.join(MECHANISM).display().to_string() }),
+            Some(_) => {
+                return Err(SuiteError::OtherMechanism { path: folder.join(mechanism::FILE).display().to_string() });
+            }
             None => {}
         }
         let network = Network::new(NetworkSpec::of_recipe(&encoder.recipe), header.seed, Kind::Float, self.device)?;
@@ -272,7 +273,7 @@ impl Context {
         let class_counts = self.whole_list(tail)?.class_counts(self.dataset.classes.len());
         let (list, recipe, class_counts) = (&list, encoder.recipe.probe(Protocol::Full), class_counts.as_slice());
         let pruning = Pruning { network: &network, mask, trained_pruned, list, recipe, class_counts };
-        let (layers, changes) = (mechanism::layers(&network, mask)?, mechanism::changes(&pruning)?);
+        let (layers, changes) = (layers(&network, mask)?, changes(&pruning)?);
         let record = MechanismRecord {
             format: record::FORMAT,
             suite: encoder.suite.clone(),
@@ -290,7 +291,7 @@ impl Context {
             layers,
             changes,
         };
-        Ok(record::write_json(&folder.join(MECHANISM), &record)?)
+        Ok(record::write_json(&folder.join(mechanism::FILE), &record)?)
     }
 
     /// The untrained probe network of a recipe: the baseline that every encoder has to beat. Its backbone is drawn by the

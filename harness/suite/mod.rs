@@ -276,7 +276,7 @@ pub fn run(
     if plan.iter().any(|encoder| encoder.checkpoint.is_some()) {
         record.results.extend(folder::others(folder, &record)?);
     }
-    let (mechanisms, damaged) = record::read_mechanisms(folder, &record.results);
+    let (mechanisms, damaged) = record::mechanism::read_all(folder, &record.results);
     damaged.iter().for_each(|error| tracing::warn!("{error}"));
     record.mechanisms = mechanisms;
     let (evidence, damaged) = record::evidence::read(&folder.join(record::evidence::FOLDER))?;

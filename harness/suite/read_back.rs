@@ -10,7 +10,8 @@ use super::{PlannedEncoder, SuiteError};
 use crate::fs::{self, FsError};
 use crate::recipe::{JobId, Part, Suite};
 use crate::record::evidence::EvidenceRecord;
-use crate::record::{self, Event, Failure, Invocation, JobRecord, MechanismRecord, PublishedRecord, SuiteRecord};
+use crate::record::mechanism::{self, MechanismRecord};
+use crate::record::{self, Event, Failure, Invocation, JobRecord, PublishedRecord, SuiteRecord};
 use crate::verdict::Verdicts;
 
 /// The records of one suite.
@@ -97,7 +98,7 @@ struct Found {
 impl Found {
     fn add(&mut self, folder: &Path) -> Result<(), SuiteError> {
         let (results, damaged) = record::read_results(folder)?;
-        let (mechanisms, damaged_mechanisms) = record::read_mechanisms(folder, &results);
+        let (mechanisms, damaged_mechanisms) = mechanism::read_all(folder, &results);
         let (evidence, damaged_evidence) = record::evidence::read(&folder.join(record::evidence::FOLDER))?;
         if let Some(error) = damaged.into_iter().chain(damaged_mechanisms).chain(damaged_evidence).next() {
             return Err(error.into());

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use super::VerdictError;
 use super::student;
 use crate::recipe::PretrainSplit;
-use crate::record::{ClassChange, MechanismRecord, Representation};
+use crate::record::mechanism::{ClassChange, MechanismRecord, Representation};
 use crate::scores::groups_by_thirds;
 
 /// A value of each split and what they say together.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::recipe::name_of;
-use crate::record::{MechanismRecord, Representation};
+use crate::record::mechanism::{MechanismRecord, Representation};
 use crate::report::document::{Block, Figure, Section};
 use crate::report::summary::Summary;
 use crate::report::table::{Table, counted, interval, signed};
