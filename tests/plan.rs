@@ -81,7 +81,7 @@ fn tool(name: &str) -> Option<PathBuf> {
     has(path.to_str().unwrap(), "tools", "ci/tools installs it").then_some(path)
 }
 
-/// Whoever does the jobs by their own commands, one by one and in any order, gets what one command gets.
+/// The jobs' own commands, run one by one in any order, give what a single command gives.
 #[test]
 fn each_job_has_a_command_of_its_own() {
     let folder = tempfile::tempdir().unwrap();

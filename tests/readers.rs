@@ -21,7 +21,7 @@ fn reader(program: &str, folder: &Path) -> Option<Output> {
     let ours = Path::new(CHECKOUT).join(".readers/bin/python");
     let python = std::env::var_os("SDCLR_READERS_PYTHON").map_or(ours, PathBuf::from);
     if !python.exists() {
-        skip("readers", "there is no roc-validator and no TensorBoard (ci/readers installs them)");
+        skip("readers", "roc-validator and TensorBoard are missing (ci/readers installs them)");
         return None;
     }
     let program = Path::new(CHECKOUT).join("reference/readers").join(program);
@@ -76,7 +76,7 @@ fn tensorboard_reads_every_epoch_once_also_of_a_resumed_run() {
     };
     let mut sessions = 1;
     loop {
-        // Each session is stopped after an epoch or a few, and the next one goes on.
+        // Each session stops after one or more epochs, and the next one continues.
         let session = run(&["--budget", "1s"]);
         match session.status.code() {
             Some(75) => sessions += 1,

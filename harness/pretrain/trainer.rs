@@ -139,8 +139,8 @@ impl Trainer {
         Ok((0, kept))
     }
 
-    /// Takes up `epoch` after `steps` of its steps (all of them, for the next epoch to follow), with the method's `state` of then; network, optimiser and
-    /// [`Trainer::steps`] are restored by the caller.
+    /// Takes up `epoch` after `steps` of its steps (all of them, for the next epoch to follow), with the method's `state` of
+    /// then; network, optimiser and [`Trainer::steps`] are restored by the caller.
     ///
     /// # Errors
     /// The state is not that of the method.

@@ -12,7 +12,7 @@ use crate::record::SMOKE_STAMP;
 const STYLE: &str = include_str!("page.css");
 /// Characters that a cell keeps on one line.
 const SHORT: usize = 34;
-/// Nothing is loaded from anywhere, whatever a record holds.
+/// The page loads nothing, whatever a record holds.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
 
 /// `NAME.html`.

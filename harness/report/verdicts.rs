@@ -189,7 +189,7 @@ fn subject(verdict: &Verdict) -> String {
     format!("{}{against}, {} {score}", setting(&verdict.row), probe_label(verdict.row.protocol))
 }
 
-/// The claims that were judged as a table with a reason each; nothing where there is none.
+/// The claims that were judged as a table with a reason each; empty without claims.
 pub(super) fn claims(verdicts: &Verdicts) -> Result<Vec<Block>, ReportError> {
     let run = judged(verdicts);
     if run.is_empty() {

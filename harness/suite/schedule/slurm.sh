@@ -11,7 +11,7 @@
 task() {
   case $1 in
 @TASKS@
-  *) echo "there is no task $1" >&2; exit 2 ;;
+  *) echo "task $1 does not exist" >&2; exit 2 ;;
   esac
 }
 task "$SLURM_ARRAY_TASK_ID" &
