@@ -153,7 +153,7 @@ fn evidence_is_recorded_once_also_where_it_fails() {
     };
     record(&golden::path("replay/sdclr")).success();
     let found = read("replay-sdclr.json");
-    assert!(found.holds && found.kind == Kind::StepTolerance && found.comparisons > 100, "{found:?}");
+    assert!(found.holds() && found.kind == Kind::StepTolerance && found.comparisons > 100, "{found:?}");
     let closest = found.closest.unwrap();
     assert!(closest.difference > 0.0 && closest.difference <= closest.allowed, "{closest:?}");
 
@@ -167,5 +167,5 @@ fn evidence_is_recorded_once_also_where_it_fails() {
     record(wrong.path()).failure();
     let name = wrong.path().file_name().unwrap().to_string_lossy().replace('.', "-");
     let found = read(&format!("replay-{name}.json"));
-    assert!(!found.holds && found.closest.unwrap().what == "loss of step 4");
+    assert!(!found.holds() && found.closest.unwrap().what == "loss of step 4");
 }

@@ -159,6 +159,9 @@ fn two_sets_are_compared() {
         copy_seed(&b, split, "", |record| {
             record["sessions"][0]["environment"]["device"] = "another CPU".into();
             record["recipe"]["lr"] = 0.25.into();
+            if record["kind"] == "probe" {
+                record["recipe"]["probe"]["few"]["lr"] = 3.0.into();
+            }
             if record["encoder"] == "sdclr" && record["kind"] == "probe" {
                 // Points that training noise does not reach, a little other in each split.
                 let shift = 5.0 + 0.01 * record["split"].as_f64().unwrap();
@@ -183,7 +186,13 @@ fn two_sets_are_compared() {
     let same = score("simclr", "all");
     assert_eq!((&same["result"], same["difference"].as_f64()), (&"no difference shows".into(), Some(0.0)), "{same}");
     let markdown = read(out.join("compare.md"));
-    for part in ["**2 of 40 scores differ**", "| SDCLR | lr | 0.5 | 0.25 |", "another CPU", "**different**"] {
+    for part in [
+        "**2 of 40 scores differ**",
+        "| SDCLR | lr | 0.5 | 0.25 |",
+        "| SDCLR | probe.few.lr | 30.0 | 3.0 |",
+        "another CPU",
+        "**different**",
+    ] {
         assert!(markdown.replace("| sdclr |", "| SDCLR |").contains(part), "the comparison lacks {part}:\n{markdown}");
     }
     assert_eq!(read(out.join("compare.csv")).lines().count(), scores.len() + 1);
@@ -249,4 +258,51 @@ fn latex_is_well_formed() {
     for rule in ["\\toprule", "\\midrule", "\\bottomrule"] {
         assert_eq!(latex.matches(rule).count(), tables, "{rule}");
     }
+}
+
+/// All of the committed folder, in `to`.
+fn copy_all(to: &Path) {
+    let copied = Command::new("cp").args(["-r", text(&committed()), text(to)]).status().unwrap();
+    assert!(copied.success());
+}
+
+/// The committed report is what its records give today, and says which runs are missing.
+#[test]
+fn the_committed_report_is_that_of_its_records() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("digits-lt-cpu");
+    copy_all(&out);
+    succeed(&["report", text(&out)]);
+    for file in ["report.md", "report.html", "report.csv", "per_class.csv", "ro-crate-metadata.json"] {
+        assert!(read(out.join(file)) == read(committed().join(file)), "{file} is another; run sdclr report");
+    }
+    let missing = "SimCLR on D_i, full-shot: no result on split 2, seed 2.";
+    assert!(!read(out.join("report.md")).contains(missing));
+    std::fs::remove_dir_all(out.join("simclr-D_i-split2-seed2/full")).unwrap();
+    succeed(&["report", text(&out)]);
+    assert!(read(out.join("report.md")).contains(missing));
+    // Without suite.json the commands ask for what the records have.
+    std::fs::remove_file(out.join("suite.json")).unwrap();
+    succeed(&["report", text(&out)]);
+    assert!(read(out.join("report.md")).contains("ci/repro digits-lt --splits 1-5 --seeds 2"));
+}
+
+#[test]
+fn a_report_replaces_no_record_of_evidence_or_mechanism() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("digits-lt-cpu");
+    copy_all(&out);
+    let evidence = out.join("evidence");
+    let record = "replay--report-and-final-state-are-written.json";
+    let record = read(committed().join("../evidence-cpu").join(record));
+    sdclr::fs::write(&evidence.join("report.json"), record.as_bytes()).unwrap();
+    let (code, said) = sdclr(&["report", text(&out), "--out", text(&evidence)]);
+    assert!(code == Some(1) && said.contains("a record"), "{said}");
+    assert_eq!(read(evidence.join("report.json")), record);
+    // One that is damaged is told of, and left out.
+    let mechanism = out.join("sdclr-D_i-split1/mechanism.json");
+    sdclr::fs::write(&mechanism, b"junk").unwrap();
+    let said = succeed(&["report", text(&out)]);
+    assert!(said.contains("sdclr-D_i-split1/mechanism.json is not a record"), "{said}");
+    assert_eq!(read(mechanism), "junk");
 }

@@ -62,8 +62,8 @@ impl ReportArgs {
                 Report::of_suite(&Findings { suite, verdicts, authors: authors.as_ref(), places })?
             }
             (None, Some(authors)) => {
-                if out.join("report.json").exists() {
-                    // It is the record itself.
+                // There report.json is the record itself.
+                if places.is_empty() {
                     formats.retain(|format| *format != Format::Json);
                 }
                 Report::of_authors(authors, &places)?

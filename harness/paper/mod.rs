@@ -96,6 +96,17 @@ impl Metric {
         }
     }
 
+    /// What the paper's tables call it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::All => "All",
+            Self::Many => "Many",
+            Self::Medium => "Medium",
+            Self::Few => "Few",
+            Self::Std => "Std",
+        }
+    }
+
     /// Whether a lower value is the better one: only for Std, the imbalance between the groups.
     pub fn lower_is_better(self) -> bool {
         self == Self::Std

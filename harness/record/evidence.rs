@@ -2,7 +2,7 @@
 //! tolerance. In: comparisons, as a test or `sdclr replay` makes them. Out: a record of its own kind, a file each, which is never
 //! mixed with a verdict on accuracies.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -43,8 +43,6 @@ pub struct EvidenceRecord {
     pub compared: String,
     pub comparisons: usize,
     pub closest: Option<Closest>,
-    /// Whether every difference was allowed.
-    pub holds: bool,
     pub environment: Environment,
     /// In UTC as RFC 3339 writes it.
     pub ended: String,
@@ -55,14 +53,17 @@ impl EvidenceRecord {
     pub fn new(kind: Kind, name: &str, compared: &str, environment: Environment) -> Self {
         let (name, compared) = (name.to_owned(), compared.to_owned());
         let ended = clock::now();
-        Self { format: FORMAT, kind, name, compared, comparisons: 0, closest: None, holds: true, environment, ended }
+        Self { format: FORMAT, kind, name, compared, comparisons: 0, closest: None, environment, ended }
+    }
+
+    /// Whether there is a comparison, and every difference was allowed.
+    pub fn holds(&self) -> bool {
+        self.closest.as_ref().is_some_and(|closest| closest.difference <= closest.allowed)
     }
 
     /// Adds a comparison.
     pub fn add(&mut self, what: &str, difference: f64, allowed: f64) {
         self.comparisons += 1;
-        // A difference that is not a number is not allowed either.
-        self.holds &= difference <= allowed;
         let share = |difference: f64, allowed: f64| match (difference.is_nan(), difference == 0.0) {
             (true, _) => f64::INFINITY,
             (_, true) => 0.0,
@@ -71,6 +72,7 @@ impl EvidenceRecord {
         let closer = |closest: &Closest| share(difference, allowed) > share(closest.difference, closest.allowed);
         // JSON has no NaN and no infinity.
         if self.closest.as_ref().is_none_or(closer) {
+            // Nor is a difference that is not a number allowed.
             let difference = if difference.is_finite() { difference } else { f64::MAX };
             self.closest = Some(Closest { what: what.to_owned(), difference, allowed });
         }
@@ -104,16 +106,26 @@ impl EvidenceRecord {
     }
 }
 
-/// The evidence in `folder`, by the names of its files, and the files that do not read; none where the folder is missing.
+/// The files of evidence of a suite's `folder`.
 ///
 /// # Errors
-/// The folder cannot be listed.
+/// Its [`FOLDER`] cannot be listed.
+pub fn files(folder: &Path) -> Result<Vec<PathBuf>, FsError> {
+    let folder = folder.join(FOLDER);
+    if !fs::exists(&folder)? {
+        return Ok(Vec::new());
+    }
+    let is_record = |path: &PathBuf| path.extension().is_some_and(|end| end == "json");
+    Ok(fs::list_folder(&folder)?.into_iter().filter(is_record).collect())
+}
+
+/// The evidence of a suite's `folder`, by the names of its files, and the files that do not read.
+///
+/// # Errors
+/// As [`files`].
 pub fn read(folder: &Path) -> Result<(Vec<EvidenceRecord>, Vec<RecordError>), FsError> {
     let (mut evidence, mut damaged) = (Vec::new(), Vec::new());
-    if !fs::exists(folder)? {
-        return Ok((evidence, damaged));
-    }
-    for path in fs::list_folder(folder)?.into_iter().filter(|path| path.extension().is_some_and(|end| end == "json")) {
+    for path in files(folder)? {
         match read_json(&path) {
             Ok(record) => evidence.extend(record),
             Err(error) => damaged.push(error),
@@ -140,7 +152,7 @@ mod tests {
         let mut record = EvidenceRecord::new(Kind::StepTolerance, "a::b c", "a with b", environment);
         let mut add = |what: &str, difference, allowed| {
             record.add(what, difference, allowed);
-            (record.closest.clone().unwrap().what, record.holds)
+            (record.closest.clone().unwrap().what, record.holds())
         };
         assert_eq!(add("same", 0.0, 0.0), ("same".to_owned(), true));
         assert_eq!(add("half", 0.5, 1.0), ("half".to_owned(), true));

@@ -10,7 +10,7 @@ use super::document::{Block, Document, Section};
 use super::json::FiveScores;
 use super::quoted::{Quoted, quoted};
 use super::summary::{SCORES, Setting, scores_of, source};
-use super::table::{Table, duration, one_line, plus_minus};
+use super::table::{Table, one_line, plus_minus};
 use super::text::{Text, Tone, marked};
 use super::{OutputFile, ReportError, csv as csv_file, run};
 use crate::paper::{Published, PublishedRow};
@@ -135,10 +135,9 @@ pub(super) fn sections(record: &PublishedRecord, source: &dyn Fn(&Job) -> String
 
 fn introduction(record: &PublishedRecord) -> Vec<Block> {
     let count = |kind| record.outcomes.iter().filter(|outcome| outcome.kind == kind).count();
-    let session = record.seconds.map(|seconds| format!(" ({} in this session)", duration(seconds))).unwrap_or_default();
     let summary = format!(
         "The files that SDCLR's authors published: {} logs read, {} fine-tuned models evaluated, {} probes of pre-trained encoders; \
-         {} failures, {} files missing{session}.",
+         {} failures, {} files missing.",
         count(PublishedKind::Log),
         count(PublishedKind::Model),
         count(PublishedKind::Probe),

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::document::{Block, Document, Section};
 use super::run::{self, FlatRecipe, flatten};
-use super::summary::{SCORES, label_of, label_on, probe_label};
+use super::summary::{label_of, label_on, probe_label};
 use super::table::{Table, counted, interval, signed};
 use super::text::{Text, Tone, marked};
 use super::{OutputFile, ReportError, csv, draw};
@@ -103,7 +103,7 @@ fn scores(comparison: &Comparison) -> Result<Vec<Block>, ReportError> {
         let mut row = vec![
             Text::from(label_on(label_of(&score.row.method), score.row.pretrain_split)),
             probe_label(score.row.protocol).into(),
-            metric_name(score.metric).into(),
+            score.metric.label().into(),
         ];
         row.extend([number(score.left), number(score.right)].map(Text::from));
         row.push(score.difference.map_or_else(absent, signed).into());
@@ -127,7 +127,7 @@ fn scores(comparison: &Comparison) -> Result<Vec<Block>, ReportError> {
         ));
     }
     if !alone.is_empty() {
-        blocks.push(Block::Paragraph("Rows that are not in both:".into()));
+        blocks.push(Block::Paragraph("Rows that are not compared:".into()));
         blocks.push(Block::List(alone.into_iter().map(Text::from).collect()));
     }
     if blocks.is_empty() {
@@ -142,10 +142,6 @@ fn words(agreement: Agreement) -> &'static str {
         Agreement::NoDifference => "no difference shows",
         Agreement::NotTestable => "not testable",
     }
-}
-
-fn metric_name(metric: Metric) -> &'static str {
-    SCORES[Metric::ALL.into_iter().position(|other| other == metric).unwrap_or(0)]
 }
 
 /// Keys of the recipes, and hashes of what was read, where the sets differ.
@@ -182,16 +178,18 @@ fn differences(comparison: &Comparison) -> Vec<Block> {
     }
 }
 
-/// The recipe of each encoder, its seeds aside.
+/// What the jobs of each encoder read of its recipe, the seeds aside: of the probes' keys each probe its own.
 fn recipes(record: &SuiteRecord) -> BTreeMap<String, FlatRecipe> {
     let mut recipes: BTreeMap<String, FlatRecipe> = BTreeMap::new();
     for job in run::jobs(record) {
-        let JobHeader { encoder, recipe, limit_images, limit_epochs, .. } = &job.header;
+        let JobHeader { encoder, protocol, recipe, limit_images, limit_epochs, .. } = &job.header;
+        let own = protocol.map(|protocol| format!("probe.{}.", name_of(&protocol)));
+        let read = |key: &str| !key.starts_with("probe.") || own.as_ref().is_some_and(|own| key.starts_with(own));
         let mut flat = flatten(recipe);
-        flat.retain(|key, _| key != "seed" && !key.ends_with(".seed"));
+        flat.retain(|key, _| key != "seed" && !key.ends_with(".seed") && read(key));
         let limits = [("limit_images", limit_images), ("limit_epochs", limit_epochs)];
         flat.extend(limits.iter().filter_map(|(key, limit)| Some(((*key).to_owned(), limit.as_ref()?.to_string()))));
-        recipes.entry(encoder.clone()).or_insert(flat);
+        recipes.entry(encoder.clone()).or_default().extend(flat);
     }
     recipes
 }
@@ -208,7 +206,7 @@ fn inputs(record: &SuiteRecord) -> BTreeMap<String, String> {
 fn machines(comparison: &Comparison) -> Vec<Block> {
     let mut points = Vec::new();
     for (side, record) in ["A", "B"].into_iter().zip(comparison.sides) {
-        let command = run::command(&record.invocation, &[]);
+        let command = run::command(&record.invocation, run::data_option(record));
         points.push(Text::strong(side, Tone::Neutral).and(": ").and(Text::code(command)));
         for environment in run::environments(run::jobs(record)) {
             points.push(Text::strong(side, Tone::Neutral).and(": ").and(run::environment_words(environment)));

@@ -203,7 +203,7 @@ fn paint_dots(svg: &mut String, heading: &str, columns: &[&str], rows: &[Dots]) 
             .light_line_style(TRANSPARENT)
             .bold_line_style(BLACK.mix(0.12))
             .x_labels(3)
-            .x_label_formatter(&|x| format!("{x:.0}"))
+            .x_label_formatter(&|x| ((x * 100.0).round() / 100.0).to_string())
             .label_style(("sans-serif", 14))
             .draw()?;
         for (place, row) in rows.iter().enumerate() {

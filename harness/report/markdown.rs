@@ -95,7 +95,7 @@ fn plain(text: &str) -> String {
         match character {
             '<' => escaped += "&lt;",
             '&' => escaped += "&amp;",
-            '\\' | '`' | '*' => escaped.extend(['\\', character]),
+            '\\' | '`' | '*' | '~' | '$' => escaped.extend(['\\', character]),
             _ => escaped.push(character),
         }
     }

@@ -47,6 +47,8 @@ use table::Table;
 pub enum ReportError {
     #[error(transparent)]
     File(#[from] FsError),
+    #[error("nothing is left to write: {folder}/report.json is the record itself; choose another --format or --out")]
+    NoFile { folder: String },
     #[error("the plot {file} could not be drawn ({reason}); the records it is made of are unharmed")]
     Plot { file: String, reason: String },
     #[error("the report could not be written as JSON ({0}); the records it is made of are unharmed")]
@@ -80,7 +82,7 @@ pub enum Format {
     Md,
     /// report.html: one page that needs nothing else
     Html,
-    /// report.json: everything in numbers; in the suite's own folder also ro-crate-metadata.json
+    /// report.json: the tables in numbers, unrounded, and the records; in the suite's own folder also ro-crate-metadata.json
     Json,
     /// report.csv, per_class.csv and curves.csv: a row per probe, class and epoch
     Csv,
@@ -186,13 +188,14 @@ impl Report {
     /// Writes its files into `folder` and returns the path of the first.
     ///
     /// # Errors
-    /// A file cannot be written.
+    /// There is none in these formats, or one cannot be written.
     pub fn write(&self, folder: &Path, formats: &[Format]) -> Result<PathBuf, ReportError> {
         let files = self.files(formats);
         for file in &files {
             fs::write(&folder.join(&file.path), file.text.as_bytes())?;
         }
-        Ok(folder.join(files.first().map_or(self.name, |file| &file.path)))
+        let first = files.first().ok_or_else(|| ReportError::NoFile { folder: folder.display().to_string() })?;
+        Ok(folder.join(&first.path))
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::summary::Setting;
 use super::text::Text;
-use crate::recipe::{Protocol, name_of};
-use crate::record::{Environment, Invocation, Job, SuiteRecord};
+use crate::recipe::{DatasetName, Protocol, name_of};
+use crate::record::{Environment, Invocation, Job, JobRecord, SuiteRecord};
 use crate::text::shell_word;
 
 /// Dotted key to value, of one recipe.
@@ -108,6 +109,13 @@ pub(super) fn splits_words(suite: &SuiteRecord) -> String {
         1 => format!("split {}", splits[0]),
         _ => format!("splits {}", splits.join(", ")),
     }
+}
+
+/// What a command needs for images that are not part of this program, if any job read such.
+pub(super) fn data_option(suite: &SuiteRecord) -> &'static [&'static str] {
+    let dataset = |recipe: &Value| DatasetName::deserialize(&recipe["dataset"]).ok();
+    let embedded = |record: &JobRecord| dataset(&record.header().recipe).is_some_and(DatasetName::is_embedded);
+    if suite.results.iter().all(embedded) { &[] } else { &["--data DIR"] }
 }
 
 /// `invocation` for the runs of one setting alone.

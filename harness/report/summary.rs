@@ -9,6 +9,7 @@ use crate::pretrain::{MethodInfo, method_info};
 use crate::recipe::{JobId, Part, PretrainSplit, Protocol, name_of};
 use crate::record::{Job, JobHeader, Outcome, PretrainRecord, ProbeRecord, PublishedRecord, SuiteRecord};
 use crate::scores::{MeanStd, mean_std};
+use crate::text::printable;
 use crate::verdict::Verdicts;
 
 /// What was run, the split aside. Ordered as tables list it: by probe, then method, the untrained encoder first.
@@ -26,6 +27,7 @@ impl Setting {
     /// That of a job, as if it were of `protocol`.
     pub(super) fn of(header: &JobHeader, protocol: Protocol) -> Self {
         let JobHeader { encoder, method, label, pretrain_split, .. } = header.clone();
+        let label = printable(&label);
         let order = info(&method).map_or(usize::MAX, |info| info.order);
         Self { protocol, order, encoder, method, label, pretrain_split }
     }
@@ -127,6 +129,11 @@ impl Cell<'_> {
             mean_std(&values)
         };
         std::array::from_fn(|score| (SCORES[score], column(score)))
+    }
+
+    /// How many different networks were tested: the full-shot probe of an untrained encoder is the same on every split.
+    pub(super) fn networks(&self) -> usize {
+        self.runs.values().map(|run| &run.job.state_sha256).collect::<BTreeSet<_>>().len()
     }
 
     /// How many splits, pre-training seeds of a split and classifiers of an encoder there are, at most.

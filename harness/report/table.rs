@@ -49,9 +49,10 @@ impl Table {
         self.rows.is_empty()
     }
 
-    /// The places of the columns that hold words, not drawings.
+    /// The places of the columns that hold words, not drawings alone.
     pub(super) fn written(&self) -> Vec<usize> {
-        (0..self.header.len()).filter(|&c| !self.rows.iter().any(|row| row.cells[c].is_drawn())).collect()
+        let words = |c: &usize| self.rows.is_empty() || self.rows.iter().any(|row| !row.cells[*c].is_drawn());
+        (0..self.header.len()).filter(words).collect()
     }
 
     /// Columns padded to their widest cell, two spaces apart.

@@ -1,5 +1,7 @@
 //! Text of a report with its marks: code, stress, links, small drawings. What is put in as plain text is never read as markup.
 
+use crate::text::message;
+
 /// A line of text.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Text(Vec<Span>);
@@ -34,16 +36,16 @@ impl Text {
     }
 
     pub(super) fn code(text: impl Into<String>) -> Self {
-        Self(vec![Span::Code(text.into())])
+        Self(vec![Span::Code(message(&text.into()))])
     }
 
     pub(super) fn strong(text: impl Into<String>, tone: Tone) -> Self {
-        Self(vec![Span::Strong(text.into(), tone)])
+        Self(vec![Span::Strong(message(&text.into()), tone)])
     }
 
     /// A link to the file at `path`, relative to the report.
     pub(super) fn link(text: &str, path: &str) -> Self {
-        Self(vec![Span::Link { text: text.to_owned(), href: percent_encoded(path) }])
+        Self(vec![Span::Link { text: message(text), href: percent_encoded(path) }])
     }
 
     pub(super) fn drawing(svg: String) -> Self {
@@ -62,7 +64,7 @@ impl Text {
 
     /// Whether there is nothing but drawings.
     pub(super) fn is_drawn(&self) -> bool {
-        self.0.iter().any(|span| matches!(span, Span::Drawing(_)))
+        self.0.iter().all(|span| matches!(span, Span::Drawing(_)))
     }
 
     /// Its words alone.
@@ -78,8 +80,9 @@ impl Text {
 }
 
 impl From<String> for Text {
+    /// Control characters and others that are not seen are escaped.
     fn from(text: String) -> Self {
-        Self(vec![Span::Plain(text)])
+        Self(vec![Span::Plain(message(&text))])
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use plotters::style::RGBColor;
 
 use super::document::{Block, Document, Section};
-use super::summary::{SCORES, label_of, label_on, probe_label};
+use super::summary::{label_of, label_on, probe_label};
 use super::table::{Table, counted, interval, signed};
 use super::text::{Text, Tone};
 use super::{ReportError, draw, markdown};
@@ -184,7 +184,7 @@ fn one(which: &str, verdict: &Verdict) -> String {
 /// `SimCLR on D_b against SimCLR on D_i, few-shot All`.
 fn subject(verdict: &Verdict) -> String {
     let setting = |row: &Row| label_on(label_of(&row.method), row.pretrain_split);
-    let score = SCORES[Metric::ALL.into_iter().position(|metric| metric == verdict.metric).unwrap_or(0)];
+    let score = verdict.metric.label();
     let against = verdict.against.as_ref().map(|row| format!(" against {}", setting(row))).unwrap_or_default();
     format!("{}{against}, {} {score}", setting(&verdict.row), probe_label(verdict.row.protocol))
 }

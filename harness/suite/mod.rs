@@ -279,7 +279,7 @@ pub fn run(
     let (mechanisms, damaged) = record::mechanism::read_all(folder, &record.results);
     damaged.iter().for_each(|error| tracing::warn!("{error}"));
     record.mechanisms = mechanisms;
-    let (evidence, damaged) = record::evidence::read(&folder.join(record::evidence::FOLDER))?;
+    let (evidence, damaged) = record::evidence::read(folder)?;
     damaged.iter().for_each(|error| tracing::warn!("{error}"));
     record.evidence = evidence;
     record.seconds = Some(start.elapsed().as_secs_f64());

@@ -99,10 +99,15 @@ impl Found {
     fn add(&mut self, folder: &Path) -> Result<(), SuiteError> {
         let (results, damaged) = record::read_results(folder)?;
         let (mechanisms, damaged_mechanisms) = mechanism::read_all(folder, &results);
-        let (evidence, damaged_evidence) = record::evidence::read(&folder.join(record::evidence::FOLDER))?;
-        if let Some(error) = damaged.into_iter().chain(damaged_mechanisms).chain(damaged_evidence).next() {
+        let (evidence, damaged_evidence) = record::evidence::read(folder)?;
+        if let Some(error) = damaged.into_iter().next() {
             return Err(error.into());
         }
+        // The report goes without them, as after a run.
+        damaged_mechanisms.iter().chain(&damaged_evidence).for_each(|error| tracing::warn!("{error}"));
+        let of_job = |record: &MechanismRecord| folder.join(record.job.to_string()).join(mechanism::FILE);
+        self.files.extend(mechanisms.iter().map(of_job));
+        self.files.extend(record::evidence::files(folder)?);
         self.mechanisms.extend(mechanisms);
         self.evidence.extend(evidence);
         let (authors, about) = (read_published(folder)?, record::read_folder(folder)?);
@@ -156,12 +161,14 @@ impl Found {
     /// The record of one suite, its jobs in the order of the commands.
     fn record(&mut self, suite: String) -> SuiteRecord {
         let mut results = std::mem::take(&mut self.results);
-        let place = |record: &JobRecord| self.planned.iter().position(|job| *job == record.header().job);
-        results.sort_by_key(|record| place(record).unwrap_or(usize::MAX));
+        let place = |job: &JobId| self.planned.iter().position(|known| known == job).unwrap_or(usize::MAX);
+        results.sort_by_key(|record| place(&record.header().job));
+        self.mechanisms.sort_by_key(|record| place(&record.job));
         // What one folder lacks may lie in another.
         self.missing.retain(|missing| self.folders.keys().all(|job| job.to_string() != missing.job));
         self.missing.dedup_by(|a, b| a.job == b.job);
-        let invocation = joined(self.invocations.iter().map(|(_, invocation)| invocation), &suite);
+        let invocation = joined(self.invocations.iter().map(|(_, invocation)| invocation));
+        let invocation = invocation.unwrap_or_else(|| of_results(&results, &suite));
         let smoke = results.iter().any(|record| record.header().smoke);
         SuiteRecord {
             suite,
@@ -205,10 +212,9 @@ fn progress_of(folder: &Path) -> String {
 }
 
 /// One command for what several asked: the union of what they named. Their recipes are the same.
-fn joined<'a>(invocations: impl Iterator<Item = &'a Invocation>, suite: &str) -> Invocation {
-    let unnamed = Invocation { suite: suite.to_owned(), seeds: 1, probe_seeds: 1, ..Invocation::default() };
+fn joined<'a>(invocations: impl Iterator<Item = &'a Invocation>) -> Option<Invocation> {
     let mut invocations = invocations.cloned();
-    let Some(mut all) = invocations.next() else { return unnamed };
+    let mut all = invocations.next()?;
     for more in invocations {
         union(&mut all.methods, more.methods);
         union(&mut all.splits, more.splits);
@@ -217,7 +223,23 @@ fn joined<'a>(invocations: impl Iterator<Item = &'a Invocation>, suite: &str) ->
         all.probe_seeds = all.probe_seeds.max(more.probe_seeds);
     }
     all.splits.sort_unstable();
-    all
+    Some(all)
+}
+
+/// A command that asks for what `results` has, where no folder says what was asked for.
+fn of_results(results: &[JobRecord], suite: &str) -> Invocation {
+    let ids = || results.iter().map(|record| &record.header().job);
+    let mut splits: Vec<usize> = ids().map(|job| job.encoder.split).collect();
+    splits.sort_unstable();
+    splits.dedup();
+    let probe_seed = |job: &JobId| if let Part::Probe { seed, .. } = job.part { seed } else { 1 };
+    Invocation {
+        suite: suite.to_owned(),
+        splits,
+        seeds: ids().map(|job| job.encoder.seed).max().unwrap_or(1),
+        probe_seeds: ids().map(probe_seed).max().unwrap_or(1),
+        ..Invocation::default()
+    }
 }
 
 /// Adds `more` to `all`; an empty list stands for everything.

@@ -3,7 +3,7 @@
 use crate::record::SMOKE_STAMP;
 use crate::report::document::{Block, Section};
 use crate::report::summary::Summary;
-use crate::report::table::{counted, duration, one_line};
+use crate::report::table::{counted, one_line};
 use crate::report::text::{Text, Tone};
 use crate::report::{ReportError, run, verdicts};
 
@@ -34,12 +34,11 @@ pub(super) fn answer(summary: &Summary) -> Result<Section, ReportError> {
 fn what_was_run(summary: &Summary) -> String {
     let suite = summary.suite;
     let methods: Vec<String> = run::recipes(suite).into_iter().map(|(label, _)| label).collect();
-    let session = suite.seconds.map(|seconds| format!(" ({} in this session)", duration(seconds))).unwrap_or_default();
     let [_, seeds, probes] = summary.design();
     let seeds = if seeds > 1 { format!(", up to {} each", counted(seeds, "seed")) } else { String::new() };
     let probes = if probes > 1 { format!(", up to {probes} classifiers an encoder") } else { String::new() };
     format!(
-        "{} pre-trained without labels and judged by a linear probe: {} of {} jobs finished, on {}{seeds}{probes}{session}.",
+        "{} pre-trained without labels and judged by a linear probe: {} of {} jobs finished, on {}{seeds}{probes}.",
         if methods.is_empty() { "No method".to_owned() } else { methods.join(" and ") },
         suite.results.len(),
         suite.results.len() + suite.failures.len(),

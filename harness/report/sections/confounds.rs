@@ -5,29 +5,37 @@ use std::collections::BTreeSet;
 use crate::report::document::{Block, Section};
 use crate::report::summary::{Comparison, SCORES, Summary, probe_label};
 use crate::report::table::{Table, signed_plus_minus};
-use crate::report::text::{Text, marked};
+use crate::report::text::Text;
 use crate::report::{ReportError, run};
 
-/// REFERENCE.md "Networks" and "Steps".
+/// Keys of a recipe that change more than the branch that is pruned, and what they mean (REFERENCE.md "Networks" and "Steps").
+const KEYS: [(&str, &str); 3] = [
+    ("head_layers", "linear layers of the projection head"),
+    (
+        "dual_bn",
+        "two sets of batch norm, one for each branch; the pruned branch's running statistics then move twice a step",
+    ),
+    ("bn_per_view", "whether each view is normalised by the statistics of its own N images or both by those of all 2N"),
+];
+
 pub(super) fn section(summary: &Summary) -> Result<Section, ReportError> {
     let recipes = run::recipes(summary.suite);
-    let dual_bn = |(_, recipe): &(String, run::FlatRecipe)| recipe.get("dual_bn").is_some_and(|value| value == "true");
-    if !recipes.iter().any(dual_bn) || recipes.iter().all(dual_bn) {
+    let point = |&(key, meaning): &(&str, &str)| {
+        let values: Vec<Option<&String>> = recipes.iter().map(|(_, recipe)| recipe.get(key)).collect();
+        let differ = values.iter().any(|value| *value != values[0]);
+        let words = recipes.iter().zip(values).map(|((label, _), value)| match value {
+            Some(value) => format!("{label} {value}"),
+            None => format!("{label} –"),
+        });
+        let words = words.collect::<Vec<_>>().join(", ");
+        differ.then(|| Text::code(key).and(format!(", {meaning}: {words}.")))
+    };
+    let points: Vec<Text> = KEYS.iter().filter_map(point).collect();
+    if points.is_empty() {
         return super::nothing();
     }
-    let introduction = "As in the published runs, SDCLR differs from SimCLR in more than pruning; a difference between them cannot be put \
-                        down to the pruned branch alone:";
-    let points = vec![
-        marked("**Head**: three linear layers with two sets of batch norm, where SimCLR has two layers and one set."),
-        marked(
-            "**Batch norm**: SDCLR normalises each view with the statistics of its own N images, in its own branch; SimCLR \
-             normalises both views together, over 2N images.",
-        ),
-        marked(
-            "**Running statistics** of the pruned branch move twice a step, as in the published code. The probe reads the dense \
-             branch only.",
-        ),
-    ];
+    let introduction = "The methods differ in more than pruning, so a difference between them cannot be put down to the pruned branch \
+                        alone:";
     let mut blocks = vec![Block::Paragraph(introduction.into()), Block::List(points)];
     // A control is an encoder with a name of its own, trained by a method of the suite.
     let is_control = |comparison: &&Comparison| comparison.left.encoder != comparison.left.method;

@@ -1,9 +1,10 @@
 //! What was not run or not measured.
 
+use std::collections::BTreeSet;
+
 use crate::record::{JobHeader, SMOKE_STAMP};
 use crate::report::ReportError;
 use crate::report::document::{Block, Section};
-use crate::report::run;
 use crate::report::summary::{RunKey, Summary, label_on, run_key};
 use crate::report::table::counted;
 use crate::report::text::Text;
@@ -31,24 +32,31 @@ pub(super) fn section(summary: &Summary) -> Result<Section, ReportError> {
         "Other hardware and other numbers of threads: results there differ in the last bits, and after many steps in accuracy."
             .into(),
     );
-    points.extend(missing_splits(summary).into_iter().chain(not_probed(summary)).map(Text::from));
+    points.extend(missing_runs(summary).into_iter().chain(not_probed(summary)).map(Text::from));
     let mut blocks = vec![Block::List(points)];
     blocks.extend(claims_not_run(summary));
     Ok(Section::new("What was not run", blocks))
 }
 
-fn missing_splits(summary: &Summary) -> Vec<String> {
-    let splits = run::splits(summary.suite);
+/// Runs that one setting has and another lacks.
+fn missing_runs(summary: &Summary) -> Vec<String> {
+    let all: BTreeSet<RunKey> = summary.cells.iter().flat_map(|cell| cell.runs.keys().copied()).collect();
     let mut points = Vec::new();
     for cell in &summary.cells {
-        let absent = |split: &&usize| !cell.runs.keys().any(|(found, ..)| found == *split);
-        let missing: Vec<String> = splits.iter().filter(absent).map(ToString::to_string).collect();
+        let missing: Vec<String> =
+            all.iter().filter(|run| !cell.runs.contains_key(run)).map(|run| words(*run)).collect();
         if !missing.is_empty() {
             let [_, _, probe] = cell.setting.words();
-            points.push(format!("{}, {probe}: no result on split {}.", cell.setting.legend(), missing.join(", ")));
+            points.push(format!("{}, {probe}: no result on split {}.", cell.setting.legend(), missing.join("; ")));
         }
     }
     points
+}
+
+/// `2`, or `2, seed 3, probe seed 2`: which run it is.
+fn words((split, seed, probe_seed): RunKey) -> String {
+    let part = |name: &str, seed: usize| if seed > 1 { format!(", {name} {seed}") } else { String::new() };
+    format!("{split}{}{}", part("seed", seed), part("probe seed", probe_seed))
 }
 
 fn not_probed(summary: &Summary) -> Vec<String> {
@@ -59,10 +67,6 @@ fn not_probed(summary: &Summary) -> Vec<String> {
                 && cell.setting.pretrain_split == header.pretrain_split
                 && cell.runs.keys().any(|key| (key.0, key.1) == (split, seed))
         })
-    };
-    let words = |(split, seed, _): RunKey| match seed {
-        1 => split.to_string(),
-        seed => format!("{split}, seed {seed}"),
     };
     summary
         .pretrainings

@@ -42,10 +42,13 @@ pub(super) fn document(summary: &Summary) -> Result<Document, ReportError> {
     let mut sections = SECTIONS.iter().map(|build| build(summary)).collect::<Result<Vec<_>, _>>()?;
     if let Some(record) = summary.authors {
         let own = authors::sections(record, &|job| summary.source(job))?;
-        sections.extend(
-            own.into_iter()
-                .map(|section| Section { title: format!("The authors' files: {}", section.title), ..section }),
-        );
+        sections.extend(own.into_iter().map(|section| {
+            let title = match section.title.as_str() {
+                "" => "The authors' files".to_owned(),
+                title => format!("The authors' files: {title}"),
+            };
+            Section { title, ..section }
+        }));
     }
     sections.retain(|section| !section.blocks.is_empty());
     Ok(Document { title: summary.suite.suite.clone(), smoke: summary.suite.smoke, sections })

@@ -1,9 +1,5 @@
 //! Where the numbers come from: commands, machines, time, hashes of what was read, records.
 
-use serde::Deserialize;
-
-use crate::recipe::DatasetName;
-use crate::record::SuiteRecord;
 use crate::report::document::{Block, Section};
 use crate::report::summary::Summary;
 use crate::report::table::{Table, duration};
@@ -12,7 +8,7 @@ use crate::report::{ReportError, run};
 
 pub(super) fn what_was_run(summary: &Summary) -> Result<Section, ReportError> {
     let suite = summary.suite;
-    let more: &[&str] = if needs_data(suite) { &["--data DIR"] } else { &[] };
+    let more = run::data_option(suite);
     let mut points = vec![
         Text::from("Suite: ").and(Text::code(suite.suite.as_str())).and(format!(", {}.", run::splits_words(suite))),
         Text::from("Command, from the root of a checkout: ").and(Text::code(run::command(&suite.invocation, more))),
@@ -20,10 +16,7 @@ pub(super) fn what_was_run(summary: &Summary) -> Result<Section, ReportError> {
     let environments = run::environments(run::jobs(suite));
     points.extend(environments.into_iter().map(|found| Text::from("Machine: ").and(run::environment_words(found))));
     let total: f64 = run::jobs(suite).map(|job| job.seconds).sum();
-    let session = suite.seconds.map(|seconds| format!("{} in this session; ", duration(seconds))).unwrap_or_default();
-    points.push(
-        format!("Time: {session}{} of training and evaluation over all jobs and sessions.", duration(total)).into(),
-    );
+    points.push(format!("Time: {} of training and evaluation over all jobs and sessions.", duration(total)).into());
     let mut hashes = Table::new(&["input", "sha256"]);
     run::inputs(suite).into_iter().for_each(|(name, hash)| hashes.row(vec![Text::from(name), Text::code(hash)]));
     let mut blocks = vec![Block::List(points)];
@@ -34,15 +27,9 @@ pub(super) fn what_was_run(summary: &Summary) -> Result<Section, ReportError> {
     Ok(Section::new("What was run", blocks))
 }
 
-/// Whether any job read images that are not part of this program.
-fn needs_data(suite: &SuiteRecord) -> bool {
-    let dataset = |recipe: &serde_json::Value| DatasetName::deserialize(&recipe["dataset"]).ok();
-    suite.results.iter().any(|record| dataset(&record.header().recipe).is_none_or(|dataset| !dataset.is_embedded()))
-}
-
 pub(super) fn sources(summary: &Summary) -> Result<Section, ReportError> {
     let suite = summary.suite;
-    let more: &[&str] = if needs_data(suite) { &["--data DIR"] } else { &[] };
+    let more = run::data_option(suite);
     let mut commands = Table::new(&["row", "command"]);
     for setting in summary.settings() {
         let command = run::command(&run::only(&suite.invocation, &setting), more);

@@ -95,6 +95,14 @@ fn notes(summary: &Summary, published: &Published) -> Vec<Text> {
         let classes = run.outcome.per_class.len();
         notes.push(format!("Guessing scores {:.2} ({classes} classes).", 100.0 / classes as f64).into());
     }
+    for cell in &summary.cells {
+        let (runs, networks) = (cell.runs.len(), cell.networks());
+        if networks < runs {
+            let [_, _, probe] = cell.setting.words();
+            let name = cell.setting.legend();
+            notes.push(format!("{name}, {probe}: the {runs} results are of {networks} different networks.").into());
+        }
+    }
     if is_quoted(summary, published) {
         notes.push(marked(
             "Not all of **the paper**'s numbers could be checked against its text; the last column says of each how it came here. \

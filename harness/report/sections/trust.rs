@@ -65,7 +65,7 @@ fn evidence(records: &[EvidenceRecord]) -> Table {
             closest.map_or_else(|| "–".to_owned(), |closest| closest.what.clone()),
             number(closest.map(|closest| closest.difference)),
             number(closest.map(|closest| closest.allowed)),
-            if record.holds { "holds" } else { "does not hold" }.to_owned(),
+            if record.holds() { "holds" } else { "does not hold" }.to_owned(),
             record.environment.device.clone(),
         ]);
     }
