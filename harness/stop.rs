@@ -1,14 +1,19 @@
 //! A request to stop: from the user, a scheduler, or a test. In: SIGINT, SIGTERM, SIGHUP or SIGUSR1. Out: the answer to
-//! "is there one?", for loops that ask after each step, so that they end with a checkpoint. A second signal ends the
+//! "is there one?", for loops that ask after each step, so that they end with a checkpoint. A later second signal ends the
 //! process at once.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::low_level::emulate_default_handler;
 
 /// The exit code of a command that was stopped and can be continued: `EX_TEMPFAIL` of sysexits.
 pub const EXIT_CODE: u8 = 75;
+
+/// Signals that follow the first one within so many milliseconds are the same request: schedulers signal a job's script and its
+/// processes at once, and the script passes it on.
+const SAME_REQUEST: u64 = 500;
 
 /// Who asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,23 +60,31 @@ enum Source {
 impl Stop {
     /// Turns the signals into requests, for the rest of the process: only in commands that ask often. A signal that the
     /// process was started to ignore (by nohup, or as a script's job in the background) stays ignored. SIGHUP may come
-    /// several times, since a terminal that closes sends it through the shell as well; a second one of the others has
-    /// its default action.
+    /// several times, since a terminal that closes sends it through the shell as well; one of the others that comes later than
+    /// [`SAME_REQUEST`] after the first has its default action.
     ///
     /// # Errors
     /// The kernel refuses a handler.
     pub fn on_signals() -> std::io::Result<Self> {
-        let (first, seen) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let (first, since) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)));
         for (signal, _) in Request::SIGNALS {
             if is_ignored(signal)? {
                 continue;
             }
-            // In this order: the first signal finds the flag unset, and sets it.
-            if signal != SIGHUP {
-                signal_hook::flag::register_conditional_default(signal, seen.clone())?;
-            }
-            signal_hook::flag::register(signal, seen.clone())?;
-            signal_hook::flag::register_usize(signal, first.clone(), signal as usize)?;
+            let (first, since) = (first.clone(), since.clone());
+            let take = move || {
+                let now = milliseconds();
+                match since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed) {
+                    Ok(_) => first.store(signal as usize, Ordering::Relaxed),
+                    Err(begun) if signal != SIGHUP && now - begun > SAME_REQUEST => {
+                        // It refuses only signals that have no default action.
+                        let _ = emulate_default_handler(signal);
+                    }
+                    Err(_) => {}
+                }
+            };
+            // SAFETY: `take` uses atomics, clock_gettime and the emulation of a default action, all safe in a signal handler.
+            unsafe { signal_hook::low_level::register(signal, take)? };
         }
         Ok(Self(Source::Signals(first)))
     }
@@ -95,6 +108,14 @@ impl Stop {
             }
         }
     }
+}
+
+/// Of a clock that never goes back; above 0.
+fn milliseconds() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call writes the time there. It does not fail for this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000 + 1
 }
 
 fn is_ignored(signal: i32) -> std::io::Result<bool> {
@@ -153,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_is_a_request_and_a_second_one_the_end() {
+    fn a_signal_is_a_request_and_a_later_one_the_end() {
         for (signal, request) in Request::SIGNALS {
             // Also where this test was started to ignore them, as a job in the background of a script.
             let (mut child, folder) = process(&["env", "--default-signal"]);
@@ -162,7 +183,9 @@ mod tests {
             wait_until(|| folder.path().join("stopping").exists());
             let said = std::fs::read_to_string(folder.path().join("stopping")).unwrap();
             assert_eq!(said, request.to_string());
-            // A terminal that closes sends it twice.
+            // A script that was signalled too passes it on, and a terminal that closes sends it twice.
+            send(&child, signal);
+            std::thread::sleep(Duration::from_millis(SAME_REQUEST + 100));
             send(&child, SIGHUP);
             std::thread::sleep(Duration::from_millis(50));
             assert!(child.try_wait().unwrap().is_none());
