@@ -1,14 +1,15 @@
 //! What we write is read by the programs of others that it is meant for: the provenance of a suite by roc-validator, the scalars
-//! of epochs by TensorBoard. Without them (`ci/readers` installs them) these tests say that they were skipped.
+//! of epochs by TensorBoard. Without them (`ci/tools` installs them) these tests say that they were skipped.
 
 mod skip;
+mod tools;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use skip::skip;
+use tools::tool;
 
 const CHECKOUT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -18,12 +19,7 @@ fn text(bytes: &[u8]) -> String {
 
 /// Runs a program of `reference/readers` on `folder`.
 fn reader(program: &str, folder: &Path) -> Option<Output> {
-    let ours = Path::new(CHECKOUT).join(".readers/bin/python");
-    let python = std::env::var_os("SDCLR_READERS_PYTHON").map_or(ours, PathBuf::from);
-    if !python.exists() {
-        skip("readers", "roc-validator and TensorBoard are missing (ci/readers installs them)");
-        return None;
-    }
+    let python = tool("python")?;
     let program = Path::new(CHECKOUT).join("reference/readers").join(program);
     Some(Command::new(python).arg(program).arg(folder).env("PYTHONDONTWRITEBYTECODE", "1").output().unwrap())
 }
