@@ -1,6 +1,7 @@
 //! A suite's jobs by other engines: each by a command of its own, by Slurm, by Snakemake; and the document for Kubernetes.
 
 mod skip;
+mod tools;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use sdclr::record::{self, JobRecord};
 use sdclr::suite::schedule::{JobList, JobState, ListedJob};
 use skip::skip;
+use tools::tool;
 
 /// Small enough for a test, whole enough for no smoke run.
 const SMALL: [&str; 7] =
@@ -65,22 +67,6 @@ fn wait_for(what: &str, mut happened: impl FnMut() -> bool) {
     }
 }
 
-/// Whether `program` is on the path, or the counted skip of this test.
-fn has(program: &str, need: &str, remedy: &str) -> bool {
-    let there = Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success());
-    if !there {
-        skip(need, &format!("there is no {program} here; {remedy}"));
-    }
-    there
-}
-
-/// A program of `ci/tools`, or the counted skip of this test.
-fn tool(name: &str) -> Option<PathBuf> {
-    let folder = std::env::var_os("SDCLR_TOOLS").map_or_else(|| PathBuf::from(".tools/bin"), PathBuf::from);
-    let path = std::path::absolute(folder.join(name)).unwrap();
-    has(path.to_str().unwrap(), "tools", "ci/tools installs it").then_some(path)
-}
-
 /// The jobs' own commands, run one by one in any order, give what a single command gives.
 #[test]
 fn each_job_has_a_command_of_its_own() {
@@ -103,7 +89,7 @@ fn each_job_has_a_command_of_its_own() {
     };
     let (code, said) = run(probe);
     assert_eq!(code, Some(75), "{said}");
-    assert!(said.contains("1 jobs left") && records(&out).is_empty(), "{said}");
+    assert!(said.contains("probes wait for simclr-D_i-split1;") && records(&out).is_empty(), "{said}");
     for id in ["simclr-D_i-split1", "random-split1/few", "simclr-D_i-split1/few"] {
         let (code, said) = run(&before[id]);
         assert_eq!(code, Some(0), "{id}: {said}");
@@ -184,7 +170,7 @@ fn kubernetes_accepts_the_job() {
 fn snakemake_does_the_jobs() {
     let Some(snakemake) = tool("snakemake") else { return };
     let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().join("out");
+    let out = folder.path().join("it's {an} \"out\"");
     let file = folder.path().join("Snakefile");
     sdclr::fs::write(&file, document(&out, "snakemake", &[]).as_bytes()).unwrap();
     let mut command = Command::new(snakemake);
@@ -259,6 +245,15 @@ impl Drop for Slurm {
     }
 }
 
+#[test]
+fn slurm_is_told_of_no_folder_that_its_lines_cannot_hold() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = document(&folder.path().join("10% it's"), "slurm", &[]);
+    assert!(script.contains("10%% it's/slurm-%a.log\"\n"), "{script}");
+    let output = sdclr("plan", &folder.path().join("a\"b"), &["--format", "slurm"]).output().unwrap();
+    assert!(output.status.code() == Some(1) && said(&output).contains("#SBATCH"), "{}", said(&output));
+}
+
 /// One task is killed in mid-training, saves and is queued again by its own script; another is requeued from outside.
 #[test]
 fn slurm_does_the_jobs_and_queues_again_what_was_stopped() {
@@ -278,6 +273,7 @@ fn slurm_does_the_jobs_and_queues_again_what_was_stopped() {
     let script = document(&out, "slurm", &long);
     let file = folder.path().join("job.sbatch");
     sdclr::fs::write(&file, script.as_bytes()).unwrap();
+    // As the script's header asks.
     std::fs::create_dir(&out).unwrap();
     let home = folder.path().join("slurm");
     std::fs::create_dir(&home).unwrap();
@@ -301,7 +297,8 @@ fn slurm_does_the_jobs_and_queues_again_what_was_stopped() {
     let log = |task: usize| std::fs::read_to_string(out.join(format!("slurm-{task}.log"))).unwrap();
     let records = records(&out);
     assert_eq!(records.len(), 8, "{}\n{}\n{}", log(0), log(1), log(2));
-    for encoder in encoders {
-        assert!(records[encoder].job().sessions.len() == 2, "{encoder} was not stopped: {}", log(0));
+    for (task, encoder) in [0, 2].into_iter().zip(encoders) {
+        let log = log(task);
+        assert!(log.contains("stopped by SIGTERM") && records[encoder].job().sessions.len() == 2, "{encoder}: {log}");
     }
 }

@@ -18,7 +18,7 @@ use crate::suite::schedule::{self, Engine, JobState, Place};
 /// List a suite's jobs, or write them down for Slurm, Kubernetes or Snakemake
 ///
 /// Takes the options of repro that change the jobs, and trains nothing. docs/clusters.md explains the documents; their commands
-/// exit with 0 when a job is done, with 75 when it has to be run again, and with anything else for good.
+/// exit with 0 when a job is done and with 75 when it has to be run again; any other code is final.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   sdclr plan cifar10-lt --methods sdclr-D_i --splits 1-5

@@ -1,7 +1,7 @@
 //! A suite's jobs for other engines. In: a plan and the command that does it. Out: every job with its command, hash, state,
 //! expected cost and what it waits for, as JSON; or a document that has Slurm, Kubernetes or Snakemake run them. The
 //! engine needs no more than that: jobs are resumed, locked and never done twice by `sdclr repro` itself, which exits with 0
-//! when a job is done, with 75 when it has to be run again, and otherwise for good.
+//! when a job is done, with 75 when it has to be run again; any other code is final.
 
 mod kubernetes;
 mod slurm;
@@ -17,6 +17,7 @@ use super::{PlannedEncoder, SuiteError, budget, finished, open, probed};
 use crate::fs;
 use crate::pretrain::run::{CHECKPOINT, ENCODER};
 use crate::recipe::{JobId, Part, Suite};
+use crate::record::{RecordError, mechanism};
 use crate::text::shell_word;
 
 /// The version of the JSON.
@@ -123,8 +124,9 @@ fn look(
 ) -> Result<(JobState, Option<String>), SuiteError> {
     let path = folder.join(job.to_string());
     let pretraining = job.part == Part::Pretrain;
+    let measured = encoder.pruned_as.is_none() || fs::exists(&path.join(mechanism::FILE))?;
     if let Ok(done) = finished(folder, job)
-        && (!pretraining || fs::exists(&path.join(ENCODER))?)
+        && (!pretraining || measured && fs::exists(&path.join(ENCODER))?)
     {
         return Ok((JobState::Done, Some(done.header().recipe_hash.clone())));
     }
@@ -151,14 +153,15 @@ impl JobList {
     /// The list for `engine`.
     ///
     /// # Errors
-    /// It cannot be written as JSON.
-    pub fn write(&self, engine: Engine, place: &Place) -> Result<String, serde_json::Error> {
-        match engine {
-            Engine::Json => Ok(serde_json::to_string_pretty(self)? + "\n"),
-            Engine::Slurm => Ok(slurm::script(self, place)),
+    /// It cannot be written as JSON, or the folder's name not in a script of Slurm.
+    pub fn write(&self, engine: Engine, place: &Place) -> Result<String, SuiteError> {
+        let text = match engine {
+            Engine::Json => serde_json::to_string_pretty(self).map(|text| text + "\n"),
+            Engine::Slurm => return slurm::script(self, place),
             Engine::Kubernetes => kubernetes::job(self, place),
             Engine::Snakemake => snakemake::snakefile(self, place),
-        }
+        };
+        Ok(text.map_err(RecordError::Json)?)
     }
 
     /// The jobs that are not done, those of one encoder together: an array has no order among its tasks.

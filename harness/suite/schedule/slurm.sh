@@ -1,6 +1,7 @@
 #!/bin/bash
 # Made by sdclr plan. Time, partition, GPUs and how many tasks at once: options of sbatch, as in
-#   sbatch --time=4:00:00 --gres=gpu:1 --array=0-@LAST@%8 FILE
+#   mkdir -p @WORD@ && sbatch --time=4:00:00 --gres=gpu:1 --array=0-@LAST@%8 FILE
+# The folder has to be there: Slurm writes the log of each task into it.
 # Each task trains one encoder and probes it. Two minutes before its time is up it saves, and is queued again.
 #SBATCH --job-name=@NAME@
 #SBATCH --array=0-@LAST@
