@@ -46,6 +46,11 @@ fn escaped(text: &str, most: usize, plain: impl Fn(char) -> bool) -> String {
     safe
 }
 
+/// `1 split`, `3 splits`.
+pub(crate) fn counted(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
 /// As one word of a shell's command.
 pub(crate) fn shell_word(text: &str) -> String {
     let plain = |character: char| character.is_ascii_alphanumeric() || "-_./=,:+@%".contains(character);

@@ -1,5 +1,4 @@
-//! What jobs a command means: of which suite, which encoders and splits, changed how, and where. `repro` does them, `plan` lists
-//! them.
+//! The jobs that a command selects: suite, encoders, splits, overrides, folder. `repro` does them, `plan` lists them.
 
 use std::path::PathBuf;
 
@@ -7,7 +6,7 @@ use clap::Args;
 
 use super::{EngineArgs, Numbers, OverrideArgs, ScaleArgs};
 use crate::network::Foreign;
-use crate::recipe::{PretrainSplit, Suite};
+use crate::recipe::{MOST_SEEDS, PretrainSplit, Suite};
 use crate::record::Invocation;
 use crate::stop::Stop;
 use crate::suite::context::Scale;
@@ -44,11 +43,11 @@ pub(super) struct JobsArgs {
     pretrain_splits: Vec<PretrainSplit>,
     #[command(flatten)]
     overrides: OverrideArgs,
-    /// Pre-training seeds an encoder; the first is the recipe's [default: the suite's]
-    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(1..=100))]
+    /// Pre-training seeds per encoder; the first is the recipe's [default: the suite's]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST_SEEDS)))]
     seeds: Option<u16>,
-    /// Classifiers a probe, each by its own seed; the paper trained one
-    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]
+    /// Classifiers per probe, each with its own seed; the paper trained one
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST_SEEDS)))]
     probe_seeds: u16,
     /// Folder of the runs and the report [default: runs/SUITE, or runs/SUITE-published]
     #[arg(long, value_name = "DIR")]

@@ -41,7 +41,7 @@ impl ReportArgs {
         let out = match (self.out.as_deref(), self.folders.as_slice()) {
             (Some(out), _) => out,
             (None, [folder]) => folder,
-            (None, _) => anyhow::bail!("where shall the report of several folders go? Name a folder: --out DIR"),
+            (None, _) => anyhow::bail!("a report of several folders, or a comparison, needs --out DIR"),
         };
         let path = match &self.compare {
             Some(pair) => self.compare(pair, out)?,

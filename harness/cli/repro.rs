@@ -19,6 +19,7 @@ use crate::report::{self, Findings, Format, Report};
 use crate::stop::{self, Stop};
 use crate::suite;
 use crate::suite::context::Scale;
+use crate::text::counted;
 
 /// A length of time: `90s`, `25m`, `2h`.
 #[derive(Debug, Clone)]
@@ -70,7 +71,7 @@ pub(super) struct ReproArgs {
     /// Jobs that run at once [default: as many as there are processors for the threads that the recipes give a job; else 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), conflicts_with = "from_published")]
     jobs: Option<u16>,
-    /// Do these jobs alone, named as in the plan (sdclr-D_i-split1, sdclr-D_i-split1/few); exit code 0: they are done
+    /// Run only these jobs, named as in the plan (sdclr-D_i-split1, sdclr-D_i-split1/few); exits with 0 when they are done
     #[arg(long, value_delimiter = ',', value_name = "IDS", conflicts_with_all = ["from_published", "budget", "dry_run"])]
     job: Vec<JobId>,
     /// Print the plan, the resolved recipes, the power of each claim and the disk use, and run nothing
@@ -120,8 +121,12 @@ impl ReproArgs {
         if !self.json {
             outln!("report: {}", path.display())?;
         }
-        if !run.left.is_empty() {
-            tracing::info!("{} jobs left: run the same command again to continue", run.left.len());
+        if !run.waits.is_empty() {
+            let needed = run.waits.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            tracing::info!("probes wait for {needed}; run this command again when that is finished");
+        } else if !run.left.is_empty() {
+            let jobs = counted(run.left.len(), "job");
+            tracing::info!("{jobs} left: run the same command again to continue");
         }
         Ok(match (failures.is_empty(), run.left.is_empty()) {
             (true, true) => ExitCode::SUCCESS,

@@ -15,7 +15,7 @@ use checks::{count, not_negative, positive, range};
 pub use job::{EncoderId, JobId, JobIdError, Part, PublishedKind};
 pub(crate) use overrides::{nearest, remark};
 pub use probe::{OrderName, ProbeRecipe, ProbeRecipes, Selection, TestTransform, TrainTransform};
-pub use suite::{EncoderSpec, Suite};
+pub use suite::{EncoderSpec, MOST_SEEDS, Suite};
 
 /// A recipe could not be found, read or accepted.
 #[derive(Debug, thiserror::Error)]

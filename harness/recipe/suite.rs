@@ -150,7 +150,7 @@ impl Suite {
             return refuse("splits", "0".to_owned(), "splits are counted from 1");
         }
         if !(1..=MOST_SEEDS).contains(&self.seeds) {
-            return refuse("seeds", self.seeds.to_string(), "1 to 100 are needed");
+            return refuse("seeds", self.seeds.to_string(), &format!("1 to {MOST_SEEDS} are needed"));
         }
         for (place, encoder) in self.encoders.iter().enumerate() {
             let name = &encoder.name;

@@ -9,12 +9,13 @@ use serde::Serialize;
 use super::document::{Block, Document, Section};
 use super::run::{self, FlatRecipe, flatten};
 use super::summary::{label_of, label_on, probe_label};
-use super::table::{Table, counted, interval, signed};
+use super::table::{Table, interval, signed};
 use super::text::{Text, Tone, marked};
 use super::{OutputFile, ReportError, csv, draw};
 use crate::paper::Metric;
 use crate::recipe::name_of;
 use crate::record::{JobHeader, SuiteRecord};
+use crate::text::counted;
 use crate::verdict::{Agreement, Comparison as Score};
 
 /// What is set side by side.

@@ -67,7 +67,7 @@ pub(super) fn jobs(suite: &SuiteRecord) -> impl Iterator<Item = &Job> {
 
 /// A machine and build in words.
 pub(super) fn environment_words(environment: &Environment) -> Text {
-    let threads = super::table::counted(environment.threads, "thread");
+    let threads = crate::text::counted(environment.threads, "thread");
     let start = format!(
         "{}, {threads}; libtorch {}, sdclr {}, commit ",
         environment.device, environment.libtorch, environment.sdclr

@@ -3,13 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Findings, table};
+use super::Findings;
 use crate::paper::Row;
 use crate::pretrain::{MethodInfo, method_info};
 use crate::recipe::{JobId, Part, PretrainSplit, Protocol, name_of};
 use crate::record::{Job, JobHeader, Outcome, PretrainRecord, ProbeRecord, PublishedRecord, SuiteRecord};
 use crate::scores::{MeanStd, mean_std};
-use crate::text::printable;
+use crate::text::{counted, printable};
 use crate::verdict::Verdicts;
 
 /// What was run, the split aside. Ordered as tables list it: by probe, then method, the untrained encoder first.
@@ -267,7 +267,7 @@ impl<'a> Summary<'a> {
     pub(super) fn design_words(&self) -> String {
         let [splits, seeds, probes] = self.design();
         let classifiers = if probes > 1 { format!(" and {probes} classifiers an encoder") } else { String::new() };
-        format!("{} with {}{classifiers}", table::counted(splits, "split"), table::counted(seeds, "seed"))
+        format!("{} with {}{classifiers}", counted(splits, "split"), counted(seeds, "seed"))
     }
 
     /// Every encoder and list, once, in the tables' order, as if of the full-shot probe.

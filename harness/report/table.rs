@@ -135,8 +135,3 @@ pub(crate) fn duration(seconds: f64) -> String {
         hours => format!("{hours} h {:02} min", whole % 3600 / 60),
     }
 }
-
-/// `1 split`, `3 splits`.
-pub(super) fn counted(n: usize, what: &str) -> String {
-    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
-}

@@ -7,10 +7,11 @@ use plotters::style::RGBColor;
 
 use super::document::{Block, Document, Section};
 use super::summary::{label_of, label_on, probe_label};
-use super::table::{Table, counted, interval, signed};
+use super::table::{Table, interval, signed};
 use super::text::{Text, Tone};
 use super::{ReportError, draw, markdown};
 use crate::paper::{Metric, Row};
+use crate::text::counted;
 use crate::verdict::{Outcome, Verdict, Verdicts};
 
 /// Every row of the paper's claims that was run, or with `all` every claim; the intervals drawn where they have a value.

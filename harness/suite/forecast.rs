@@ -15,6 +15,7 @@ use crate::network::{Network, NetworkSpec, StateDict};
 use crate::paper::{Claims, Published, Row};
 use crate::recipe::OptimizerName;
 use crate::report::table::Table;
+use crate::text::counted;
 use crate::verdict::{ClaimPower, Design, powers};
 
 /// Bytes of a job's records, run.jsonl and result.json together, and of each of its epochs: fitted to runs on the digits.
@@ -134,7 +135,6 @@ fn bytes(tensors: &StateDict) -> u64 {
 impl fmt::Display for Forecast {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { claims, design, smoke, disk, free } = self;
-        let counted = |number: usize, word: &str| format!("{number} {word}{}", if number == 1 { "" } else { "s" });
         let runs = format!("{} with {}", counted(design.splits, "split"), counted(design.seeds, "seed"));
         match (claims.is_empty(), smoke) {
             (true, _) => writeln!(f, "# power: reference/claims.toml has no claim about this suite")?,

@@ -97,6 +97,10 @@ pub enum SuiteError {
     SeveralSuites { folders: String, suites: String },
     #[error("{folder} holds no record of a suite; name the folder of a suite, such as runs/digits-lt")]
     NoRecord { folder: String },
+    #[error(
+        "an #SBATCH line cannot hold the folder {folder}; name a folder without quotes, backslashes and line breaks"
+    )]
+    SlurmFolder { folder: String },
     #[error("{path} was measured with other settings (of pruning or of the scale); delete it to have it measured anew")]
     OtherMechanism { path: String },
     #[error(transparent)]
@@ -155,6 +159,8 @@ pub struct SuiteRun {
     pub record: SuiteRecord,
     /// Jobs that the budget or a stop left for the next session; the record has them among its failures.
     pub left: Vec<JobId>,
+    /// The pre-trainings that jobs among these wait for, which were not asked for.
+    pub waits: Vec<JobId>,
     /// Jobs that were not asked for and are not finished; the record has them among its failures too.
     pub not_asked: Vec<JobId>,
     /// To be held until the report is written: of several processes, the one that writes the last report knows of the jobs of
@@ -219,9 +225,9 @@ pub fn run(
         failures: Vec::new(),
         seconds: None,
     };
-    let (mut left, mut not_asked) = (Vec::new(), Vec::new());
+    let (mut left, mut waits, mut not_asked) = (Vec::new(), Vec::new(), Vec::new());
     if plan.is_empty() {
-        return Ok(SuiteRun { record, left, not_asked, report_lock: None });
+        return Ok(SuiteRun { record, left, waits, not_asked, report_lock: None });
     }
     plan::check_names(suite, plan, &pace.only)?;
     let context = open(plan, scale.clone(), folder)?;
@@ -263,6 +269,10 @@ pub fn run(
         match outcome {
             Ok(result) => record.results.push(result),
             Err(error) => {
+                match &error {
+                    SuiteError::Waits { job: needed } if !waits.contains(needed) => waits.push(needed.clone()),
+                    _ => {}
+                }
                 match error.is_for_later() {
                     true if asked(&job) => left.push(job.clone()),
                     true => not_asked.push(job.clone()),
@@ -283,7 +293,7 @@ pub fn run(
     damaged.iter().for_each(|error| tracing::warn!("{error}"));
     record.evidence = evidence;
     record.seconds = Some(start.elapsed().as_secs_f64());
-    Ok(SuiteRun { record, left, not_asked, report_lock })
+    Ok(SuiteRun { record, left, waits, not_asked, report_lock })
 }
 
 /// What the jobs of `plan`, of which there is one at least, share, once it is sure that they may run in `folder`.

@@ -6,9 +6,10 @@ use super::permutation::{label_permutation, smallest_p};
 use super::power::{Design, TOO_LITTLE, ordering_power, settles_ordering};
 use super::runs::{Observed, Runs};
 use super::student::{Estimate, mean, of_mean};
-use super::value::{counted, not_run};
+use super::value::not_run;
 use super::{ALPHA, Kind, Ours, Outcome, TheirSide, Verdict, VerdictError};
 use crate::paper::{Gain, OrderingClaim, Published};
+use crate::text::counted;
 
 /// Judges all claims; the verdicts stand in the order of the claims.
 pub(super) fn judge(

@@ -22,7 +22,7 @@ pub const ENOUGH: f64 = 0.8;
 /// An ordering claim with less power than this is not testable.
 pub const TOO_LITTLE: f64 = 0.2;
 /// The most seeds a split that are proposed.
-const MOST_SEEDS: usize = 64;
+const MOST_PROPOSED: usize = 64;
 /// The upper 5 % and 10 % points of the normal distribution.
 const NORMAL: [f64; 2] = [1.644_853_626_951_472_6, 1.281_551_565_544_600_4];
 
@@ -241,7 +241,7 @@ pub(super) fn settles_ordering(expected: Gain, splits: usize) -> Result<Option<u
 
 /// The fewest seeds, from 2, with enough power; power rises with seeds, so halves are taken.
 fn least_seeds(power: impl Fn(usize) -> Result<f64, VerdictError>) -> Result<Option<usize>, VerdictError> {
-    let (mut low, mut high) = (2, MOST_SEEDS);
+    let (mut low, mut high) = (2, MOST_PROPOSED);
     if power(high)? < ENOUGH {
         return Ok(None);
     }

@@ -5,6 +5,7 @@ use super::runs::{Observed, Runs};
 use super::tiers::{Difference, Theirs, Tier, difference};
 use super::{ALPHA, AuthorsValue, Kind, Ours, Outcome, TheirSide, Verdict, VerdictError};
 use crate::paper::{Confidence, PaperError, Published, PublishedRow, ValueClaim};
+use crate::text::counted;
 
 /// Judges one claim.
 pub(super) fn judge(
@@ -152,10 +153,6 @@ fn basis(runs: &Runs, found: &Difference) -> String {
         0 => how,
         n => format!("{how}, {} beyond the seeds of every split left out", counted(n, "run")),
     }
-}
-
-pub(super) fn counted(n: usize, what: &str) -> String {
-    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
 
 /// What would settle an inconclusive claim.

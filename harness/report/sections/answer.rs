@@ -3,9 +3,10 @@
 use crate::record::SMOKE_STAMP;
 use crate::report::document::{Block, Section};
 use crate::report::summary::Summary;
-use crate::report::table::{counted, one_line};
+use crate::report::table::one_line;
 use crate::report::text::{Text, Tone};
 use crate::report::{ReportError, run, verdicts};
+use crate::text::counted;
 
 pub(super) fn answer(summary: &Summary) -> Result<Section, ReportError> {
     let suite = summary.suite;

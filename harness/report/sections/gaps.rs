@@ -6,8 +6,8 @@ use crate::record::{JobHeader, SMOKE_STAMP};
 use crate::report::ReportError;
 use crate::report::document::{Block, Section};
 use crate::report::summary::{RunKey, Summary, label_on, run_key};
-use crate::report::table::counted;
 use crate::report::text::Text;
+use crate::text::counted;
 use crate::verdict::Outcome;
 
 pub(super) fn section(summary: &Summary) -> Result<Section, ReportError> {

@@ -6,9 +6,10 @@ use crate::recipe::name_of;
 use crate::record::mechanism::{MechanismRecord, Representation};
 use crate::report::document::{Block, Figure, Section};
 use crate::report::summary::Summary;
-use crate::report::table::{Table, counted, interval, signed};
+use crate::report::table::{Table, interval, signed};
 use crate::report::text::marked;
 use crate::report::{ReportError, plots};
+use crate::text::counted;
 use crate::verdict::mechanism::{OverSplits, Row, rows};
 
 pub(super) fn section(summary: &Summary) -> Result<Section, ReportError> {
