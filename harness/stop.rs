@@ -61,7 +61,7 @@ impl Stop {
     /// Turns the signals into requests, for the rest of the process: only in commands that ask often. A signal that the
     /// process was started to ignore (by nohup, or as a script's job in the background) stays ignored. SIGHUP may come
     /// several times, since a terminal that closes sends it through the shell as well; one of the others that comes later than
-    /// [`SAME_REQUEST`] after the first has its default action.
+    /// half a second after the first has its default action.
     ///
     /// # Errors
     /// The kernel refuses a handler.
