@@ -6,7 +6,8 @@ use sdclr::paper::{Claims, HEADER, Metric, Published, Row};
 use sdclr::recipe::{PretrainSplit, Protocol};
 use sdclr::scores::Scores;
 use sdclr::verdict::{
-    Agreement, AuthorsValue, Observation, Outcome, Tier, Verdict, VerdictError, Verdicts, compare, judge, smallest_p,
+    Agreement, AuthorsValue, Observation, Outcome, Sample, Tier, Verdict, VerdictError, Verdicts, compare, judge,
+    smallest_p,
 };
 
 fn row(method: &str) -> Row {
@@ -370,20 +371,24 @@ fn the_exit_code_follows_the_worst_claim() {
     assert_eq!(code(&[]), 4);
 }
 
+fn sample(observations: &[Observation]) -> Sample {
+    Sample::new(observations, &[]).unwrap()
+}
+
 #[test]
 fn two_sets_are_compared_at_a_rate_for_the_whole() {
     let left = seeds("simclr", &CLOSE);
-    let same = compare(&left, &shifted(0.05), 0.01).unwrap();
+    let same = compare(&sample(&left), &sample(&shifted(0.05)), 0.01).unwrap();
     assert_eq!(same.len(), Metric::ALL.len());
     assert!(same.iter().all(|c| c.agreement == Agreement::NoDifference), "{same:?}");
-    let other = compare(&left, &shifted(2.0), 0.01).unwrap();
+    let other = compare(&sample(&left), &sample(&shifted(2.0)), 0.01).unwrap();
     assert!(other.iter().all(|c| c.agreement == Agreement::Different));
     // A single run is judged by the other set's deviation over seeds.
-    let single = |value| compare(&[run("simclr", 1, 7, value)], &left, 0.01).unwrap()[0].agreement;
+    let single = |value| compare(&sample(&[run("simclr", 1, 7, value)]), &sample(&left), 0.01).unwrap()[0].agreement;
     assert_eq!((single(70.0), single(80.0)), (Agreement::NoDifference, Agreement::Different));
-    let alone = compare(&[run("simclr", 1, 7, 70.0)], &[run("simclr", 1, 8, 71.0)], 0.01).unwrap();
+    let alone = compare(&sample(&[run("simclr", 1, 7, 70.0)]), &sample(&[run("simclr", 1, 8, 71.0)]), 0.01).unwrap();
     assert!(alone.iter().all(|c| c.agreement == Agreement::NotTestable));
-    let missing = compare(&left, &runs("sdclr", &[70.0, 71.0]), 0.01).unwrap();
+    let missing = compare(&sample(&left), &sample(&runs("sdclr", &[70.0, 71.0])), 0.01).unwrap();
     assert!(missing.iter().all(|c| c.agreement == Agreement::NotTestable && c.why.contains("only one set")));
-    assert!(matches!(compare(&left, &left, 1.5).unwrap_err(), VerdictError::Rate { .. }));
+    assert!(matches!(compare(&sample(&left), &sample(&left), 1.5).unwrap_err(), VerdictError::Rate { .. }));
 }

@@ -7,7 +7,7 @@ use sdclr::recipe::{PretrainSplit, Protocol};
 use sdclr::scores::{Scores, mean_std};
 use sdclr::verdict::draws::Draws;
 use sdclr::verdict::{
-    Agreement, AuthorsValue, ClaimPower, Design, Observation, Outcome, Tier, Verdict, compare, judge,
+    Agreement, AuthorsValue, ClaimPower, Design, Observation, Outcome, Sample, Tier, Verdict, compare, judge,
     label_permutation, ordering_power, powers, value_power,
 };
 
@@ -268,6 +268,10 @@ fn five_splits_with_four_seeds_are_counted_and_five_seeds_are_not_testable() {
     assert!(verdicts.claims[0].why.contains("give fewer seeds a split"), "{}", verdicts.claims[0].why);
 }
 
+fn sample(observations: &[Observation]) -> Sample {
+    Sample::new(observations, &[]).unwrap()
+}
+
 /// How often `compare` finds any difference between two sets, the right one higher by `gain`.
 fn alarms(seeds: [usize; 2], gain: f64, rate: f64) -> f64 {
     let alarm = |at: &u64| {
@@ -292,7 +296,7 @@ fn alarms(seeds: [usize; 2], gain: f64, rate: f64) -> f64 {
             runs
         };
         let (left, right) = (set(seeds[0], 0.0), set(seeds[1], gain));
-        compare(&left, &right, rate).unwrap().iter().any(|c| c.agreement == Agreement::Different)
+        compare(&sample(&left), &sample(&right), rate).unwrap().iter().any(|c| c.agreement == Agreement::Different)
     };
     (0..STUDIES).filter(alarm).count() as f64 / STUDIES as f64
 }

@@ -15,8 +15,8 @@ use crate::suite::{self, Elsewhere, PlannedEncoder, Selection};
 /// Every option that changes the jobs.
 #[derive(Debug, Clone, Args)]
 pub(super) struct JobsArgs {
-    /// digits-lt (its images are embedded), cifar10-lt, cifar100-lt, imagenet100-lt, imagenet-lt-exp, or the path of a .toml
-    /// file of your own
+    /// digits-lt (its images are embedded), cifar10-lt, cifar100-lt, imagenet100-lt, imagenet-lt-exp, the reference runs gate
+    /// and gate-cpu, or the path of a .toml file of your own
     pub(super) suite: String,
     /// Train nothing: probe the encoders of your own method, checkpoints called NAME-D_i-split1.safetensors (or .pt) and so on
     /// in DIR, and set them beside what the suite's folder holds

@@ -9,6 +9,7 @@ mod fetch;
 mod jobs;
 mod log;
 mod output;
+mod pair;
 mod plan;
 mod pretrain;
 mod probe;

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::Args;
 
 use super::output::outln;
+use super::pair::Pair;
 use crate::fs::{self, Inputs};
-use crate::report::{Comparison, Findings, Format, Report};
+use crate::report::{Findings, Format, Report};
 use crate::suite::{self, ReadBack};
 use crate::verdict;
 
@@ -74,19 +74,11 @@ impl ReportArgs {
     }
 
     fn compare(&self, pair: &[PathBuf], out: &Path) -> anyhow::Result<PathBuf> {
-        let sides =
-            pair.iter().map(|folder| suite::read_back(std::slice::from_ref(folder))).collect::<Result<Vec<_>, _>>()?;
-        let evidence = pair.iter().map(|folder| suite::evidence(&[folder])).collect::<Result<Vec<_>, _>>()?;
-        let found = verdict::compare(&evidence[0].observations, &evidence[1].observations, verdict::ALPHA)?;
-        let record = |side: usize| {
-            let missing = || format!("{} holds nothing that was trained or probed here", pair[side].display());
-            sides[side].suite.as_ref().with_context(missing)
-        };
-        let names = [0, 1].map(|side| pair[side].display().to_string());
-        let comparison =
-            Comparison { names: &names, sides: [record(0)?, record(1)?], scores: &found, rate: verdict::ALPHA };
+        let pair = Pair::read(&pair[..1], &pair[1..])?;
+        let scores = pair.compare(verdict::ALPHA)?;
+        let report = Report::of_comparison(&pair.comparison(&scores, verdict::ALPHA)?)?;
         fs::create_folder(out)?;
-        write(&Report::of_comparison(&comparison)?, &self.format, out, &sides.iter().collect::<Vec<_>>())
+        write(&report, &self.format, out, &pair.sides.iter().collect::<Vec<_>>())
     }
 }
 

@@ -1,28 +1,58 @@
-//! `sdclr verify`: claims judged by the records of suites.
+//! `sdclr verify`: claims judged by the records of suites, or records judged by recorded ones.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Args;
+use serde::Deserialize;
 
 use super::output::outln;
+use super::pair::Pair;
 use crate::fs::{self, Inputs};
 use crate::paper::{Claims, Published};
-use crate::report;
+use crate::report::{self, Format, Report};
 use crate::suite;
-use crate::verdict;
+use crate::text::counted;
+use crate::verdict::{self, Agreement};
 
-/// Judge the paper's claims by the records of suites
+/// A line of [`POWER`].
+#[derive(Debug, Deserialize)]
+struct Power {
+    defect: String,
+    seeds: u16,
+    rate: f64,
+    draws: usize,
+    differ: usize,
+}
+
+/// Beside reference runs: how often runs with a planted defect differed from them, as ci/gate-power measured it.
+const POWER: &str = "power.csv";
+
+fn power(reference: &Path) -> anyhow::Result<Vec<Power>> {
+    let path = reference.join(POWER);
+    if !fs::exists(&path)? {
+        return Ok(Vec::new());
+    }
+    let read = csv::Reader::from_reader(fs::read(&path)?.as_slice()).deserialize().collect::<Result<_, _>>();
+    read.with_context(|| format!("{} is not what ci/gate-power writes", path.display()))
+}
+
+/// Draws of a measured power.
+const DRAWS: usize = 1000;
+
+/// Judge the paper's claims by the records of suites, or a run by recorded runs
 ///
 /// Reads records alone: nothing is trained. Exit code 0: every claim judged is reproduced, or better where the claim allows
-/// it; 3: at least one is worse, or better where the claim forbids it; 4: otherwise. reference/VERDICTS.md explains the
-/// statistics.
+/// it; 3: at least one is worse, or better where the claim forbids it; 4: otherwise. With --against: 0: nothing differs; 3:
+/// something does; 4: something that was recorded could not be compared. reference/VERDICTS.md explains the statistics.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   sdclr verify runs/digits-lt
   sdclr verify runs/cifar10-lt runs/cifar10-lt-published --json verdicts.json --markdown verdicts.md
-  sdclr verify runs/mine --published numbers.csv")]
+  sdclr verify runs/mine --published numbers.csv
+  sdclr verify runs/gate-cpu --against reports/gate-cpu    # has the training code changed?")]
 pub(super) struct VerifyArgs {
     /// Folders of suites, as sdclr repro leaves them
     #[arg(value_name = "FOLDER", required = true)]
@@ -34,6 +64,15 @@ pub(super) struct VerifyArgs {
     /// row the records have is a claim [default: the paper's]
     #[arg(long, value_name = "FILE.csv")]
     published: Option<PathBuf>,
+    /// Compare every score, final loss and overlap of masks with the recorded runs in this folder, two-sided
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["claims", "published"])]
+    against: Option<PathBuf>,
+    /// With --against: the chance that runs which do not differ are said to, for the whole comparison
+    #[arg(long, value_name = "RATE", default_value_t = 0.01, requires = "against")]
+    rate: f64,
+    /// With --against: instead of one comparison, how many of 1,000 differ that draw this many seeds a split from the folders
+    #[arg(long, value_name = "SEEDS", requires = "against", conflicts_with_all = ["json", "markdown"])]
+    power: Option<u16>,
     /// Write the verdicts as JSON here
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -48,8 +87,12 @@ impl VerifyArgs {
         let inputs = inputs.file("the published numbers", self.published.as_deref());
         let records = |inputs: Inputs, folder: &PathBuf| inputs.folder("the records", folder.as_path());
         let inputs = self.folders.iter().fold(inputs, records);
+        let inputs = inputs.folder("the records", self.against.as_deref());
         inputs.spare("--json", self.json.as_deref())?;
         inputs.spare("--markdown", self.markdown.as_deref())?;
+        if let Some(reference) = &self.against {
+            return self.compare(reference);
+        }
         let evidence = suite::evidence(&self.folders)?;
         let published = match &self.published {
             Some(path) => Published::read(path)?,
@@ -76,5 +119,49 @@ impl VerifyArgs {
         }
         outln!("{}", report::verdicts_table(&verdicts)?)?;
         Ok(ExitCode::from(verdicts.exit_code()))
+    }
+
+    /// Judges the folders by the runs in `reference`.
+    fn compare(&self, reference: &PathBuf) -> anyhow::Result<ExitCode> {
+        let pair = Pair::read(&self.folders, std::slice::from_ref(reference))?;
+        if let Some(seeds) = self.power {
+            let [runs, reference] = &pair.samples;
+            let alarms = verdict::alarms(runs, reference, seeds.into(), DRAWS, self.rate)?;
+            outln!("{} of {} draws of {} a split differ", alarms.any, alarms.draws, counted(seeds.into(), "seed"))?;
+            for (quantity, draws) in alarms.of {
+                outln!("  {quantity}: {draws}")?;
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        let scores = pair.compare(self.rate)?;
+        let report = Report::of_comparison(&pair.comparison(&scores, self.rate)?)?;
+        for (path, format) in [(&self.json, Format::Json), (&self.markdown, Format::Md)] {
+            if let (Some(path), [file]) = (path, report.files(&[format]).as_slice()) {
+                fs::write(path, file.text.as_bytes())?;
+            }
+        }
+        outln!("{}", report::comparison_table(&scores)?)?;
+        let of = |agreement| move |score: &&verdict::Comparison| score.agreement == agreement;
+        let different: Vec<_> = scores.iter().filter(of(Agreement::Different)).collect();
+        // What only the new run has is no regression.
+        let recorded = scores.iter().filter(|score| score.right.is_some());
+        let unknown: Vec<_> = recorded.filter(of(Agreement::NotTestable)).collect();
+        for score in &unknown {
+            outln!("{} is not compared: {}", score.quantity, score.why)?;
+        }
+        outln!(
+            "{} of {} differ at a false-alarm rate of {} for all together",
+            different.len(),
+            counted(scores.len() - unknown.len(), "figure"),
+            self.rate
+        )?;
+        for Power { defect, seeds, rate, draws, differ } in power(reference)? {
+            outln!("of runs with {defect}, {differ} of {draws} differed ({seeds} seeds a split, at a rate of {rate})")?;
+        }
+        Ok(ExitCode::from(match (different.is_empty(), unknown.is_empty()) {
+            (false, _) => 3,
+            (true, false) => 4,
+            (true, true) => 0,
+        }))
     }
 }

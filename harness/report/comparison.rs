@@ -12,11 +12,10 @@ use super::summary::{label_of, label_on, probe_label};
 use super::table::{Table, interval, signed};
 use super::text::{Text, Tone, marked};
 use super::{OutputFile, ReportError, csv, draw};
-use crate::paper::Metric;
-use crate::recipe::name_of;
-use crate::record::{JobHeader, SuiteRecord};
+use crate::recipe::{PretrainSplit, Protocol, name_of};
+use crate::record::{JobHeader, JobRecord, SuiteRecord};
 use crate::text::counted;
-use crate::verdict::{Agreement, Comparison as Score};
+use crate::verdict::{Agreement, Comparison as Score, Measure, Quantity};
 
 /// What is set side by side.
 #[derive(Debug, Clone, Copy)]
@@ -65,7 +64,27 @@ fn head(comparison: &Comparison) -> Vec<Block> {
          from within its splits; else the difference is paired over splits. A score counts as different where the interval at the \
          corrected level (Bonferroni, over all scores compared) leaves 0 out; the 90 % interval is shown for reading.",
     );
-    vec![Block::Lead(answer), Block::List(names), Block::Paragraph(statistics)]
+    let same = Block::Paragraph(same_to_the_bit(comparison.sides).into());
+    vec![Block::Lead(answer), Block::List(names), same, Block::Paragraph(statistics)]
+}
+
+/// How many of the encoders that both sets trained by one recipe have the same weights.
+fn same_to_the_bit(sides: [&SuiteRecord; 2]) -> String {
+    let [a, b] = sides.map(|side| {
+        let trained = side.results.iter().filter(|record| matches!(record, JobRecord::Pretrain(_)));
+        let known =
+            trained.map(|record| ((&record.header().job, &record.header().recipe_hash), &record.job().state_sha256));
+        known.collect::<BTreeMap<_, _>>()
+    });
+    let both: Vec<bool> = a.iter().filter_map(|(job, state)| Some(b.get(job)? == state)).collect();
+    let same = both.iter().filter(|same| **same).count();
+    match both.len() {
+        0 => "No encoder was trained by the same recipe, seed and split in both.".to_owned(),
+        all => format!(
+            "Of {} trained by the same recipe, seed and split in both, {same} have the same weights to the bit.",
+            counted(all, "encoder")
+        ),
+    }
 }
 
 fn runs_of(record: &SuiteRecord) -> String {
@@ -74,11 +93,21 @@ fn runs_of(record: &SuiteRecord) -> String {
     format!(" ({}, {probes} on {}{smoke})", record.suite, run::splits_words(record))
 }
 
-fn scores(comparison: &Comparison) -> Result<Vec<Block>, ReportError> {
-    let shown: Vec<&Score> = comparison.scores.iter().filter(|score| score.difference.is_some()).collect();
-    let mut reach: BTreeMap<Metric, f64> = BTreeMap::new();
+/// What a measure is called: the probe and its score.
+fn labels(measure: Measure) -> [&'static str; 2] {
+    match measure {
+        Measure::Loss => ["pre-training", "loss"],
+        Measure::Overlap => ["pre-training", "mask overlap"],
+        Measure::Score(protocol, metric) => [probe_label(protocol), metric.label()],
+    }
+}
+
+/// Every quantity that both sets have.
+fn table(scores: &[Score]) -> Result<Table, ReportError> {
+    let shown: Vec<&Score> = scores.iter().filter(|score| score.difference.is_some()).collect();
+    let mut reach: BTreeMap<&str, f64> = BTreeMap::new();
     for score in &shown {
-        let most = reach.entry(score.metric).or_insert(0.1);
+        let most = reach.entry(labels(score.quantity.measure)[1]).or_insert(0.01);
         *most = score.interval90.into_iter().flatten().chain(score.difference).map(f64::abs).fold(*most, f64::max);
     }
     let header = ["row", "probe", "score", "A", "B", "A − B", "90 % interval", "drawn", "p", "result"];
@@ -86,13 +115,15 @@ fn scores(comparison: &Comparison) -> Result<Vec<Block>, ReportError> {
     let absent = || "–".to_owned();
     let number = |value: Option<f64>| value.map_or_else(absent, |value| format!("{value:.2}"));
     for score in &shown {
+        let Quantity { method, pretrain_split, measure, .. } = &score.quantity;
+        let [probe, measured] = labels(*measure);
         let drawn = match (score.difference, score.interval90) {
             (Some(difference), Some(ends)) => {
                 let colour = match score.agreement {
                     Agreement::Different => RGBColor(213, 94, 0),
                     _ => RGBColor(125, 125, 125),
                 };
-                let reach = reach.get(&score.metric).copied().unwrap_or(1.0);
+                let reach = reach.get(measured).copied().unwrap_or(1.0);
                 Text::drawing(draw::interval(difference, ends, None, reach, colour)?)
             }
             _ => Text::new(),
@@ -101,11 +132,7 @@ fn scores(comparison: &Comparison) -> Result<Vec<Block>, ReportError> {
             Agreement::Different => Text::strong(words(score.agreement), Tone::Bad),
             _ => words(score.agreement).into(),
         };
-        let mut row = vec![
-            Text::from(label_on(label_of(&score.row.method), score.row.pretrain_split)),
-            probe_label(score.row.protocol).into(),
-            score.metric.label().into(),
-        ];
+        let mut row = vec![Text::from(label_on(label_of(method), *pretrain_split)), probe.into(), measured.into()];
         row.extend([number(score.left), number(score.right)].map(Text::from));
         row.push(score.difference.map_or_else(absent, signed).into());
         row.push(score.interval90.map_or_else(absent, interval).into());
@@ -114,16 +141,30 @@ fn scores(comparison: &Comparison) -> Result<Vec<Block>, ReportError> {
         row.push(result);
         table.row(row);
     }
+    Ok(table)
+}
+
+/// What the terminal shows: every quantity that both sets have.
+///
+/// # Errors
+/// An interval cannot be drawn.
+pub fn comparison_table(scores: &[Score]) -> Result<String, ReportError> {
+    Ok(table(scores)?.to_text())
+}
+
+fn scores(comparison: &Comparison) -> Result<Vec<Block>, ReportError> {
+    let table = table(comparison.scores)?;
     let alone: BTreeSet<String> = comparison
         .scores
         .iter()
         .filter(|score| score.difference.is_none())
-        .map(|score| format!("{}: {}.", score.row, score.why))
+        .map(|score| format!("{}: {}.", score.quantity, score.why))
         .collect();
     let mut blocks = Vec::new();
     if !table.is_empty() {
         blocks.push(Block::Table(
-            "Test accuracy in per cent, differences in points; for Std, lower is better balanced".into(),
+            "Test accuracy and overlap of masks in per cent, differences in points; for Std, lower is better balanced"
+                .into(),
             table,
         ));
     }
@@ -229,9 +270,12 @@ struct Json<'a> {
 
 #[derive(Serialize)]
 struct JsonScore<'a> {
-    #[serde(flatten)]
-    row: &'a crate::paper::Row,
-    metric: Metric,
+    suite: &'a str,
+    /// Null for what pre-training shows by itself.
+    protocol: Option<Protocol>,
+    method: &'a str,
+    pretrain_split: Option<PretrainSplit>,
+    metric: String,
     a: Option<f64>,
     b: Option<f64>,
     difference: Option<f64>,
@@ -241,17 +285,41 @@ struct JsonScore<'a> {
     why: &'a str,
 }
 
+/// Probe and score as other programs read them.
+fn keys(measure: Measure) -> (Option<Protocol>, String) {
+    match measure {
+        Measure::Loss => (None, "loss".to_owned()),
+        Measure::Overlap => (None, "overlap".to_owned()),
+        Measure::Score(protocol, metric) => (Some(protocol), metric.to_string()),
+    }
+}
+
 /// NAME.json: every score, absent things null.
 pub(super) fn json(comparison: &Comparison, name: &str) -> Result<OutputFile, ReportError> {
-    let score = |score| {
-        let &Score { ref row, metric, left, right, difference, interval90, p_value, agreement, ref why, .. } = score;
-        JsonScore { row, metric, a: left, b: right, difference, interval90, p_value, result: words(agreement), why }
-    };
+    fn of(score: &Score) -> JsonScore<'_> {
+        let &Score { ref quantity, left, right, difference, interval90, p_value, agreement, ref why, .. } = score;
+        let Quantity { suite, method, pretrain_split, measure } = quantity;
+        let (protocol, metric) = keys(*measure);
+        JsonScore {
+            suite,
+            protocol,
+            method,
+            pretrain_split: *pretrain_split,
+            metric,
+            a: left,
+            b: right,
+            difference,
+            interval90,
+            p_value,
+            result: words(agreement),
+            why,
+        }
+    }
     let document = Json {
         format: FORMAT,
         names: comparison.names,
         false_alarm_rate: comparison.rate,
-        scores: comparison.scores.iter().map(score).collect(),
+        scores: comparison.scores.iter().map(of).collect(),
     };
     Ok(OutputFile::new(format!("{name}.json"), serde_json::to_string_pretty(&document)? + "\n"))
 }
@@ -274,12 +342,14 @@ pub(super) fn csv(comparison: &Comparison, name: &str) -> Result<OutputFile, Rep
     ];
     let optional = |value: Option<f64>| value.map(|value| value.to_string()).unwrap_or_default();
     let rows = comparison.scores.iter().map(|score| {
+        let quantity = &score.quantity;
+        let (protocol, metric) = keys(quantity.measure);
         let mut row = vec![
-            score.row.suite.clone(),
-            name_of(&score.row.protocol),
-            score.row.method.clone(),
-            score.row.pretrain_split.map(|list| name_of(&list)).unwrap_or_default(),
-            score.metric.to_string(),
+            quantity.suite.clone(),
+            protocol.map(|protocol| name_of(&protocol)).unwrap_or_default(),
+            quantity.method.clone(),
+            quantity.pretrain_split.map(|list| name_of(&list)).unwrap_or_default(),
+            metric,
         ];
         let [low, high] = score.interval90.map_or([None, None], |ends| ends.map(Some));
         row.extend([score.left, score.right, score.difference, low, high, score.p_value].map(optional));

@@ -24,7 +24,7 @@ mod verdicts;
 
 pub use analysis::analysis_table;
 pub use authors::published_table;
-pub use comparison::Comparison;
+pub use comparison::{Comparison, comparison_table};
 pub use document::{Block, Document, Section};
 pub(crate) use markdown::table as markdown_table;
 pub use verdicts::{verdicts_markdown, verdicts_table};

@@ -10,8 +10,9 @@ use super::SuiteError;
 use crate::fs;
 use crate::paper::{Claims, Published, Row};
 use crate::recipe::{Part, PretrainSplit, PublishedKind, Suite, hash_json, name_of};
-use crate::record::{self, JobHeader, ProbeRecord, PublishedRecord, RecordError};
-use crate::verdict::{self, AuthorsValue, Observation, Verdicts};
+use crate::record::{self, JobHeader, JobRecord, PretrainRecord, ProbeRecord, PublishedRecord, RecordError};
+use crate::scores::mean_std;
+use crate::verdict::{self, AuthorsValue, Observation, Sample, Training, Verdicts};
 
 /// The record that a run on published files leaves.
 pub(super) const PUBLISHED_REPORT: &str = "report.json";
@@ -20,6 +21,8 @@ pub(super) const PUBLISHED_REPORT: &str = "report.json";
 #[derive(Debug, Default)]
 pub struct Evidence {
     pub observations: Vec<Observation>,
+    /// What pre-training itself shows, for a comparison with other records.
+    pub trainings: Vec<Training>,
     /// The authors' values per split, from their logs or else their models.
     pub authors: Vec<AuthorsValue>,
     /// The suites that were found, each once.
@@ -33,6 +36,14 @@ impl Evidence {
     /// The embedded claims are malformed, which a test excludes.
     pub fn claims(&self) -> Result<Claims, SuiteError> {
         Ok(Claims::embedded()?.of_suites(&self.suites.iter().map(String::as_str).collect::<Vec<_>>()))
+    }
+
+    /// Everything that can be compared with other records.
+    ///
+    /// # Errors
+    /// A value is not finite, or a run stands twice.
+    pub fn sample(&self) -> Result<Sample, SuiteError> {
+        Ok(Sample::new(&self.observations, &self.trainings)?)
     }
 
     /// The rows that `claims` may be about: what was observed and every row of the embedded suites. Of a suite of one's own the
@@ -104,6 +115,7 @@ pub fn evidence(folders: &[impl AsRef<Path>]) -> Result<Evidence, SuiteError> {
             evidence.suites.push(header.suite.clone());
             evidence.observations.extend(observation(probe));
         }
+        evidence.trainings.extend(results.iter().filter_map(training));
         evidence.suites.extend(authors.iter().map(|value| value.row.suite.clone()));
         evidence.authors.extend(authors);
     }
@@ -119,6 +131,24 @@ fn observation(probe: &ProbeRecord) -> Option<Observation> {
     let seed = header.recipe["seed"].as_u64()?;
     let (split, probe_seed, smoke) = (header.split, header.seed, header.smoke);
     Some(Observation { row, split, seed, probe_seed, smoke, values: probe.outcome.scores })
+}
+
+/// What a record of pre-training shows; `None` of other records and of an encoder that is not trained.
+fn training(record: &JobRecord) -> Option<Training> {
+    let JobRecord::Pretrain(PretrainRecord { job, epochs }) = record else { return None };
+    let mean = |values: Vec<f64>| Some(mean_std(&values)).filter(|_| !values.is_empty()).map(|found| found.mean);
+    let last = &epochs[epochs.len() - epochs.len().div_ceil(10)..];
+    let header = &job.header;
+    Some(Training {
+        suite: header.suite.clone(),
+        method: header.encoder.clone(),
+        pretrain_split: header.pretrain_split,
+        split: header.split,
+        seed: header.recipe["seed"].as_u64()?,
+        smoke: header.smoke,
+        loss: mean(last.iter().map(|epoch| epoch.loss).collect())?,
+        overlap: mean(epochs.iter().filter_map(|epoch| Some(100.0 * epoch.overlap?)).collect()),
+    })
 }
 
 /// What the first record of each kind was made with.

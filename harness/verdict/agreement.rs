@@ -1,33 +1,141 @@
-//! Two sets of observations against each other: is any score of a row different? Two-sided, at a false-alarm rate for the
-//! whole comparison, which is divided by the number of scores compared (Bonferroni). Training noise is taken from the runs of
+//! Two sets of records against each other: is any score of a probe, loss or overlap of masks different? Two-sided, at a
+//! false-alarm rate for the whole comparison, which is divided by the number of quantities compared (Bonferroni). Training noise is taken from the runs of
 //! either set that have several seeds in a split, so that a new run is judged by a recorded distribution over seeds.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use super::draws::Draws;
 use super::runs::{Observed, Runs};
 use super::student::{Estimate, mean, of_mean};
-use super::{Observation, VerdictError};
-use crate::paper::{Metric, Row};
+use super::{Observation, Training, VerdictError};
+use crate::paper::Metric;
+use crate::recipe::{PretrainSplit, Protocol, name_of};
 
-/// Whether a score differs.
+/// What is compared of an encoder: a figure of its pre-training, or a score of a probe on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Measure {
+    /// [`Training::loss`].
+    Loss,
+    /// [`Training::overlap`].
+    Overlap,
+    Score(Protocol, Metric),
+}
+
+/// A measure of one encoder of a suite.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Quantity {
+    pub suite: String,
+    pub method: String,
+    pub pretrain_split: Option<PretrainSplit>,
+    pub measure: Measure,
+}
+
+impl fmt::Display for Quantity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.suite, self.method)?;
+        if let Some(list) = self.pretrain_split {
+            write!(f, " {}", name_of(&list))?;
+        }
+        match self.measure {
+            Measure::Loss => f.write_str(" loss"),
+            Measure::Overlap => f.write_str(" mask overlap"),
+            Measure::Score(protocol, metric) => write!(f, " {} {}", name_of(&protocol), metric.label()),
+        }
+    }
+}
+
+/// Every quantity of a set of records, by split and pre-training seed.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Sample(BTreeMap<Quantity, BTreeMap<usize, BTreeMap<u64, f64>>>);
+
+impl Sample {
+    /// Smoke runs are left out; several classifiers of one encoder count once, with their mean.
+    ///
+    /// # Errors
+    /// A value is not finite, or a run stands twice.
+    pub fn new(observations: &[Observation], trainings: &[Training]) -> Result<Self, VerdictError> {
+        let observed = Observed::new(observations)?;
+        let mut sample = Self::default();
+        for row in observed.rows() {
+            for metric in Metric::ALL {
+                let quantity = Quantity {
+                    suite: row.suite.clone(),
+                    method: row.method.clone(),
+                    pretrain_split: row.pretrain_split,
+                    measure: Measure::Score(row.protocol, metric),
+                };
+                sample.0.insert(quantity, observed.values(row, metric));
+            }
+        }
+        for training in trainings.iter().filter(|training| !training.smoke) {
+            sample.add(training, Measure::Loss, training.loss)?;
+            if let Some(overlap) = training.overlap {
+                sample.add(training, Measure::Overlap, overlap)?;
+            }
+        }
+        Ok(sample)
+    }
+
+    fn add(&mut self, training: &Training, measure: Measure, value: f64) -> Result<(), VerdictError> {
+        let Training { suite, method, pretrain_split, split, seed, .. } = training.clone();
+        let quantity = Quantity { suite, method, pretrain_split, measure };
+        let run = format!("{quantity}, split {split}, seed {seed}");
+        if !value.is_finite() {
+            return Err(VerdictError::Diverged { run, found: value });
+        }
+        match self.0.entry(quantity).or_default().entry(split).or_default().insert(seed, value) {
+            Some(_) => Err(VerdictError::Doubled { run }),
+            None => Ok(()),
+        }
+    }
+
+    /// As many runs as `seeds` in every split, drawn without replacement, of every quantity the same.
+    pub fn draw(&self, seeds: usize, draws: &mut Draws) -> Self {
+        let mut known: BTreeMap<usize, BTreeSet<u64>> = BTreeMap::new();
+        for (split, runs) in self.0.values().flatten() {
+            known.entry(*split).or_default().extend(runs.keys());
+        }
+        let drawn = known.into_iter().map(|(split, known)| {
+            let mut known: Vec<u64> = known.into_iter().collect();
+            let chosen: BTreeSet<u64> =
+                (0..seeds.min(known.len())).map(|_| known.swap_remove(draws.below(known.len()))).collect();
+            (split, chosen)
+        });
+        let drawn: BTreeMap<usize, BTreeSet<u64>> = drawn.collect();
+        let mut sample = self.clone();
+        for (split, runs) in sample.0.values_mut().flatten() {
+            runs.retain(|seed, _| drawn[split].contains(seed));
+        }
+        sample
+    }
+
+    fn runs(&self, quantity: &Quantity) -> Option<Runs> {
+        let splits = self.0.get(quantity)?.iter().map(|(split, seeds)| (*split, seeds.values().copied().collect()));
+        Some(Runs::balanced(splits.collect()))
+    }
+}
+
+/// Whether a quantity differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Agreement {
     /// No difference shows at this rate; that is no proof that there is none.
     NoDifference,
     Different,
-    /// One run of each, or one set without the row: there is nothing to judge by.
+    /// One run of each, or one set without it: there is nothing to judge by.
     NotTestable,
 }
 
-/// A score of a row in both sets.
+/// A quantity in both sets.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Comparison {
-    pub row: Row,
-    pub metric: Metric,
-    /// Means over the splits that both sets have; `None` where a set lacks the row.
+    pub quantity: Quantity,
+    /// Means over the splits that both sets have; `None` where a set lacks it.
     pub left: Option<f64>,
     pub right: Option<f64>,
     /// Left minus right.
     pub difference: Option<f64>,
-    /// What the difference must leave to count: two-sided, of the level that the rate gives to one score.
+    /// What the difference must leave to count: two-sided, of the level that the rate gives to one quantity.
     pub interval: Option<[f64; 2]>,
     /// The 90 % interval of the difference alone.
     pub interval90: Option<[f64; 2]>,
@@ -36,33 +144,29 @@ pub struct Comparison {
     pub why: String,
 }
 
-/// Compares every score of every row of the two sets. `rate` is the probability that sets which do not differ show any
-/// difference at all, at most.
+/// Compares every quantity of the two sets. `rate` is the probability that sets which do not differ show any difference at
+/// all, at most.
 ///
 /// # Errors
-/// The rate is not between 0 and 1, a score is not finite, or a run stands twice in a set.
-pub fn compare(left: &[Observation], right: &[Observation], rate: f64) -> Result<Vec<Comparison>, VerdictError> {
+/// The rate is not between 0 and 1.
+pub fn compare(left: &Sample, right: &Sample, rate: f64) -> Result<Vec<Comparison>, VerdictError> {
     if !(rate > 0.0 && rate < 1.0) {
         return Err(VerdictError::Rate { found: rate });
     }
-    let (left, right) = (Observed::new(left)?, Observed::new(right)?);
-    let rows: std::collections::BTreeSet<&Row> = left.rows().chain(right.rows()).collect();
-    let mut all: Vec<(Comparison, Option<Estimate>)> = Vec::new();
-    for row in rows {
-        for metric in Metric::ALL {
-            all.push(side_by_side(row, metric, left.runs(row, metric), right.runs(row, metric)));
-        }
-    }
+    let quantities: BTreeSet<&Quantity> = left.0.keys().chain(right.0.keys()).collect();
+    let all: Vec<(Comparison, Option<Estimate>)> = quantities
+        .into_iter()
+        .map(|quantity| side_by_side(quantity, left.runs(quantity), right.runs(quantity)))
+        .collect();
     let compared = all.iter().filter(|(_, estimate)| estimate.is_some()).count();
     let each = rate / compared.max(1) as f64;
     all.into_iter().map(|(comparison, estimate)| judged(comparison, estimate, each)).collect()
 }
 
 /// Both means, and the difference with its error where one can be had.
-fn side_by_side(row: &Row, metric: Metric, left: Option<Runs>, right: Option<Runs>) -> (Comparison, Option<Estimate>) {
+fn side_by_side(quantity: &Quantity, left: Option<Runs>, right: Option<Runs>) -> (Comparison, Option<Estimate>) {
     let mut comparison = Comparison {
-        row: row.clone(),
-        metric,
+        quantity: quantity.clone(),
         left: left.as_ref().map(|runs| mean(&runs.means())),
         right: right.as_ref().map(|runs| mean(&runs.means())),
         difference: None,
@@ -111,4 +215,38 @@ fn judged(mut comparison: Comparison, estimate: Option<Estimate>, rate: f64) -> 
     };
     comparison.agreement = if different { Agreement::Different } else { Agreement::NoDifference };
     Ok(comparison)
+}
+
+/// How often as many runs as a comparison has, drawn from more of them, differ from a reference.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Alarms {
+    pub draws: usize,
+    /// Draws in which any quantity differs.
+    pub any: usize,
+    /// Draws in which each differs; those that never do are left out.
+    pub of: BTreeMap<Quantity, usize>,
+}
+
+/// Draws `seeds` runs a split from `runs`, `draws` times, and compares each with `reference`. The draws are addressed: the same
+/// records give the same count.
+///
+/// # Errors
+/// As [`compare`].
+pub fn alarms(
+    runs: &Sample,
+    reference: &Sample,
+    seeds: usize,
+    draws: usize,
+    rate: f64,
+) -> Result<Alarms, VerdictError> {
+    let mut alarms = Alarms { draws, any: 0, of: BTreeMap::new() };
+    for draw in 0..draws {
+        let drawn = runs.draw(seeds, &mut Draws::at([0, 0, seeds as u64, draw as u64]));
+        let found = compare(&drawn, reference, rate)?;
+        let different = found.into_iter().filter(|comparison| comparison.agreement == Agreement::Different);
+        let different: Vec<Quantity> = different.map(|comparison| comparison.quantity).collect();
+        alarms.any += usize::from(!different.is_empty());
+        different.into_iter().for_each(|quantity| *alarms.of.entry(quantity).or_default() += 1);
+    }
+    Ok(alarms)
 }

@@ -20,6 +20,11 @@ impl Draws {
         ((self.0.next_u64() >> 11) as f64 + 0.5) * (-53f64).exp2()
     }
 
+    /// Uniform among the whole numbers below `bound`.
+    pub fn below(&mut self, bound: usize) -> usize {
+        (self.unit() * bound as f64) as usize
+    }
+
     /// Standard normal (Box and Muller).
     pub fn normal(&mut self) -> f64 {
         (-2.0 * self.unit().ln()).sqrt() * (std::f64::consts::TAU * self.unit()).cos()

@@ -18,12 +18,13 @@ use std::fmt;
 
 use serde::Serialize;
 
-pub use agreement::{Agreement, Comparison, compare};
+pub use agreement::{Agreement, Alarms, Comparison, Measure, Quantity, Sample, alarms, compare};
 pub use permutation::{Labellings, label_permutation, smallest_p};
 pub use power::{ClaimPower, Design, ordering_power, powers, value_power};
 pub use tiers::{LAMBDA, Tier};
 
 use crate::paper::{Claims, Confidence, Metric, PaperError, Published, Row};
+use crate::recipe::PretrainSplit;
 use crate::scores::Scores;
 use student::mean;
 
@@ -37,6 +38,8 @@ pub enum VerdictError {
     Paper(#[from] PaperError),
     #[error("{run}: {metric} is {found}; a finite number is needed: run this probe again")]
     NotFinite { run: String, metric: Metric, found: f64 },
+    #[error("{run} is {found}; a finite number is needed: the training diverged")]
+    Diverged { run: String, found: f64 },
     #[error("{run} stands twice; give each run once")]
     Doubled { run: String },
     #[error("{found} degrees of freedom; a number above 0 is needed")]
@@ -60,6 +63,23 @@ pub struct Observation {
     /// Of a smoke run, which never yields a verdict.
     pub smoke: bool,
     pub values: Scores,
+}
+
+/// What the pre-training of one run shows by itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Training {
+    pub suite: String,
+    pub method: String,
+    pub pretrain_split: Option<PretrainSplit>,
+    /// From 1.
+    pub split: usize,
+    /// Of pre-training.
+    pub seed: u64,
+    pub smoke: bool,
+    /// Mean over the last tenth of the epochs.
+    pub loss: f64,
+    /// Mean over the epochs of how much of a mask the one before it kept, in per cent; `None` where nothing is pruned.
+    pub overlap: Option<f64>,
 }
 
 /// The authors' scores on one split, from their logs or their models.

@@ -49,15 +49,18 @@ impl Observed {
         self.smoke.contains(row)
     }
 
+    /// One metric of a row, by split and seed. Several classifiers of one encoder count once, with their mean.
+    pub fn values(&self, row: &Row, metric: Metric) -> BTreeMap<usize, BTreeMap<u64, f64>> {
+        let value = |scores: &Vec<Scores>| super::mean(&scores.iter().map(|s| metric.of(s)).collect::<Vec<_>>());
+        let of_split = |seeds: &BTreeMap<u64, Vec<Scores>>| seeds.iter().map(|(seed, s)| (*seed, value(s))).collect();
+        self.rows.get(row).into_iter().flatten().map(|(split, seeds)| (*split, of_split(seeds))).collect()
+    }
+
     /// The runs of a row in one metric; `None` where it has none.
     pub fn runs(&self, row: &Row, metric: Metric) -> Option<Runs> {
-        let splits = self.rows.get(row)?;
-        let per_split = splits.iter().map(|(split, seeds)| {
-            // Several classifiers of one encoder count once, with their mean.
-            let value = |scores: &Vec<Scores>| super::mean(&scores.iter().map(|s| metric.of(s)).collect::<Vec<_>>());
-            (*split, seeds.values().map(value).collect())
-        });
-        Some(Runs::balanced(per_split.collect()))
+        let values = self.values(row, metric);
+        let per_split = values.into_iter().map(|(split, seeds)| (split, seeds.into_values().collect()));
+        self.rows.contains_key(row).then(|| Runs::balanced(per_split.collect()))
     }
 
     /// The runs of the other rows of the same suite and probe.
