@@ -187,7 +187,7 @@ fn two_sets_are_compared() {
     assert_eq!((&same["result"], same["difference"].as_f64()), (&"no difference shows".into(), Some(0.0)), "{same}");
     let markdown = read(out.join("compare.md"));
     for part in [
-        "**2 of 40 scores differ**",
+        "**2 of 44 scores differ**",
         "| SDCLR | lr | 0.5 | 0.25 |",
         "| SDCLR | probe.few.lr | 30.0 | 3.0 |",
         "another CPU",
@@ -198,6 +198,67 @@ fn two_sets_are_compared() {
     assert_eq!(read(out.join("compare.csv")).lines().count(), scores.len() + 1);
     assert!(read(out.join("compare.html")).contains("<svg"));
     assert!(read(out.join("compare.tex")).contains("\\toprule"));
+}
+
+#[test]
+fn a_run_is_judged_by_recorded_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let [run, moved, lossy, partial] = ["run", "moved", "lossy", "partial"].map(|name| folder.path().join(name));
+    for split in [1, 2, 3] {
+        copy_seed(&run, split, "", |_| {});
+        copy_seed(&moved, split, "-seed2", |record| {
+            if record["encoder"] == "sdclr" && record["kind"] == "probe" {
+                record["all"] = (record["all"].as_f64().unwrap() - 60.0).into();
+            }
+        });
+        copy_seed(&lossy, split, "-seed2", |record| {
+            if record["encoder"] == "sdclr" && record["kind"] == "pretrain" {
+                for epoch in record["epochs"].as_array_mut().unwrap() {
+                    epoch["loss"] = (epoch["loss"].as_f64().unwrap() + 1.0).into();
+                }
+            }
+        });
+        copy(&partial, &format!("sdclr-D_i-split{split}"), |_| {});
+    }
+    let reference = committed();
+    let verify =
+        |run: &Path, more: &[&str]| sdclr(&[&["verify", text(run), "--against", text(&reference)], more].concat());
+    let [json, markdown] = ["verdict.json", "verdict.md"].map(|name| folder.path().join(name));
+    let (code, said) = verify(&run, &["--json", text(&json), "--markdown", text(&markdown)]);
+    // Per probe five scores; the loss of three encoders and the masks of one.
+    assert!(said.contains("0 of 44 figures differ at a false-alarm rate of 0.01"), "{said}");
+    assert_eq!(code, Some(0), "{said}");
+    let found: Value = serde_json::from_str(&read(json)).unwrap();
+    assert_eq!(found["scores"].as_array().unwrap().len(), 44);
+    assert!(
+        read(markdown).contains("Of 9 encoders trained by the same recipe, seed and split in both, 9 have the same")
+    );
+
+    let different = |said: &str| -> Vec<String> {
+        let lines = said.lines().filter(|line| line.ends_with("  different"));
+        lines
+            .map(|line| {
+                line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).take(3).collect::<Vec<_>>().join("|")
+            })
+            .collect()
+    };
+    let (code, said) = verify(&moved, &[]);
+    assert_eq!(code, Some(3), "{said}");
+    assert_eq!(different(&said), ["SDCLR on D_i|full-shot|All", "SDCLR on D_i|few-shot|All"]);
+    let (code, said) = verify(&lossy, &[]);
+    assert_eq!((code, different(&said)), (Some(3), vec!["SDCLR on D_i|pre-training|loss".to_owned()]), "{said}");
+    let (code, said) = verify(&partial, &[]);
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains("digits-lt simclr D_b few Std is not compared: only one set has this row"), "{said}");
+
+    let (code, said) = verify(&lossy, &["--power", "1"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("1000 of 1000 draws of 1 seed a split differ"), "{said}");
+    for wrong in ["0", "1"] {
+        let (code, said) = verify(&run, &["--rate", wrong]);
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("a number between 0 and 1 is needed"), "{said}");
+    }
 }
 
 /// What was evaluated of the authors' files is read back, and is not replaced.

@@ -6,8 +6,8 @@ use sdclr::paper::{Claims, HEADER, Metric, Published, Row};
 use sdclr::recipe::{PretrainSplit, Protocol};
 use sdclr::scores::Scores;
 use sdclr::verdict::{
-    Agreement, AuthorsValue, Observation, Outcome, Sample, Tier, Verdict, VerdictError, Verdicts, compare, judge,
-    smallest_p,
+    Agreement, AuthorsValue, Observation, Outcome, Sample, Tier, Training, Verdict, VerdictError, Verdicts, compare,
+    judge, smallest_p,
 };
 
 fn row(method: &str) -> Row {
@@ -390,5 +390,24 @@ fn two_sets_are_compared_at_a_rate_for_the_whole() {
     assert!(alone.iter().all(|c| c.agreement == Agreement::NotTestable));
     let missing = compare(&sample(&left), &sample(&runs("sdclr", &[70.0, 71.0])), 0.01).unwrap();
     assert!(missing.iter().all(|c| c.agreement == Agreement::NotTestable && c.why.contains("only one set")));
+    let training = Training {
+        suite: "cifar10-lt".to_owned(),
+        method: "sdclr".to_owned(),
+        pretrain_split: Some(PretrainSplit::D_i),
+        split: 1,
+        seed: 7,
+        smoke: false,
+        loss: f64::NAN,
+        overlap: None,
+    };
+    let error = Sample::new(&[], std::slice::from_ref(&training)).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "cifar10-lt sdclr D_i loss, split 1, seed 7 is NaN; a finite number is needed: the training diverged"
+    );
+    let twice = vec![Training { loss: 1.0, ..training.clone() }; 2];
+    assert!(matches!(Sample::new(&[], &twice).unwrap_err(), VerdictError::Doubled { .. }));
+    let smoke = Sample::new(&[], &[Training { smoke: true, ..training }]).unwrap();
+    assert_eq!(smoke, Sample::default());
     assert!(matches!(compare(&sample(&left), &sample(&left), 1.5).unwrap_err(), VerdictError::Rate { .. }));
 }

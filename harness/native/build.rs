@@ -49,7 +49,7 @@ fn embed_suites() {
     let Ok(entries) = std::fs::read_dir(&folder) else { panic!("there is no folder {}", folder.display()) };
     let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
-    files.sort();
+    files.sort_by_key(|path| path.file_stem().map(std::ffi::OsStr::to_owned));
     let entry = |path: &PathBuf| {
         let name = path.file_stem().unwrap_or_default();
         format!("({name:?}, include_str!({path:?})), ")
