@@ -36,6 +36,20 @@ impl Cores {
         let quota = self.quota.map_or(usize::MAX, |quota| quota as usize);
         self.asked.unwrap_or(self.affinity.min(quota)).max(1)
     }
+
+    /// Threads that load images: those of [`Cores::used`]. But torchrun sets `OMP_NUM_THREADS` to 1 where nobody has, and
+    /// says how many processes it has started here: then each loads on its share of the processors.
+    pub fn loading(&self) -> usize {
+        let number = |name| std::env::var(name).ok().and_then(|text| first_number(&text));
+        self.shared(std::env::var_os("TORCHELASTIC_RUN_ID").and(number("LOCAL_WORLD_SIZE")))
+    }
+
+    fn shared(&self, processes: Option<usize>) -> usize {
+        match (processes, self.asked) {
+            (Some(processes), Some(1)) => (Self { asked: None, ..*self }.used() / processes).max(1),
+            _ => self.used(),
+        }
+    }
 }
 
 impl std::fmt::Display for Cores {
@@ -234,6 +248,9 @@ mod tests {
         assert_eq!(Cores { quota: Some(0.5), ..cores }.used(), 1);
         assert_eq!(Cores { quota: Some(100.0), ..cores }.used(), 64);
         assert_eq!(Cores { quota: Some(0.5), asked: Some(3), ..cores }.used(), 3);
+        let started = Cores { asked: Some(1), quota: None, ..cores };
+        assert_eq!([started.shared(None), started.shared(Some(8)), started.shared(Some(100))], [1, 8, 1]);
+        assert_eq!(Cores { asked: Some(3), ..cores }.shared(Some(8)), 3);
         assert_eq!(["8", " 4,2 ", "0", "", "x"].map(first_number), [Some(8), Some(4), None, None, None]);
         assert_eq!(cores.to_string(), "64 of 192 processors");
         let limited = Cores { quota: Some(0.5), asked: Some(3), ..cores };

@@ -2,6 +2,7 @@
 //!
 //! The rooms in the order in which data walks through them; a room knows only those above it.
 
+pub mod ahead;
 mod clock;
 pub mod cores;
 pub mod fs;

@@ -36,7 +36,7 @@ fn race(folder: &Path, kind: &str, more: &[&str]) -> (BenchReport, String, Strin
 #[test]
 fn every_kind_runs_alone() {
     let folder = tempfile::tempdir().unwrap();
-    for kind in ["train", "step", "augment", "mask", "probe"] {
+    for kind in ["train", "step", "augment", "load", "mask", "probe"] {
         let (report, markdown, shown) = race(folder.path(), kind, &["--no-peer", "--images", "10"]);
         let [ours] = report.contestants.as_slice() else { panic!("{kind} has {} rows", report.contestants.len()) };
         assert_eq!((ours.name.as_str(), ours.seconds.len(), ours.ratio_to_ours), ("sdclr", 2, 1.0));
@@ -70,7 +70,7 @@ fn numbers_that_mean_nothing_are_refused() {
         assert_eq!(output.status.code(), Some(2));
         assert!(text(&output.stderr).contains("0 is not in 1.."), "{option}: {}", text(&output.stderr));
     }
-    for kind in ["hash", "checkpoint", "norm"] {
+    for kind in ["hash", "checkpoint", "norm", "load"] {
         let output = bench(&[kind, "--batch", "2,4"]);
         assert_eq!(output.status.code(), Some(1));
         assert!(
@@ -144,6 +144,9 @@ fn peers_of_the_other_kinds_race_like_with_like() {
     // By data loaders, whose last batch is short.
     let (report, ..) = race(folder.path(), "augment", &["--images", "10"]);
     assert_eq!(contestants(&report), [("sdclr", None), ("PyTorch torchvision", None)]);
+    let (report, ..) = race(folder.path(), "load", &["--images", "5"]);
+    assert_eq!(contestants(&report), [("sdclr", None), ("PyTorch torchvision", None)]);
+    assert_eq!(report.images, 5);
     let (report, ..) = race(folder.path(), "probe", &["--images", "10", "--precision", "bf16"]);
     assert_eq!(contestants(&report), ["sdclr", "PyTorch published"].map(|name| (name, Some(Precision::Fp32))));
 }

@@ -113,7 +113,8 @@ fn dry_run_prints_the_plan_and_the_resolved_recipes() {
         "lr=1",
         "--dry-run",
     ];
-    insta::with_settings!({ filters => [(r"[0-9.]+ [KMGTP]iB free", "[FREE] free"), (r"at most [0-9.]+ .iB", "at most [JOBS]")] }, {
+    insta::with_settings!({ filters => [(r"[0-9.]+ [KMGTP]iB free", "[FREE] free"), (r"at most [0-9.]+ .iB", "at most [JOBS]"),
+        (r"at least .*, at its [0-9.]+ TFLOP/s for [a-z0-9]+", "at least [TIME], at its [RATE]")] }, {
         insta::assert_snapshot!("dry_run_cifar10", text(&sdclr(&arguments).stdout));
         insta::assert_snapshot!("dry_run_digits", text(&sdclr(&["repro", "digits-lt", "--dry-run"]).stdout));
     });

@@ -33,7 +33,10 @@ fn leaves(value: &Value) -> BTreeMap<String, Vec<String>> {
 /// The recipe of an encoder as the suite has it.
 fn recipe(suite: &Suite, encoder: &str) -> BTreeMap<String, Vec<String>> {
     let encoder = suite.encoder(encoder).unwrap();
-    leaves(&suite.recipe(encoder, &[]).unwrap().to_json().unwrap())
+    let mut keys = suite.recipe(encoder, &[]).unwrap().to_json().unwrap();
+    // Records leave it out at its default.
+    keys.as_object_mut().unwrap().entry("sampler_world").or_insert(1.into());
+    leaves(&keys)
 }
 
 /// The rows of the page's tables of keys: the key, and the cell with its value in cifar10-lt.

@@ -1,5 +1,5 @@
-//! ImageNet on disk, in miniature: the published layout and list names with all 100 labels, probed through the command
-//! line; and one clear error for each way in which lists or files can be wrong. The images are small files of ImageNet
+//! ImageNet on disk, in miniature: the published layout and list names, pre-trained and probed through the command line, all five
+//! published rows; and one clear error for each way in which lists or files can be wrong. The images are small files of ImageNet
 //! where `SDCLR_DATA` has them, elsewhere the made-up ones of the goldens.
 
 mod golden;
@@ -39,9 +39,9 @@ fn sdclr(arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-/// Image files to choose from.
-fn sources() -> Vec<Vec<u8>> {
-    let sample = std::env::var_os("SDCLR_DATA").map(|data| PathBuf::from(data).join("imagenet-sample/tiny"));
+/// Image files to choose from: small ones, or those of ImageNet's own size where they are.
+fn sources(size: &str) -> Vec<Vec<u8>> {
+    let sample = std::env::var_os("SDCLR_DATA").map(|data| PathBuf::from(data).join("imagenet-sample").join(size));
     if let Some(list) = sample.as_ref().and_then(|folder| std::fs::read_to_string(folder.join("train.txt")).ok()) {
         let path = |line: &str| sample.as_ref().unwrap().join(line.rsplit_once(' ').unwrap().0);
         return list.lines().map(|line| std::fs::read(path(line)).unwrap()).collect();
@@ -62,7 +62,7 @@ fn write(path: &Path, bytes: &[u8]) {
 /// that are not there: only its counts are needed.
 fn miniature() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let sources = sources();
+    let sources = sources("tiny");
     let lists = [
         ("ImageNet_100_train.txt", "train", "t"),
         ("imageNet_100_sub_balance_train_0.01.txt", "train", "t"),
@@ -306,7 +306,7 @@ fn unsorted_and_nested_folders_are_told() {
 }
 
 #[test]
-fn what_needs_pretraining_on_files_says_so() {
+fn plans_that_cannot_be_are_refused() {
     let folder = miniature();
     let folder = folder.path().to_str().unwrap();
     let run = |arguments: &[&str]| {
@@ -315,22 +315,215 @@ fn what_needs_pretraining_on_files_says_so() {
         String::from_utf8(output.stderr).unwrap().replace(folder, "[DIR]")
     };
     let out = format!("{folder}/out");
-    let pretrain = ["--split", "1", "--pretrain-split", "D_i", "--out", &out, "--data", folder];
     let views = ["--split", "1", "--indices", "0", "--epoch", "1", "--out", &out, "--data", folder];
     let errors = [
-        run(&["repro", "imagenet100-lt", "--data", folder, "--out", &out]),
         run(&["repro", "imagenet-lt-exp", "--out", &out]),
         run(&["repro", "imagenet-lt-exp", "--methods", "sdclr", "--dry-run"]),
         run(&["repro", "imagenet100-lt", "--splits", "2", "--dry-run"]),
         run(&["repro", "imagenet100-lt", "--dry-run", "--set", "probe.full.train_transform=pad_crop"]),
         run(&["repro", "cifar10-lt", "--dry-run", "--set", "probe.few.test_transform=resize_centre_crop"]),
         run(&["repro", "imagenet100-lt", "--dry-run", "--set", "probe.full.size=300"]),
-        run(&[&["pretrain", "--recipe", "imagenet100-lt/simclr"][..], &pretrain].concat()),
         run(&[&["views", "--recipe", "imagenet100-lt/simclr"][..], &views].concat()),
     ];
     insta::assert_snapshot!("imagenet_pretraining", errors.concat());
-    let plan = String::from_utf8(sdclr(&["repro", "imagenet-lt-exp", "--dry-run"]).stdout).unwrap();
-    insta::with_settings!({ filters => [(r"[0-9.]+ [KMGTP]iB free", "[FREE] free"), (r"at most [0-9.]+ .iB", "at most [JOBS]")] }, {
+    let plan = String::from_utf8(sdclr(&["repro", "imagenet-lt-exp", "--dry-run", "--device", "cpu"]).stdout).unwrap();
+    insta::with_settings!({ filters => PLAN_FILTERS.to_vec() }, {
         insta::assert_snapshot!("imagenet_plan", plan);
+    });
+}
+
+/// What differs from machine to machine in what a plan costs.
+const PLAN_FILTERS: [(&str, &str); 3] = [
+    (r"[0-9.]+ [KMGTP]iB free", "[FREE] free"),
+    (r"at most [0-9.]+ .iB", "at most [JOBS]"),
+    (r"at least .*, at its [0-9.]+ TFLOP/s for [a-z0-9]+", "at least [TIME], at its [RATE]"),
+];
+
+/// The published lists of a long tail and of a balanced one, whose first `images` lines name files that are there.
+fn with_pretraining_lists(folder: &Path, lists: [&str; 2], images: usize) {
+    let sources = sources("fullsize");
+    for (i, source) in (0..images).zip(sources.iter().cycle()) {
+        write(&folder.join("imagenet").join(pretraining_path(i)), source);
+    }
+    let present: String = (0..images).map(|i| format!("{} {}\n", pretraining_path(i), i % 3)).collect();
+    let known = std::fs::read_to_string(folder.join(LISTS).join("imageNet_100_LT_train.txt")).unwrap();
+    for list in lists {
+        write(&folder.join("split").join(list), (present.clone() + &known).as_bytes());
+    }
+}
+
+fn pretraining_path(i: usize) -> String {
+    format!("train/n{:08}/own_{i}.JPEG", i % 3)
+}
+
+const TAIL_OF_100: [&str; 2] = ["imagenet-100/imageNet_100_LT_train.txt", "imagenet-100/imageNet_100_BL_train.txt"];
+
+/// Runs a suite on the images of `folder`, scaled down, to `out`, and gives the records of its jobs by their folders.
+fn repro(folder: &Path, suite: &str, more: &[&str]) -> BTreeMap<String, Value> {
+    let out = folder.join(format!("runs-{suite}"));
+    let fixed = ["repro", suite, "--data", folder.to_str().unwrap(), "--device", "cpu", "--out", out.to_str().unwrap()];
+    for _ in 0..2 {
+        // The second time reads all of it back.
+        let output = sdclr(&[&fixed, more].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let report = std::fs::read_to_string(out.join("report.md")).unwrap();
+    assert!(report.contains("SimCLR") && report.contains("ImageNet"), "{report}");
+    let mut records = BTreeMap::new();
+    for encoder in std::fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().path()) {
+        for part in ["", "full", "few"] {
+            let Ok(bytes) = std::fs::read(encoder.join(part).join("result.json")) else { continue };
+            let name = encoder.join(part).strip_prefix(&out).unwrap().display().to_string();
+            records.insert(name.trim_end_matches('/').to_owned(), serde_json::from_slice(&bytes).unwrap());
+        }
+    }
+    records
+}
+
+/// With the published network at the published size; of everything else there is little.
+#[test]
+fn imagenet_100_lt_is_reproduced_from_files_to_a_report() {
+    let folder = miniature();
+    let folder = folder.path();
+    with_pretraining_lists(folder, TAIL_OF_100, 4);
+    let scaled = ["--limit-images", "4", "--limit-epochs", "1", "--set", "batch_size=4"];
+    let records = repro(folder, "imagenet100-lt", &scaled);
+    let encoders = ["sdclr-D_i-split1", "simclr-D_b-split1", "simclr-D_i-split1"];
+    let expected: Vec<String> =
+        encoders.iter().flat_map(|encoder| ["", "/few", "/full"].map(|part| format!("{encoder}{part}"))).collect();
+    assert_eq!(records.keys().cloned().collect::<Vec<_>>(), expected);
+    for encoder in encoders {
+        let record = &records[encoder];
+        let recipe = &record["recipe"];
+        assert_eq!((&recipe["network"], &recipe["augment"]["size"]), (&"resnet50".into(), &224.into()));
+        assert_eq!((&recipe["width"], &recipe["sampler_world"]), (&64.into(), &2.into()));
+        let loss = record["epochs"][0]["loss"].as_f64().unwrap();
+        assert!((0.5..10.0).contains(&loss), "{encoder}: {loss}");
+    }
+}
+
+/// Two epochs of an odd number of images, which two published processes make even.
+#[test]
+fn imagenet_lt_exp_is_reproduced_from_files_to_a_report() {
+    let folder = miniature();
+    let folder = folder.path();
+    with_pretraining_lists(
+        folder,
+        ["ImageNet_LT/imageNet_LT_exp_train.txt", "ImageNet_LT/imageNet_BL_exp_train.txt"],
+        7,
+    );
+    for (of_100, of_all) in [
+        ("ImageNet_100_train.txt", "ImageNet_train.txt"),
+        ("imageNet_100_sub_balance_train_0.01.txt", "imageNet_sub_balance_train_0.01.txt"),
+        ("ImageNet_100_val.txt", "ImageNet_LT_val.txt"),
+        ("ImageNet_100_test.txt", "ImageNet_LT_test.txt"),
+    ] {
+        write(&folder.join("split/ImageNet_LT").join(of_all), &std::fs::read(folder.join(LISTS).join(of_100)).unwrap());
+    }
+    let scaled = ["--limit-images", "7", "--limit-epochs", "2", "--set", "batch_size=4", "augment.size=32"];
+    let records = repro(folder, "imagenet-lt-exp", &[&scaled, SMALL].concat());
+    assert_eq!(records.len(), 6);
+    let run_of = |encoder: &str| folder.join("runs-imagenet-lt-exp").join(encoder).join("run.jsonl");
+    for encoder in ["simclr-D_b-split1", "simclr-D_i-split1"] {
+        assert_eq!(records[encoder]["epochs"].as_array().unwrap().len(), 2);
+        assert!(run_of(encoder).exists());
+    }
+}
+
+/// `sdclr pretrain` of a small recipe on the first eight images: its output and the encoder's hash.
+fn pretrain(folder: &Path, out: &str, more: &[&str]) -> (Output, Value) {
+    let (data, out) = (folder.to_str().unwrap(), folder.join(out));
+    let run =
+        ["pretrain", "--recipe", "imagenet100-lt/sdclr", "--split", "1", "--pretrain-split", "D_i", "--data", data];
+    let scale = ["--device", "cpu", "--limit-images", "8", "--limit-epochs", "2", "--out", out.to_str().unwrap()];
+    let set = ["--set", "network=resnet10", "width=8", "batch_size=4", "augment.size=64", "lr=0.01"];
+    let output = sdclr(&[&run[..], &scale, more, &set].concat());
+    let record =
+        std::fs::read(out.join("result.json")).map_or(Value::Null, |bytes| serde_json::from_slice(&bytes).unwrap());
+    (output, record["state_sha256"].clone())
+}
+
+/// A file that was cut short is told before training where that is asked for; met in training it costs no finished step.
+#[test]
+fn a_damaged_file_is_named_and_loses_nothing() {
+    let folder = miniature();
+    let folder = folder.path();
+    with_pretraining_lists(folder, TAIL_OF_100, 8);
+    let (output, whole) = pretrain(folder, "whole", &["--check-data"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    // Met in the second of the first epoch's two steps.
+    let position = sdclr::pretrain::order::global_order(8, 1, 2).unwrap()[5] as usize;
+    let image = folder.join("imagenet").join(pretraining_path(position));
+    let file = std::fs::read(&image).unwrap();
+    write(&image, &file[..file.len() / 2]);
+    let named = format!("{}, line {}: {} cannot be decoded", TAIL_OF_100[0], position + 1, image.display());
+    let (output, _) = pretrain(folder, "checked", &["--check-data"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.contains("error: image files cannot be used:\n") && said.contains(&named), "{said}");
+    assert!(!folder.join("checked").exists());
+
+    let (output, _) = pretrain(folder, "met", &[]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.contains(&named), "{said}");
+    let checkpoint = checkpoint::read_training(&folder.join("met/checkpoint.safetensors")).unwrap();
+    assert_eq!((checkpoint.meta.epoch, checkpoint.meta.step), (0, 1));
+    // Again, and nothing changes; then the file is whole again.
+    assert_eq!(pretrain(folder, "met", &[]).0.status.code(), Some(1));
+    write(&image, &file);
+    let (output, met) = pretrain(folder, "met", &[]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(met, whole);
+}
+
+/// Every damaged file of every list of a suite is told, and no job begins.
+#[test]
+fn the_data_of_a_whole_suite_are_checked_first() {
+    let folder = miniature();
+    let folder = folder.path();
+    with_pretraining_lists(folder, TAIL_OF_100, 8);
+    write(&folder.join("imagenet").join(pretraining_path(3)), b"<html>");
+    sdclr::fs::remove(&folder.join("imagenet/val/n00000002/ILSVRC2012_val_2.JPEG")).unwrap();
+    let out = folder.join("out");
+    let [data, out_text] = [folder, &out].map(|path| path.to_str().unwrap());
+    let arguments = ["--check-data", "--limit-images", "8", "--data", data, "--device", "cpu", "--out", out_text];
+    let output = sdclr(&[&["repro", "imagenet100-lt"], &arguments[..]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap().replace(data, "[DIR]");
+    insta::assert_snapshot!("imagenet_check_data", said);
+    assert!(!out.join("simclr-D_b-split1").exists());
+}
+
+/// None, some and all of the images.
+#[test]
+fn kept_images_change_no_bit() {
+    let folder = miniature();
+    let folder = folder.path();
+    with_pretraining_lists(folder, TAIL_OF_100, 8);
+    let [(plain, expected), (some, few), (all, every)] = [
+        pretrain(folder, "plain", &[]),
+        pretrain(folder, "some", &["--cache-images", "600KiB"]),
+        pretrain(folder, "all", &["--cache-images", "1GiB"]),
+    ];
+    for output in [plain, some, all] {
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert_eq!((&few, &every), (&expected, &expected));
+    let (output, _) = pretrain(folder, "wrong", &["--cache-images", "8"]);
+    assert!(String::from_utf8(output.stderr).unwrap().contains("'8' is no size; use 500MiB or 8GiB"));
+}
+
+#[test]
+fn a_plan_tells_its_arithmetic_memory_and_time() {
+    let folder = miniature();
+    let folder = folder.path();
+    with_pretraining_lists(folder, TAIL_OF_100, 8);
+    let arguments = ["repro", "imagenet100-lt", "--dry-run", "--device", "cpu", "--data", folder.to_str().unwrap()];
+    let plan = String::from_utf8(sdclr(&arguments).stdout).unwrap();
+    let cost: Vec<&str> = plan.lines().skip_while(|line| !line.starts_with("# disk")).collect();
+    insta::with_settings!({ filters => PLAN_FILTERS.to_vec() }, {
+        insta::assert_snapshot!("imagenet_cost", cost.join("\n"));
     });
 }

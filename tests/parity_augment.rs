@@ -8,10 +8,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use golden::skip::skip;
-use sdclr::augment::{
-    JitterOp, ResizedCrop, Shift, ViewParams, adjust, pad_crop_flip, resize_centre_crop, resized_crop, views,
-};
-use sdclr::dataset::{Picture, decode};
+use sdclr::augment::{JitterOp, Plan, ResizedCrop, Shift, ViewParams, adjust, pad_crop_flip, views};
+use sdclr::dataset::{Packed, Picture, decode};
 use sdclr::record::evidence::Kind as Evidence;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -43,10 +41,23 @@ impl Operation {
             Self::PadCropFlip { padding, top, left, flip } => {
                 pad_crop_flip(image, &[Shift { top: *top, left: *left, flip: *flip }], *padding)
             }
-            Self::ResizeCentreCrop { short, size } => resize_centre_crop(&picture(image), *short, *size),
-            Self::ResizedCrop { params, size } => resized_crop(&picture(image), *params, *size),
+            Self::ResizeCentreCrop { .. } | Self::ResizedCrop { .. } => return self.apply_packed(&[image]),
         }
         .unwrap()
+    }
+
+    /// The same for each of several images, of any sizes, as decoders pack them.
+    fn apply_packed(&self, images: &[&Tensor]) -> Tensor {
+        let pictures: Vec<Picture> = images.iter().map(|image| picture(image)).collect();
+        let packed = Packed::of(&pictures, golden::device()).unwrap();
+        let (places, device) = (&packed.places, golden::device());
+        let plan = match self {
+            Self::View { params, size } => Plan::of_packed(places, &vec![params.clone(); places.len()], *size, device),
+            Self::ResizeCentreCrop { short, size } => Plan::of_centres(places, *short, *size, device),
+            Self::ResizedCrop { params, size } => Plan::of_crops(places, &vec![*params; places.len()], *size, device),
+            other => panic!("not of files: {other:?}"),
+        };
+        plan.unwrap().apply(&sdclr::native::send(&packed.pixels, device).unwrap()).unwrap()
     }
 }
 
@@ -150,6 +161,14 @@ fn generated_images_match_torchvision_to_the_bit() {
         }
         if sha256(&found) != case.sha256 {
             failures.push(format!("{case:?}"));
+        }
+        if matches!(case.operation, Operation::View { .. }) {
+            // Behind an image of other sides.
+            let other = Tensor::zeros([1, 3, image.size()[2] + 1, image.size()[3] + 2], (Kind::Uint8, image.device()));
+            let whole = case.operation.apply_packed(&[&other, image]);
+            if sha256(&bytes(&whole.get(1))) != case.sha256 {
+                failures.push(format!("packed: {case:?}"));
+            }
         }
     }
     assert_all(&failures, cases.len());
@@ -267,6 +286,9 @@ fn real_imagenet_images_match_torchvision_to_the_bit() {
         compared += 1;
         if sha256(&bytes(&case.operation.apply(&image))) != case.sha256 {
             failures.push(format!("{case:?}"));
+        }
+        if sha256(&bytes(&case.operation.apply_packed(&[&image]))) != case.sha256 {
+            failures.push(format!("packed: {case:?}"));
         }
     }
     if missing > 0 {

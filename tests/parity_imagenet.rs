@@ -1,27 +1,34 @@
 //! Image files become what Pillow and torchvision make of them, to the bit, and the ImageNet probe (order, schedule,
 //! transforms, top-5 selection, groups by counts) gives what PyTorch gives. The probe trains in float32, the oracle in
-//! float64. Goldens: reference/torch/imagenet_goldens.py.
+//! float64. Whole pre-training views of files are those of Pillow and torchvision, and the batches of the published sampler
+//! those of PyTorch. Goldens: reference/torch/imagenet_goldens.py.
 
 mod golden;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
+use golden::skip::skip;
 use golden::{assert_near, assert_tensors_near};
-use sdclr::augment::{self, Crop, ResizedCrop, ViewKey};
-use sdclr::dataset::{Dataset, Picture, decode};
+use sdclr::augment::{self, Crop, Plan, ResizedCrop, ViewKey, ViewParams};
+use sdclr::dataset::{Dataset, Packed, Picture, decode};
+use sdclr::native;
 use sdclr::network::{Head, Network, NetworkSpec};
-use sdclr::pretrain::order::epoch_order;
+use sdclr::pretrain::loader::draw_views;
+use sdclr::pretrain::order::{epoch_images, epoch_order, global_order};
 use sdclr::probe::{self, ProbeData, ProbeJob, TrainingLists};
 use sdclr::progress::Progress;
 use sdclr::recipe::{
-    DatasetName, Depth, OrderName, ProbeRecipe, Selection, Stem, TestTransform, TrainTransform, hash_bytes,
+    DatasetName, Depth, OrderName, ProbeRecipe, Recipe, Selection, Stem, TestTransform, TrainTransform, hash_bytes,
 };
 use sdclr::record::JobRecord;
+use sdclr::record::evidence::Kind as Evidence;
 use sdclr::scores;
 use sdclr::split::{self, Images, ListName, Subset};
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind};
 
 /// Float32 beside float64.
 const FLOAT32: f64 = 1e-4;
@@ -206,8 +213,14 @@ fn draw(run: &Run, list: &Subset, epoch: usize) -> Vec<ResizedCrop> {
     pictures(list).into_iter().map(drawn).collect()
 }
 
-fn digest(views: &[Tensor]) -> String {
-    let bytes: Vec<u8> = Tensor::stack(views, 0).flatten(0, -1).try_into().unwrap();
+/// All images of `list` in one piece.
+fn packed(list: &Subset) -> Packed {
+    let Images::Files(files) = &list.images else { panic!("no files") };
+    files.packed(&list.rows, Device::Cpu).unwrap()
+}
+
+fn digest(plan: &Plan, images: &Packed) -> String {
+    let bytes: Vec<u8> = plan.apply(&images.pixels).unwrap().flatten(0, -1).try_into().unwrap();
     hash_bytes(&bytes)
 }
 
@@ -235,17 +248,16 @@ fn order_and_views_are_those_of_pytorch_and_torchvision() {
     let (_, [train, validation, test]) = run.lists(folder.path());
     let Settings { resize, size, .. } = run.settings;
     for (part, list) in [("validation", &validation), ("test", &test)] {
-        let view = |(_, picture): &(u64, Picture)| augment::resize_centre_crop(picture, resize, size).unwrap();
-        let views: Vec<Tensor> = pictures(list).iter().map(view).collect();
-        assert_eq!(digest(&views), run.held_out_views[part], "{part}");
+        let images = packed(list);
+        let plan = Plan::of_centres(&images.places, resize, size, Device::Cpu).unwrap();
+        assert_eq!(digest(&plan, &images), run.held_out_views[part], "{part}");
     }
     for (epoch, expected) in (1..).zip(&run.epochs) {
         assert_eq!(epoch_order(train.len(), epoch, 0, 1).unwrap(), expected.order, "epoch {epoch}");
         let drawn = draw(&run, &train, epoch);
-        let view =
-            |((_, picture), view): (&(u64, Picture), ResizedCrop)| augment::resized_crop(picture, view, size).unwrap();
-        let views: Vec<Tensor> = pictures(&train).iter().zip(drawn).map(view).collect();
-        assert_eq!(digest(&views), expected.views, "epoch {epoch}");
+        let images = packed(&train);
+        let plan = Plan::of_crops(&images.places, &drawn, size, Device::Cpu).unwrap();
+        assert_eq!(digest(&plan, &images), expected.views, "epoch {epoch}");
     }
 }
 
@@ -306,4 +318,117 @@ fn training_selection_and_test() {
     for name in ["weight", "bias"] {
         assert_tensors_near(name, state.get(&format!("fc.{name}")).unwrap(), &expected[name], FLOAT32);
     }
+}
+
+#[derive(Deserialize)]
+struct Sampling {
+    images: usize,
+    world: usize,
+    batch: usize,
+    epoch: usize,
+    entries: usize,
+    last: usize,
+    sha256: String,
+}
+
+/// Of ImageNet-100-LT's 12,205 images two processes take 12,206, the last batch of which has 174.
+#[test]
+fn batches_are_those_of_the_published_processes_together() {
+    let cases: Vec<Sampling> = golden::json("imagenet/sampler.json");
+    assert!(cases.iter().any(|case| (case.images, case.entries, case.last) == (12205, 12206, 174)));
+    for Sampling { images, world, batch, epoch, entries, last, sha256 } in cases {
+        let order = global_order(images, epoch, world).unwrap();
+        assert_eq!((order.len(), epoch_images(images, world)), (entries, entries));
+        let mut batches: Vec<Vec<i64>> = order.chunks(batch).map(<[i64]>::to_vec).collect();
+        assert_eq!(batches.last().unwrap().len(), last);
+        batches.iter_mut().for_each(|batch| batch.sort_unstable());
+        let text = serde_json::to_string(&batches).unwrap();
+        assert_eq!(hash_bytes(text.as_bytes()), sha256, "{images} images, {world} processes, epoch {epoch}");
+    }
+}
+
+/// The sha256 of each view of images of any sizes, planned and computed as one batch of pre-training: channel by channel.
+fn hashes_of_views(images: &Packed, params: &[ViewParams], size: i64) -> Vec<String> {
+    let device = golden::device();
+    let plan = Plan::of_packed(&images.places, params, size, device).unwrap();
+    let views = plan.apply(&native::send(&images.pixels, device).unwrap()).unwrap().to_device(Device::Cpu);
+    let bytes = |view| Vec::<u8>::try_from(views.get(view).flatten(0, -1)).unwrap();
+    (0..params.len() as i64).map(|view| hash_bytes(&bytes(view))).collect()
+}
+
+#[derive(Deserialize)]
+struct View {
+    name: String,
+    #[serde(flatten)]
+    place: Place,
+    params: ViewParams,
+    sha256: String,
+}
+
+/// Odd sizes, tall and wide images, greyscale, CMYK, PNG, smaller than the view and just as large: all in one batch.
+#[test]
+fn whole_views_of_files_match_torchvision_to_the_bit() {
+    let (pack, cases) = (pack(), golden::json::<Vec<View>>("imagenet/views.json"));
+    let pictures: Vec<Picture> = cases.iter().map(|case| decode(case.place.of(&pack)).unwrap()).collect();
+    let packed = Packed::of(&pictures, golden::device()).unwrap();
+    let params: Vec<ViewParams> = cases.iter().map(|case| case.params.clone()).collect();
+    let found = hashes_of_views(&packed, &params, 224);
+    let wrong: Vec<&str> =
+        cases.iter().zip(&found).filter(|(case, found)| case.sha256 != **found).map(|(case, _)| &*case.name).collect();
+    assert!(wrong.is_empty(), "{} of {} differ: {wrong:?}", wrong.len(), cases.len());
+}
+
+/// Both views of the first epoch of every image file there is, as training draws them, beside those that the oracle makes now.
+#[test]
+fn views_of_every_real_file_are_those_of_pillow() {
+    let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").unwrap());
+    let python = std::env::var_os("SDCLR_ORACLE_PYTHON").map_or(root.join(".oracle/bin/python"), PathBuf::from);
+    let sample = std::env::var_os("SDCLR_DATA").map(|data| PathBuf::from(data).join("imagenet-sample"));
+    let lists = ["fullsize/train.txt", "tiny/train.txt", "tiny/val.txt"];
+    let Some(sample) = sample.filter(|sample| lists.iter().all(|list| sample.join(list).exists())) else {
+        return skip("data", "SDCLR_DATA has no imagenet-sample");
+    };
+    if !python.exists() {
+        return skip("oracle", "there is no PyTorch (ci/oracle --env makes one)");
+    }
+    let recipe = Recipe::resolve("imagenet100-lt/sdclr", &[]).unwrap();
+    let (mut cases, mut found) = (String::new(), Vec::new());
+    for list in lists.map(|list| sample.join(list)) {
+        let text = std::fs::read_to_string(&list).unwrap();
+        let paths: Vec<&str> = text.lines().map(|line| line.rsplit_once(' ').unwrap().0).collect();
+        let subset = split::read_files(&list).unwrap();
+        let Images::Files(files) = &subset.images else { panic!("no files") };
+        for rows in subset.rows.chunks(16) {
+            let mut packed = files.packed(rows, golden::device()).unwrap();
+            let mut params = Vec::new();
+            for (place, &row) in packed.places.iter().zip(rows) {
+                let address = (subset.addresses[row as usize], 0);
+                let views = draw_views(&recipe.augment, recipe.seed, 1, address, (place.height, place.width));
+                for view in views {
+                    let file = list.parent().unwrap().join(paths[row as usize]);
+                    cases += &format!("{}\n", serde_json::json!({ "file": file, "params": view, "size": 224 }));
+                    params.push(view);
+                }
+            }
+            packed.places = packed.places.iter().flat_map(|&place| [place; 2]).collect();
+            found.extend(hashes_of_views(&packed, &params, 224));
+        }
+    }
+    let mut command = Command::new(python);
+    command.arg(root.join("reference/torch/views_of_files.py")).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let writer = std::thread::spawn(move || input.write_all(cases.as_bytes()).unwrap());
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    let expected = String::from_utf8(output.stdout).unwrap();
+    let expected: Vec<&str> = expected.lines().collect();
+    assert_eq!(expected.len(), found.len());
+    let differ = expected.iter().zip(&found).filter(|(expected, found)| *expected != found).count();
+    golden::evidence(
+        Evidence::Bitwise,
+        "whole 224-pixel views of ImageNet files with those of torchvision and Pillow",
+        &[(&format!("views that differ, of {}", found.len()), differ as f64, 0.0)],
+    );
+    assert_eq!(differ, 0, "of {} views", found.len());
 }

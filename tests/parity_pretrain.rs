@@ -11,7 +11,7 @@ use sdclr::network::{Network, NetworkSpec, StateDict};
 use sdclr::pretrain::Trainer;
 use sdclr::pretrain::loss::nt_xent;
 use sdclr::pretrain::optimizer::Optimizer;
-use sdclr::pretrain::order::epoch_order;
+use sdclr::pretrain::order::{epoch_images, epoch_order, global_order};
 use sdclr::pretrain::schedule::Schedule;
 use sdclr::recipe::{Depth, OptimizerName, Recipe, ScheduleName};
 use serde::Deserialize;
@@ -146,7 +146,28 @@ fn order_is_that_of_the_distributed_sampler() {
         assert!(order.starts_with(&case.first) && order.ends_with(&case.last), "{what}: starts {:?}", &order[..1]);
         let bytes: Vec<u8> = order.iter().flat_map(|position| position.to_le_bytes()).collect();
         assert_eq!(sdclr::recipe::hash_bytes(&bytes), case.sha256, "{what}");
+        // The global batches are made of the ranks' own.
+        let whole = global_order(case.images, case.epoch, case.ranks).unwrap();
+        assert!(whole.iter().skip(case.rank).step_by(case.ranks).eq(&order), "{what}");
+        assert_eq!(whole.len(), epoch_images(case.images, case.ranks), "{what}");
     }
+}
+
+/// The published runs of ImageNet-100-LT had two processes and batches of 256: 48 steps, the last of 174 images.
+#[test]
+fn two_processes_pad_the_published_epoch() {
+    let recipe = Recipe::resolve("imagenet100-lt/sdclr", &[]).unwrap();
+    let order = global_order(12_205, 1, recipe.sampler_world).unwrap();
+    let batches: Vec<&[i64]> = order.chunks(recipe.batch_size).collect();
+    assert_eq!((order.len(), batches.len(), batches[47].len()), (12_206, 48, 174));
+    assert_eq!(order[12_205], order[0]);
+    // What each process gives to the last step, as DistributedSampler orders it.
+    let ranks = [0, 1].map(|rank| epoch_order(12_205, 1, rank, 2).unwrap()[47 * 128..].to_vec());
+    let mut expected = ranks.concat();
+    let mut found = batches[47].to_vec();
+    found.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!((ranks[0].len(), found), (87, expected));
 }
 
 #[derive(Deserialize)]

@@ -5,9 +5,9 @@ mod golden;
 use proptest::prelude::*;
 use sdclr::augment::{
     AugmentError, Crop, Jitter, JitterOp, Plan, ResizedCrop, Shift, ViewKey, ViewParams, adjust, draw,
-    draw_resized_crop, draw_shift, pad_crop_flip, resize_centre_crop, resized_crop, views,
+    draw_resized_crop, draw_shift, pad_crop_flip, views,
 };
-use sdclr::dataset::Picture;
+use sdclr::dataset::{Packed, Picture, Place};
 use sdclr::recipe::{AugmentRecipe, Recipe};
 use tch::{Device, Kind, Tensor};
 
@@ -39,7 +39,15 @@ fn images(count: i64, height: i64, width: i64, seed: i64) -> Tensor {
 /// An image `[3, H, W]` as a decoder gives it.
 fn picture(image: &Tensor) -> Picture {
     let (_, height, width) = image.size3().unwrap();
-    Picture { height, width, pixels: image.permute([1, 2, 0]).contiguous().flatten(0, -1).try_into().unwrap() }
+    let pixels = image.to_device(Device::Cpu).permute([1, 2, 0]).contiguous().flatten(0, -1);
+    Picture { height, width, pixels: pixels.try_into().unwrap() }
+}
+
+/// The only view of one image `[3, H, W]` that `plan` plans of its place.
+fn packed_view(image: &Tensor, plan: impl FnOnce(&[Place]) -> Result<Plan, AugmentError>) -> Tensor {
+    let packed = Packed::of(&[picture(image)], golden::device()).unwrap();
+    let images = sdclr::native::send(&packed.pixels, golden::device()).unwrap();
+    plan(&packed.places).unwrap().apply(&images).unwrap().get(0)
 }
 
 /// The whole image, untouched.
@@ -66,6 +74,26 @@ proptest! {
         prop_assert_eq!(alone, together.narrow(0, pick as i64, 1));
     }
 
+    /// Files of any sizes, one batch: each view is that of its image alone, in a tensor.
+    #[test]
+    fn packed_images_give_the_views_of_tensors(seed in any::<u64>(), sides in prop::collection::vec((1i64..60, 1i64..60), 1..6)) {
+        let (recipe, device) = (imagenet(), golden::device());
+        let originals: Vec<Tensor> = sides.iter().map(|&(height, width)| images(1, height, width, height)).collect();
+        let pictures: Vec<Picture> = originals.iter().map(|image| picture(&image.get(0))).collect();
+        let packed = Packed::of(&pictures, device).unwrap();
+        let drawn = |(image, &(height, width)): (u64, &(i64, i64))| {
+            [0, 1].map(|view| draw(&recipe, ViewKey { seed, view, ..key(image) }, height, width))
+        };
+        let params: Vec<ViewParams> = (0..).zip(&sides).flat_map(drawn).collect();
+        let places: Vec<Place> = packed.places.iter().flat_map(|&place| [place; 2]).collect();
+        let plan = Plan::of_packed(&places, &params, recipe.size, device).unwrap();
+        let found = plan.apply(&sdclr::native::send(&packed.pixels, device).unwrap()).unwrap();
+        for (index, params) in params.iter().enumerate() {
+            let alone = views(&originals[index / 2], std::slice::from_ref(params), recipe.size).unwrap();
+            prop_assert_eq!(found.get(index as i64), alone.get(0));
+        }
+    }
+
     #[test]
     fn untouched_images_stay_as_they_are(side in 1i64..48, seed in 0i64..1000) {
         let images = images(2, side, side, seed);
@@ -76,13 +104,12 @@ proptest! {
         }
         let still = Shift { top: 3, left: 3, flip: false };
         prop_assert_eq!(&pad_crop_flip(&images, &[still, still], 3).unwrap(), &images);
-        // Pictures are of the CPU.
-        let first = images.get(0).to_device(Device::Cpu);
-        let picture = picture(&first);
-        prop_assert_eq!(&resize_centre_crop(&picture, side, side).unwrap(), &first);
+        let (first, device) = (images.get(0), golden::device());
+        prop_assert_eq!(&packed_view(&first, |places| Plan::of_centres(places, side, side, device)), &first);
         let crop = Crop { top: 0, left: 0, height: side, width: side };
-        prop_assert_eq!(&resized_crop(&picture, ResizedCrop { crop, flip: false }, side).unwrap(), &first);
-        prop_assert_eq!(resized_crop(&picture, ResizedCrop { crop, flip: true }, side).unwrap(), first.flip([2]));
+        let crop = |flip| packed_view(&first, |places| Plan::of_crops(places, &[ResizedCrop { crop, flip }], side, device));
+        prop_assert_eq!(&crop(false), &first);
+        prop_assert_eq!(crop(true), first.flip([2]));
     }
 
     #[test]
@@ -220,7 +247,11 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(views(&good, &params[..1], 8).unwrap_err(), AugmentError::Count { images: 2, params: 1 });
     assert_eq!(views(&good, &params, 0).unwrap_err(), AugmentError::Size { size: 0 });
     let enormous = views(&good, &params, 1 << 15).unwrap_err();
-    assert_eq!(enormous, AugmentError::TooLarge { images: (8, 8), views: (1 << 15, 1 << 15) }, "{enormous}");
+    assert_eq!(enormous, AugmentError::LargeViews { views: (1 << 15, 1 << 15) }, "{enormous}");
+    let place = Place { offset: 0, height: 1 << 15, width: 1 << 15 };
+    let crop = Crop { top: 0, left: 0, height: 1, width: 1 };
+    let far = Plan::of_packed(&[place], &[ViewParams { crop, ..identity(1) }], 8, golden::device()).unwrap_err();
+    assert_eq!(far, AugmentError::TooLarge { index: 0, image: (1 << 15, 1 << 15), views: (8, 8) }, "{far}");
     let nowhere = Plan::new(&[0, -1], &params, (8, 8), 8, golden::device()).unwrap_err();
     assert_eq!(nowhere, AugmentError::Source { index: 1, source_image: -1 }, "{nowhere}");
     let planned = |sides| Plan::new(&[1, 0], &params, sides, 8, golden::device()).unwrap();
@@ -243,11 +274,17 @@ fn what_does_not_fit_is_refused() {
     let outside = Shift { top: 9, left: 0, flip: false };
     assert!(matches!(pad_crop_flip(&good, &[outside; 2], 4), Err(AugmentError::Shift { index: 0, .. })));
     assert_eq!(pad_crop_flip(&good, &[outside; 2], -1).unwrap_err(), AugmentError::Padding { padding: -1 });
-    let picture = picture(&good.get(0));
-    assert_eq!(resize_centre_crop(&picture, 8, 9).unwrap_err(), AugmentError::Centre { size: 9, short: 8 });
-    assert_eq!(resize_centre_crop(&picture, 8, 0).unwrap_err(), AugmentError::Size { size: 0 });
-    let crop = Crop { top: 0, left: 1, height: picture.height, width: picture.width };
-    let outside = resized_crop(&picture, ResizedCrop { crop, flip: false }, 8);
+    let places = [Place { offset: 0, height: 8, width: 8 }];
+    let centre = |short, size| Plan::of_centres(&places, short, size, golden::device());
+    assert_eq!(centre(8, 9).unwrap_err(), AugmentError::Centre { size: 9, short: 8 });
+    assert_eq!(centre(8, 0).unwrap_err(), AugmentError::Size { size: 0 });
+    let crop = Crop { top: 0, left: 1, height: 8, width: 8 };
+    let outside = Plan::of_crops(&places, &[ResizedCrop { crop, flip: false }], 8, golden::device());
     assert!(matches!(outside, Err(AugmentError::Crop { index: 0, .. })));
+    // One byte too few, and images of another layout.
+    let whole = centre(8, 8).unwrap();
+    for found in [good.flatten(0, -1).narrow(0, 0, 191), good.shallow_clone()] {
+        assert!(matches!(whole.apply(&found), Err(AugmentError::OtherImages { .. })));
+    }
     assert_eq!(adjust(&good, JitterOp::Hue, &[0.0]).unwrap_err(), AugmentError::Count { images: 2, params: 1 });
 }

@@ -1,14 +1,12 @@
 //! Augmentation, batched on tensors, bit-exact with torchvision on 8-bit PIL images. (One exception: PIL resizes shrinking
 //! crops over 100 times as tall as wide in the other order. No recipe draws such crops.)
-//! In: uint8 images `[N, 3, H, W]` on any device and one row of drawn parameters per image. Out: uint8 views
-//! `[N, 3, size, size]` on the same device. (For decoded files of any size: [`resized_crop`] and
-//! [`resize_centre_crop`].) Implements REFERENCE.md "Augmentation" and the image transforms of
+//! In: uint8 images `[N, 3, H, W]`, or decoded files of any size end to end, on any device, and drawn parameters. Out: uint8
+//! views `[N, 3, size, size]` on the same device. Implements REFERENCE.md "Augmentation" and the image transforms of
 //! "Evaluation". Drawing ([`draw`], [`draw_shift`]), planning ([`Plan`]) and applying ([`views`], [`pad_crop_flip`]) are
 //! separate, so that parameters can be recorded, replayed and checked, and one batch planned while another is computed.
 
 mod blur;
 mod params;
-mod picture;
 mod plan;
 mod resize;
 
@@ -18,7 +16,6 @@ use crate::native::{self, NativeError};
 pub use params::{
     Crop, Jitter, JitterOp, ResizedCrop, Shift, ViewKey, ViewParams, draw, draw_resized_crop, draw_shift,
 };
-pub use picture::{resize_centre_crop, resized_crop};
 pub use plan::Plan;
 
 /// Images and parameters that do not go together.
@@ -39,9 +36,11 @@ pub enum AugmentError {
     Sigma { index: usize, sigma: f64 },
     #[error("images of side {size} were asked for; a side of at least 1 pixel is needed")]
     Size { size: i64 },
-    #[error("views of {} x {} of images of {} x {} were asked for; sides go up to {} pixels", .views.0, .views.1,
-        .images.0, .images.1, plan::MAX_SIDE)]
-    TooLarge { images: (i64, i64), views: (i64, i64) },
+    #[error("views of {} x {} were asked for; sides go up to {} pixels", .views.0, .views.1, plan::MAX_SIDE)]
+    LargeViews { views: (i64, i64) },
+    #[error("view {index} of {} x {} was asked for of an image of {} x {}; either takes at most 2 GiB", .views.0, .views.1,
+        .image.0, .image.1)]
+    TooLarge { index: usize, image: (i64, i64), views: (i64, i64) },
     #[error("view {index} was asked for of image {source_image}; images are counted from 0 and are fewer than 2^31")]
     Source { index: usize, source_image: i64 },
     #[error("view {index} was asked for {operation:?} twice; each operation of the jitter is done once")]
@@ -51,10 +50,9 @@ pub enum AugmentError {
     #[error("a border of {padding} pixels was asked for; 0 or more are needed")]
     Padding { padding: i64 },
     #[error(
-        "views were planned of at least {end} uint8 images of {} x {}, but {kind:?} {shape:?} is here; plan for these",
-        sides.0, sides.1
+        "views were planned of at least {end} bytes of uint8 images, {layout}, but {kind:?} {shape:?} is here; plan for these"
     )]
-    OtherImages { kind: Kind, shape: Vec<i64>, sides: (i64, i64), end: i64 },
+    OtherImages { kind: Kind, shape: Vec<i64>, layout: String, end: i64 },
     #[error(transparent)]
     Native(#[from] NativeError),
 }

@@ -8,7 +8,7 @@ use std::ops::Range;
 /// 2^22: PIL's PRECISION_BITS for 8-bit images.
 const FIXED_POINT: f64 = (1 << 22) as f64;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Filter {
     Bilinear,
     /// Keys' cubic with a = -0.5.
@@ -35,12 +35,13 @@ impl Filter {
         }
     }
 
-    /// The taps of the pixels at `kept` of a line of `length` pixels resized to `resized`.
-    pub fn taps(self, length: i64, resized: i64, kept: Range<i64>) -> Vec<Taps> {
+    /// The taps of the pixels of `axis` that are kept; their places count from its start.
+    pub fn taps(self, axis: &Axis) -> Vec<Taps> {
+        let Axis { length, resized, .. } = *axis;
         let scale = length as f64 / resized as f64;
         let widening = scale.max(1.0);
         let support = self.support() * widening;
-        kept.map(|position| {
+        let taps = |position: i64| {
             let centre = (position as f64 + 0.5) * scale;
             // Truncation toward zero, as C casts.
             let first = ((centre - support + 0.5) as i64).max(0);
@@ -51,9 +52,18 @@ impl Filter {
             // Rounded half away from zero.
             let fixed = |weight: f64| (weight / sum * FIXED_POINT + 0.5f64.copysign(weight)) as i32;
             Taps { first: first as usize, weights: raw.into_iter().map(fixed).collect() }
-        })
-        .collect()
+        };
+        axis.kept.clone().map(taps).collect()
     }
+}
+
+/// One axis: `length` pixels from `start` become `resized`, of which those at `kept` are computed.
+#[derive(Debug, Clone)]
+pub struct Axis {
+    pub start: i64,
+    pub length: i64,
+    pub resized: i64,
+    pub kept: Range<i64>,
 }
 
 /// Where one pixel of the result comes from: weights, in multiples of 2^-22, of neighbouring pixels from `first`

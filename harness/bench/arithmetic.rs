@@ -13,6 +13,8 @@ use crate::recipe::{Recipe, Stem};
 /// Passes that training costs per view, in forwards: one forward, and a backward for inputs and for weights.
 const PASSES: u64 = 3;
 const VIEWS: u64 = 2;
+/// Forwards that an image costs in pre-training.
+pub(super) const PASSES_OF_TRAINING: u64 = PASSES * VIEWS;
 
 /// Additions and multiplications of one training step of `recipe`'s batch: convolutions and linear layers, three
 /// forwards a view. Batch norm, loss, optimiser and augmentation are not counted.
@@ -21,17 +23,29 @@ const VIEWS: u64 = 2;
 /// The network cannot be made.
 pub fn flop_per_step(recipe: &Recipe) -> Result<u64, BenchError> {
     let network = Network::new(NetworkSpec::of_recipe(recipe), recipe.seed, Kind::Float, Device::Cpu)?;
-    Ok(PASSES * VIEWS * recipe.batch_size as u64 * flop_forward(&network, recipe.augment.size as u64))
+    Ok(PASSES_OF_TRAINING * recipe.batch_size as u64 * flop_forward(&network, recipe.augment.size as u64))
 }
 
 /// Of one image of `side` pixels through `network`, read off the names and shapes of its weights.
-fn flop_forward(network: &Network, side: u64) -> u64 {
+pub(super) fn flop_forward(network: &Network, side: u64) -> u64 {
+    let flop = |(pixels, shape): (u64, Vec<i64>)| 2 * pixels * shape.iter().product::<i64>() as u64;
+    layers(network, side).into_iter().map(flop).sum()
+}
+
+/// Numbers that the convolutions of `network` make of one image of `side` pixels.
+pub(super) fn convolved_numbers(network: &Network, side: u64) -> u64 {
+    let convolutions = layers(network, side).into_iter().filter(|(_, shape)| shape.len() == 4);
+    convolutions.map(|(pixels, shape)| pixels * shape[0] as u64).sum()
+}
+
+/// Pixels of the result and shape of the weight of every convolution and linear layer.
+fn layers(network: &Network, side: u64) -> Vec<(u64, Vec<i64>)> {
     let imagenet = network.spec().stem == Stem::Imagenet;
     // A stage from the second on halves the sides, as do the ImageNet stem and its pool; padding rounds up.
     let halved = |times: u32| side.div_ceil(1 << times);
     let (stem, first) = if imagenet { (halved(1), 2) } else { (side, 0) };
     let parameters = network.parameters();
-    let flop = |(name, weight): (&str, &Tensor)| {
+    let layer = |(name, weight): (&str, &Tensor)| {
         let shape = weight.size();
         let pixels = match (shape.len(), stage_and_place(name)) {
             (2, _) => 1,
@@ -42,11 +56,11 @@ fn flop_forward(network: &Network, side: u64) -> u64 {
                 let side = halved(first + stage - 1 - u32::from(before));
                 side * side
             }
-            _ => 0,
+            _ => return None,
         };
-        2 * pixels * shape.iter().product::<i64>() as u64
+        Some((pixels, shape))
     };
-    parameters.iter().map(|(name, weight)| flop((name, weight))).sum()
+    parameters.iter().filter_map(|(name, weight)| layer((name, weight))).collect()
 }
 
 /// `layer2.0.conv1.weight`: stage 2, place `0.conv1`; `None` outside the stages.

@@ -3,7 +3,9 @@
 //! iteration, the ratio to ours, the share of the device's matrix rate, and peak memory.
 
 pub mod arithmetic;
+pub mod cost;
 mod hash;
+pub mod load;
 mod memory;
 mod norm;
 mod peer;
@@ -23,6 +25,7 @@ use crate::pretrain::PretrainError;
 use crate::probe::ProbeError;
 use crate::recipe::{Depth, Precision, REFERENCE_SUITE, Recipe, RecipeError, Stem, name_of};
 use crate::record::Environment;
+use crate::split::SplitError;
 use crate::suite::environment;
 use arithmetic::MatrixRate;
 use hash::Sha256sum;
@@ -43,8 +46,12 @@ pub enum BenchError {
     Images { images: usize, batch: usize },
     #[error("norm races kernels for a GPU, and the device is none; use --device cuda:0")]
     NoGpu,
-    #[error("there is no checkpoint to read; name one with --file")]
-    NoFile,
+    #[error("there is no {what} to read; name one with --file")]
+    NoFile { what: &'static str },
+    #[error("a JPEG could not be made: {reason}")]
+    Jpeg { reason: String },
+    #[error("{0}")]
+    Device(String),
     #[error("a row of the table could not be measured in a process of its own: {reason}")]
     Row { reason: String },
     #[error(transparent)]
@@ -57,6 +64,8 @@ pub enum BenchError {
     Pretrain(#[from] PretrainError),
     #[error(transparent)]
     Probe(#[from] ProbeError),
+    #[error(transparent)]
+    List(#[from] SplitError),
     #[error(transparent)]
     File(#[from] FsError),
     #[error("libtorch: {0}")]
@@ -80,7 +89,7 @@ pub struct BenchOptions {
     /// Images of an epoch of training, of an augmentation iteration or of a probe epoch; `None`: four batches of
     /// training, or 512.
     pub images: Option<usize>,
-    /// The checkpoint that is read, which the peer writes where there is none.
+    /// The checkpoint that is read, which the peer writes where there is none; or the list of the files that are loaded.
     pub file: Option<PathBuf>,
     /// `key=value` onto the recipe of our side, e.g. `precision=bf16`.
     pub overrides: Vec<String>,
@@ -309,7 +318,9 @@ impl BenchOptions {
             format!("augment.size={}", self.size),
         ];
         set.extend(self.overrides.iter().cloned());
-        let recipe = Recipe::resolve(&format!("{REFERENCE_SUITE}/sdclr"), &set)?;
+        // Views of files are those of ImageNet, with blur.
+        let suite = if self.kind == Kind::Load { "imagenet100-lt" } else { REFERENCE_SUITE };
+        let recipe = Recipe::resolve(&format!("{suite}/sdclr"), &set)?;
         if self.kind == Kind::Train && self.images() < recipe.batch_size {
             return Err(BenchError::Images { images: self.images(), batch: recipe.batch_size });
         }
@@ -329,7 +340,7 @@ impl BenchOptions {
     fn images_per_iteration(&self, recipe: &Recipe) -> Option<usize> {
         match self.kind {
             Kind::Train | Kind::Step => Some(recipe.batch_size * self.steps_per_iteration(recipe)),
-            Kind::Augment | Kind::Probe => Some(self.images()),
+            Kind::Augment | Kind::Load | Kind::Probe => Some(self.images()),
             Kind::Norm => Some(recipe.batch_size),
             Kind::Mask | Kind::Checkpoint | Kind::Hash => None,
         }

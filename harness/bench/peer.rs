@@ -28,7 +28,7 @@ pub(super) struct Peer {
     variant: String,
     name: String,
     precision: Option<Precision>,
-    /// The peer counts the augmentation's iterations in images.
+    /// The peer counts iterations of the augmentation and of loading in images.
     count: usize,
     command: String,
 }
@@ -74,7 +74,7 @@ impl Peer {
         };
         let (output, (variant, precision)) = (BufReader::new(output), variant);
         let name = format!("PyTorch {variant}");
-        let count = if options.kind == Kind::Augment { options.images() } else { 1 };
+        let count = if matches!(options.kind, Kind::Augment | Kind::Load) { options.images() } else { 1 };
         let mut peer = Self { child, input, output, variant, name, precision, count, command: text };
         let ready = peer.answer()?;
         Ok((peer, ready))

@@ -17,7 +17,7 @@ use crate::pretrain::{PretrainError, Trainer, sdclr};
 use crate::probe::{Classifier, train_epoch};
 use crate::random;
 use crate::recipe::{OptimizerName, Precision, Recipe};
-use crate::split::Subset;
+use crate::split::{self, Subset};
 
 /// What is raced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -29,6 +29,8 @@ pub enum Kind {
     Step,
     /// Both CIFAR views of images
     Augment,
+    /// Both views of ImageNet's image files, decoded and augmented
+    Load,
     /// The mask of an epoch
     Mask,
     /// One training epoch of the linear probe
@@ -80,12 +82,16 @@ impl Workload {
             Kind::Norm => Some(Precision::Bf16),
             // Whatever the encoder was trained in.
             Kind::Probe => Some(Precision::Fp32),
-            Kind::Augment | Kind::Mask | Kind::Checkpoint | Kind::Hash => None,
+            Kind::Augment | Kind::Load | Kind::Mask | Kind::Checkpoint | Kind::Hash => None,
         };
         let body = match options.kind {
             Kind::Train => train(recipe, images, device, options.eager)?,
             Kind::Step => step(recipe, device, options.eager)?,
-            Kind::Augment => augment(recipe, images, device)?,
+            Kind::Augment => augment(noise_set(images, recipe.augment.size, device)?, recipe, device),
+            Kind::Load => {
+                let list = options.file.as_deref().ok_or(BenchError::NoFile { what: "list of files" })?;
+                augment(split::read_files(list)?.limited(Some(images)), recipe, device)
+            }
             Kind::Mask => {
                 let network = network(&recipe, NetworkSpec::of_recipe(&recipe), device)?;
                 let ratio = sdclr::Keys::of(&recipe)?.prune_ratio;
@@ -94,7 +100,7 @@ impl Workload {
             Kind::Probe => probe(recipe, images, device)?,
             Kind::Norm => each(norm::body(recipe.batch_size, recipe.augment.size, device)?),
             Kind::Checkpoint => {
-                let file = options.file.clone().ok_or(BenchError::NoFile)?;
+                let file = options.file.clone().ok_or(BenchError::NoFile { what: "checkpoint" })?;
                 each(move || crate::checkpoint::read_object(&file).map(drop).map_err(BenchError::from))
             }
             Kind::Hash => {
@@ -124,7 +130,7 @@ fn train(recipe: Recipe, images: usize, device: Device, eager: bool) -> Result<B
     let mut epoch = 0;
     let mut train = each(move || {
         epoch += 1;
-        trainer.epoch(epoch, Loader::new(&set, &recipe, epoch..=epoch)?)?;
+        trainer.epoch(epoch, Loader::new(&set, &recipe, device, epoch..=epoch)?)?;
         Ok(())
     });
     // The uncounted round takes an epoch more.
@@ -147,14 +153,13 @@ fn step(recipe: Recipe, device: Device, eager: bool) -> Result<Body, BenchError>
 }
 
 /// As training takes them: batch by batch, drawn ahead, uint8.
-fn augment(recipe: Recipe, images: usize, device: Device) -> Result<Body, BenchError> {
-    let set = noise_set(images, recipe.augment.size, device)?;
+fn augment(set: Subset, recipe: Recipe, device: Device) -> Body {
     let mut epoch = 0;
-    Ok(each(move || {
+    each(move || {
         epoch += 1;
-        Loader::new(&set, &recipe, epoch..=epoch)?.try_for_each(|views| views.map(drop))?;
+        Loader::new(&set, &recipe, device, epoch..=epoch)?.try_for_each(|views| views.map(drop))?;
         Ok(())
-    }))
+    })
 }
 
 fn probe(recipe: Recipe, images: usize, device: Device) -> Result<Body, BenchError> {

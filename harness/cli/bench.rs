@@ -10,12 +10,13 @@ use serde::Serialize;
 use super::output::out;
 use super::{EngineArgs, OverrideArgs};
 use crate::bench::scaling::{self, Grid};
-use crate::bench::{self, BenchOptions, Kind, Opponent, table};
+use crate::bench::{self, BenchOptions, Kind, Opponent, load, table};
 use crate::fs::{self, Inputs};
 use crate::recipe::{Depth, name_of};
+use crate::split;
 use crate::suite::environment;
 
-/// Race our training, step, augmentation, mask, probe, batch norm or reading of checkpoints against PyTorch, or our
+/// Race our training, step, augmentation, loading, mask, probe, batch norm or reading of checkpoints against PyTorch, or our
 /// hashing against sha256sum, in one run
 ///
 /// The peer is reference/torch/peer.py with the environment of ci/oracle --env (or SDCLR_ORACLE_PYTHON); without them
@@ -25,6 +26,7 @@ use crate::suite::environment;
 #[command(after_help = "Examples:
   sdclr bench train --batch 512 --images 11165 --precision bf16
   sdclr bench augment --rounds 9 --json augment.json
+  sdclr bench load --batch 256 --file imagenet-sample/fullsize/train.txt
   sdclr bench train --network resnet18,resnet50 --size 32,64,224 --batch 128,512,4096 --markdown growth.md")]
 pub(super) struct BenchArgs {
     kind: Kind,
@@ -39,16 +41,17 @@ pub(super) struct BenchArgs {
     #[command(flatten)]
     engine: EngineArgs,
     /// Side of the images in pixels; over 64 they go through the ImageNet stem
-    #[arg(long, value_delimiter = ',', default_value = "32", value_name = "PIXELS",
+    #[arg(long, value_delimiter = ',', default_value = "32", default_value_if("kind", "load", "224"), value_name = "PIXELS",
         value_parser = value_parser!(i64).range(1..))]
     size: Vec<i64>,
     /// Images per step
     #[arg(long, value_delimiter = ',', default_value = "64", value_name = "N", value_parser = counted())]
     batch: Vec<usize>,
-    /// Images of an iteration (train, augment, probe) [default: four batches for train, else 512]
+    /// Images of an iteration (train, augment, load, probe) [default: four batches for train, else 512]
     #[arg(long, value_name = "N", value_parser = counted())]
     images: Option<usize>,
-    /// The checkpoint to read (checkpoint) [default: one of a ResNet with momentum, written by PyTorch for the race]
+    /// The checkpoint to read (checkpoint) [default: one of a ResNet with momentum, written by PyTorch for the race]; the list of
+    /// image files, lines PATH LABEL with paths relative to its folder (load) [default: made-up JPEGs of 500 x 375]
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Counted rounds
@@ -78,7 +81,7 @@ fn counted() -> RangedU64ValueParser<usize> {
 
 impl BenchArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let inputs = Inputs::default().file("the checkpoint", self.file.as_deref());
+        let inputs = Inputs::default().file("--file", self.file.as_deref());
         inputs.spare("--json", self.json.as_deref())?;
         inputs.spare("--markdown", self.markdown.as_deref())?;
         let grid = Grid { networks: self.network.clone(), sizes: self.size.clone(), batches: self.batch.clone() };
@@ -87,7 +90,7 @@ impl BenchArgs {
             anyhow::bail!("--network, --size and --batch need a value each");
         };
         let growing = grid.networks.len() * grid.sizes.len() * grid.batches.len() > 1;
-        if growing && matches!(self.kind, Kind::Norm | Kind::Checkpoint | Kind::Hash) {
+        if growing && matches!(self.kind, Kind::Load | Kind::Norm | Kind::Checkpoint | Kind::Hash) {
             anyhow::bail!(
                 "there is no table of how {} grows; give one value each of --network, --size and --batch",
                 name_of(&self.kind)
@@ -103,7 +106,13 @@ impl BenchArgs {
                 anyhow::bail!("there is no PyTorch here to write a checkpoint for the race; name one with --file")
             }
             None if self.kind == Kind::Checkpoint => Some(scratch.path().join("checkpoint.pt")),
+            None if self.kind == Kind::Load => Some(load::make_up(scratch.path(), self.images.unwrap_or(512))?),
             named => named.clone(),
+        };
+        let images = match &file {
+            // As many as the list has.
+            Some(list) if self.kind == Kind::Load => Some(split::read_files(list)?.limited(self.images).len()),
+            _ => self.images,
         };
         let options = BenchOptions {
             kind: self.kind,
@@ -113,7 +122,7 @@ impl BenchArgs {
             eager: self.engine.eager,
             batch,
             size,
-            images: self.images,
+            images,
             file,
             overrides: self.overrides.clone().overrides()?,
             rounds: self.rounds,

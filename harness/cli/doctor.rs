@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::output::outln;
 use crate::cores::Cores;
+use crate::dataset::speed;
 use crate::native::CudaState;
 use crate::recipe::name_of;
 use crate::suite::doctor::{self, DataCheck, DeviceCheck, Examination, ListCheck};
@@ -71,6 +72,15 @@ fn program(found: &Examination) -> Vec<String> {
             lines.push(format!("CUDA       not loaded: {reason} (the CPU set of ci/setup lacks it)"))
         }
     }
+    let (height, width) = speed::SIDES;
+    let by = match found.jpeg.simd {
+        true => "SIMD",
+        false => "plain C, without SIMD: install nasm, then cargo clean -p mozjpeg-sys and build again",
+    };
+    lines.push(match &found.jpeg.images_per_second {
+        Ok(rate) => format!("JPEG       {rate:.0} images/s of {width} x {height} on one thread, by {by}"),
+        Err(error) => format!("JPEG       NOT decoded: {error}"),
+    });
     for check in &found.devices {
         if let tch::Device::Cuda(index) = check.device {
             lines.push(format!("  cuda:{index}   {}", check.name.as_deref().unwrap_or("(the driver gives no name)")));

@@ -21,11 +21,13 @@ mod views;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::cores;
+use crate::dataset::ImageCache;
 use crate::progress;
 use output::OutputError;
 
@@ -119,15 +121,49 @@ struct ScaleArgs {
     /// Stop pre-training and probes after N epochs: a smoke run, not a result
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit_epochs: Option<u32>,
+    /// Decode every image file that will be used before anything else, and name those that cannot be
+    #[arg(long)]
+    check_data: bool,
+    /// Keep decoded image files in memory, up to this size (such as 8GiB or 500MiB) of their pixels; the results are the same
+    #[arg(long, value_name = "SIZE")]
+    cache_images: Option<Size>,
+}
+
+/// A number of bytes: `500MiB`, `8GiB`.
+#[derive(Debug, Clone, Copy)]
+struct Size(u64);
+
+impl std::str::FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
+        let split = units.iter().find_map(|(unit, bits)| Some((text.strip_suffix(unit)?, 1_u64 << bits)));
+        let bytes = split.and_then(|(number, unit)| number.trim_end().parse::<u64>().ok()?.checked_mul(unit));
+        bytes.map(Self).ok_or_else(|| format!("'{text}' is no size; use 500MiB or 8GiB"))
+    }
 }
 
 impl From<ScaleArgs> for Scale {
     fn from(args: ScaleArgs) -> Self {
-        let ScaleArgs { data, device, deterministic, limit_images, limit_epochs } = args;
+        let ScaleArgs { data, device, deterministic, limit_images, limit_epochs, check_data, cache_images } = args;
         let [limit_images, limit_epochs] = [limit_images, limit_epochs].map(|limit| limit.map(|n| n as usize));
         let (stop, foreign, tensorboard) = Default::default();
         let data = data.or_else(crate::artifact::data_folder);
-        Self { data, device, deterministic, eager: false, limit_images, limit_epochs, stop, foreign, tensorboard }
+        let cache = cache_images.map(|Size(bytes)| Arc::new(ImageCache::new(bytes)));
+        Self {
+            data,
+            device,
+            deterministic,
+            eager: false,
+            limit_images,
+            limit_epochs,
+            check_data,
+            cache,
+            stop,
+            foreign,
+            tensorboard,
+        }
     }
 }
 

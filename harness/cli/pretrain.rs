@@ -10,6 +10,7 @@ use super::{EngineArgs, OverrideArgs, ScaleArgs, ShowArgs, warn_of};
 use crate::pretrain::run::ENCODER;
 use crate::progress::Progress;
 use crate::recipe::{PretrainSplit, name_of};
+use crate::split::ListName;
 use crate::stop::{self, Stop};
 use crate::suite::context::{Context, Scale};
 use crate::suite::{PlannedEncoder, SuiteError};
@@ -52,6 +53,7 @@ impl PretrainArgs {
         let (eager, tensorboard) = (self.engine.eager, self.show.tensorboard);
         let scale = Scale { eager, tensorboard, stop: Stop::on_signals()?, ..self.scale.into() };
         let context = Context::open(&encoder.recipe, scale)?;
+        context.check_data([ListName::Pretrain(list, self.split)].into_iter())?;
         let progress = Progress::default();
         let outcome = progress.job(&encoder.id.to_string(), || context.pretrain(&encoder, list, &self.out, &progress));
         let record = match outcome {

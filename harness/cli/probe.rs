@@ -13,6 +13,7 @@ use crate::network::Foreign;
 use crate::progress::Progress;
 use crate::recipe::Protocol;
 use crate::report;
+use crate::split::ListName;
 use crate::suite::PlannedEncoder;
 use crate::suite::context::Context;
 
@@ -60,6 +61,9 @@ impl ProbeArgs {
         let (protocol, test_only) = (self.protocol, self.test_only);
         let encoder = PlannedEncoder::of_recipe(&self.recipe, &self.set, None, self.split)?;
         let context = Context::open(&encoder.recipe, self.scale.into())?;
+        let probed = PlannedEncoder { probes: vec![(protocol, 1)], ..encoder.clone() };
+        let lists = probed.passes().into_iter().map(|pass| pass.list);
+        context.check_data(lists.filter(|list| !test_only || *list == ListName::Test))?;
         let state = checkpoint::read_encoder(&self.checkpoint)?.state.encoder(&self.foreign)?;
         let network = context.encoder(&encoder.recipe, protocol, &state, test_only)?;
         let (job, progress) = (encoder.id.probe(protocol), Progress::default());

@@ -12,6 +12,7 @@ use super::ShowArgs;
 use super::jobs::{Asked, JobsArgs};
 use super::output::{out, outln};
 use crate::artifact;
+use crate::bench::cost;
 use crate::progress::Progress;
 use crate::recipe::{JobId, Suite};
 use crate::record::PublishedRecord;
@@ -60,7 +61,7 @@ pub(super) struct ReproArgs {
     jobs_of: JobsArgs,
     /// Train nothing but probes: read the authors' logs, evaluate their fine-tuned models and probe their encoders, all
     /// found by their published names under DIR [default: what sdclr fetch brought]
-    #[arg(long, value_name = "DIR", num_args = 0..=1, conflicts_with = "encoders")]
+    #[arg(long, value_name = "DIR", num_args = 0..=1, conflicts_with_all = ["encoders", "check_data"])]
     from_published: Option<Option<PathBuf>>,
     #[command(flatten)]
     show: ShowArgs,
@@ -74,7 +75,7 @@ pub(super) struct ReproArgs {
     /// Run only these jobs, named as in the plan (sdclr-D_i-split1, sdclr-D_i-split1/few); exits with 0 when they are done
     #[arg(long, value_delimiter = ',', value_name = "IDS", conflicts_with_all = ["from_published", "budget", "dry_run"])]
     job: Vec<JobId>,
-    /// Print the plan, the resolved recipes, the power of each claim and the disk use, and run nothing
+    /// Print the plan, the resolved recipes, the power of each claim, disk use, memory and least time, and run nothing
     #[arg(long)]
     dry_run: bool,
     /// Print what came out as JSON instead of a table
@@ -97,6 +98,9 @@ impl ReproArgs {
         let jobs = self.jobs.map(usize::from);
         if self.dry_run {
             out!("{}\n{}", describe(&plan)?, suite::forecast(&plan, &scale, &out, jobs)?)?;
+            if let Some(cost) = cost::cost(&plan, &scale)? {
+                out!("{cost}")?;
+            }
             return Ok(ExitCode::SUCCESS);
         }
         let pace = suite::Pace { budget: self.budget.map(|budget| budget.0), jobs, only: self.job };

@@ -2,10 +2,14 @@
 //! `[N, 3, H, W]` in the official order, labels, class names, and a hash of the decoded content that is the same for
 //! every packaging of the same data. ImageNet's images stay on disk: lists name them, and they are decoded when needed.
 
+mod cache;
 mod cifar;
 mod digits;
+mod files;
 mod imagenet;
+mod packed;
 mod picture;
+pub mod speed;
 
 use std::path::{Path, PathBuf};
 
@@ -13,9 +17,12 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Tensor};
 
 use crate::fs::{self, FsError};
+use crate::native::NativeError;
 use crate::recipe::{DatasetName, name_of};
 use crate::text::shown;
-pub use imagenet::ImageFiles;
+pub use cache::ImageCache;
+pub use files::ImageFiles;
+pub use packed::{Packed, Place};
 pub use picture::{Picture, decode};
 
 /// A data set could not be loaded.
@@ -53,6 +60,8 @@ pub enum DatasetError {
     Image { list: String, line: usize, path: PathBuf, reason: String },
     #[error("{what} needs images of one size; those of ImageNet are files of any size")]
     NotResident { what: &'static str },
+    #[error(transparent)]
+    Native(#[from] NativeError),
     #[error("libtorch: {0}")]
     Torch(#[from] tch::TchError),
 }

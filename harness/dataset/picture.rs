@@ -1,9 +1,11 @@
 //! One image file to pixels, as `Image.open(path).convert("RGB")` of Pillow gives them. In: the bytes of a JPEG (or a
-//! PNG: one of ImageNet's files is one under a JPEG's name). Out: a [`Picture`], or the reason why there is none.
+//! PNG: one of ImageNet's files is one under a JPEG's name). Out: its sides, and its pixels written where the caller wants
+//! them; or the reason why there are none.
 //!
-//! Decoders differ by a level here and there; libjpeg's, which Pillow has, differs from Pillow in nothing.
+//! Decoders differ by a level here and there; Pillow uses libjpeg, so we do too: bit-exact.
 
 use std::io::{BufRead, Cursor, Error, Read};
+use std::panic::{AssertUnwindSafe, UnwindSafe};
 
 use image::{ColorType, ImageDecoder};
 use mozjpeg::{ColorSpace, Decompress};
@@ -27,14 +29,51 @@ const PNG_MAGIC: &[u8] = b"\x89PNG\r\n\x1a\n";
 /// # Errors
 /// Why it cannot be decoded, in words: it is no JPEG or PNG, cut short, damaged or absurdly large.
 pub fn decode(file: &[u8]) -> Result<Picture, String> {
-    if file.starts_with(PNG_MAGIC) {
-        return decode_png(file);
+    let (height, width) = sides(file)?;
+    let mut pixels = vec![0; 3 * (height * width) as usize];
+    decode_into(file, &mut pixels)?;
+    Ok(Picture { height, width, pixels })
+}
+
+/// Height and width of the image in a file, of which only the head is read.
+///
+/// # Errors
+/// As [`decode`], as far as the head tells.
+pub fn sides(file: &[u8]) -> Result<(i64, i64), String> {
+    let (width, height) = match is_png(file)? {
+        true => {
+            let (width, height) = png_decoder(file)?.dimensions();
+            (width as usize, height as usize)
+        }
+        false => with_libjpeg(|| Ok(Decompress::new_reader(Whole(file))?.size()))?,
+    };
+    check_size(width, height)?;
+    Ok((height as i64, width as i64))
+}
+
+/// Decodes a whole image file into `pixels`, which has room for what [`sides`] says: red, green, blue, row by row.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_into(file: &[u8], pixels: &mut [u8]) -> Result<(), String> {
+    match is_png(file)? {
+        true => decode_png(file, pixels),
+        false => with_libjpeg(AssertUnwindSafe(|| decode_jpeg(file, pixels))),
     }
-    if !file.starts_with(b"\xff\xd8\xff") {
-        return Err("it is neither a JPEG nor a PNG file".to_owned());
+}
+
+/// Whether the file is a PNG; else it is a JPEG.
+fn is_png(file: &[u8]) -> Result<bool, String> {
+    match file {
+        _ if file.starts_with(PNG_MAGIC) => Ok(true),
+        _ if file.starts_with(b"\xff\xd8\xff") => Ok(false),
+        _ => Err("it is neither a JPEG nor a PNG file".to_owned()),
     }
-    // libjpeg's fatal errors unwind out of it, without a panic.
-    let outcome = std::panic::catch_unwind(|| decode_jpeg(file).map_err(|error| error.to_string()));
+}
+
+/// What `work` gives. libjpeg's fatal errors unwind out of it, without a panic.
+pub(super) fn with_libjpeg<T>(work: impl FnOnce() -> std::io::Result<T> + UnwindSafe) -> Result<T, String> {
+    let outcome = std::panic::catch_unwind(|| work().map_err(|error| error.to_string()));
     outcome.unwrap_or_else(|payload| {
         let text = payload.downcast_ref::<String>().map_or("no reason given", String::as_str);
         match text.strip_prefix("libjpeg fatal error: ").unwrap_or(text) {
@@ -67,18 +106,20 @@ impl Read for Whole<'_> {
     }
 }
 
-fn decode_jpeg(file: &[u8]) -> std::io::Result<Picture> {
+fn decode_jpeg(file: &[u8], pixels: &mut [u8]) -> std::io::Result<()> {
     let decoder = Decompress::new_reader(Whole(file))?;
-    let (width, height) = decoder.size();
-    check_size(width, height).map_err(Error::other)?;
-    let four = matches!(decoder.color_space(), ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK);
-    let mut started = decoder.to_colorspace(if four { ColorSpace::JCS_CMYK } else { ColorSpace::JCS_RGB })?;
-    let mut pixels: Vec<u8> = started.read_scanlines()?;
-    started.finish()?;
-    if four {
-        pixels = pixels.chunks_exact(4).flat_map(|ink| rgb_of([ink[0], ink[1], ink[2], ink[3]])).collect();
+    if !matches!(decoder.color_space(), ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK) {
+        let mut started = decoder.to_colorspace(ColorSpace::JCS_RGB)?;
+        started.read_scanlines_into(pixels)?;
+        return started.finish();
     }
-    Ok(Picture { height: height as i64, width: width as i64, pixels })
+    let mut started = decoder.to_colorspace(ColorSpace::JCS_CMYK)?;
+    let inks: Vec<[u8; 4]> = started.read_scanlines()?;
+    started.finish()?;
+    for (pixel, ink) in pixels.chunks_exact_mut(3).zip(inks) {
+        pixel.copy_from_slice(&rgb_of(ink));
+    }
+    Ok(())
 }
 
 /// The colour of inks stored the Adobe way, 255 for none, as Pillow takes every JPEG's.
@@ -101,15 +142,18 @@ fn check_size(width: usize, height: usize) -> Result<(), String> {
     }
 }
 
-fn decode_png(file: &[u8]) -> Result<Picture, String> {
-    let decoder = image::codecs::png::PngDecoder::new(Cursor::new(file)).map_err(|error| error.to_string())?;
-    let (width, height) = decoder.dimensions();
-    check_size(width as usize, height as usize)?;
+fn png_decoder(file: &[u8]) -> Result<image::codecs::png::PngDecoder<Cursor<&[u8]>>, String> {
+    image::codecs::png::PngDecoder::new(Cursor::new(file)).map_err(|error| error.to_string())
+}
+
+fn decode_png(file: &[u8], pixels: &mut [u8]) -> Result<(), String> {
+    let decoder = png_decoder(file)?;
     let colour = decoder.color_type();
     if !matches!(colour, ColorType::L8 | ColorType::La8 | ColorType::Rgb8 | ColorType::Rgba8) {
         return Err(format!("it is a PNG of {colour:?} pixels; 8 bits a channel are needed"));
     }
     // An alpha channel is dropped, not blended.
-    let pixels = image::DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?.into_rgb8();
-    Ok(Picture { height: i64::from(height), width: i64::from(width), pixels: pixels.into_raw() })
+    let image = image::DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?.into_rgb8();
+    pixels.copy_from_slice(image.as_raw());
+    Ok(())
 }

@@ -29,7 +29,7 @@ extern "C" {
 char *sdclr_augment_cpu(const augment::Batch *batch) {
   return guarded([&] {
     at::parallel_for(0, batch->count, 1, [&](int64_t begin, int64_t end) {
-      std::vector<unsigned char> scratch(augment::scratch_bytes(*batch));
+      std::vector<unsigned char> scratch(batch->scratch_most);
       for (int64_t index = begin; index < end; ++index)
         sdclr_augment_view(*batch, static_cast<int>(index), scratch.data());
     });
@@ -45,7 +45,7 @@ char *sdclr_augment_cuda(const augment::Batch *batch, int32_t index, const char 
     kernels.load(device, source);
     if (batch->count == 0)
       return;
-    auto scratch = at::empty({batch->count, augment::scratch_bytes(*batch)}, at::device(device).dtype(at::kByte));
+    auto scratch = at::empty({batch->scratch_all}, at::device(device).dtype(at::kByte));
     auto argument = *batch;
     argument.scratch = scratch.mutable_data_ptr<uint8_t>();
     kernels.launch(0, device, {static_cast<unsigned>(batch->count), 1}, {32, 8}, &argument);
@@ -56,14 +56,15 @@ char *sdclr_augment_cuda(const augment::Batch *batch, int32_t index, const char 
 // order; the result of a phase must not depend on that order.
 char *sdclr_augment_like_cuda(const augment::Batch *batch, int columns, int rows, bool backwards) {
   return guarded([&] {
-    std::vector<unsigned char> scratch(augment::scratch_bytes(*batch));
+    std::vector<unsigned char> memory(batch->scratch_all);
     for (int index = 0; index < batch->count; ++index) {
       unsigned long long sum = 0;
+      unsigned char *scratch = memory.data() + reinterpret_cast<const augment::View *>(batch->table)[index].scratch;
       for (int phase = 0; phase < augment::PHASES; ++phase)
         for (int i = 0; i < columns * rows; ++i) {
           int place = backwards ? columns * rows - 1 - i : i;
           augment::Thread thread{place % columns, place / columns, columns, rows};
-          augment::run(phase, *batch, index, scratch.data(), &sum, thread);
+          augment::run(phase, *batch, index, scratch, &sum, thread);
         }
     }
   });

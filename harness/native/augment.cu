@@ -1,6 +1,6 @@
 // The pre-training views of a batch (REFERENCE.md "Augmentation"): one source for the CPU, where augment.cpp includes it, and
-// for CUDA, where NVRTC compiles it. In: uint8 images [N, 3, H, W] and the table that harness/augment/plan.rs packs. Out:
-// uint8 views [N, 3, height, width].
+// for CUDA, where NVRTC compiles it. In: uint8 images of any sizes, [N, 3, H, W] or end to end with their channels
+// interleaved, and the table that harness/augment/plan.rs packs. Out: uint8 views [N, 3, height, width].
 //
 // A view is computed in phases. On CUDA one block computes a view: its threads divide each phase and synchronise after it. On
 // the CPU one thread does all phases while the view is in its cache. We use C floats where PIL does and doubles where it
@@ -12,8 +12,10 @@ typedef unsigned char u8;
 
 // What is done to one view.
 struct View {
-  // The image, and the rectangle of it that is resized.
-  int source, top, left, height, width;
+  // Where the first byte of the rectangle that is resized lies in the images, and where the view's own scratch memory begins.
+  long long place, scratch;
+  // Bytes from one row of the image to the next and from one channel to the next, and rows of the rectangle.
+  int row, plane, height;
   // Where in the table the taps of rows and columns lie, and whether columns are mirrored.
   int rows, columns, flip;
   // Operations of the jitter in their order, each at most once, and their factors; for hue, steps of 1/255 turn.
@@ -33,9 +35,13 @@ struct Batch {
   // of each lies in the line, and their weights times 2^22.
   const int *table;
   u8 *views;
-  // As many bytes a view as scratch_bytes says; on the CPU one view's.
+  // On CUDA that of all views.
   u8 *scratch;
-  int image_height, image_width, height, width, count;
+  // Bytes of the view that needs most, and of all.
+  long long scratch_most, scratch_all;
+  // Bytes from one pixel of an image to the next.
+  int step;
+  int height, width, count;
 };
 
 // One thread that does all of a view, several neighbouring pixels at once.
@@ -53,11 +59,6 @@ struct Thread {
 inline int smaller(int a, int b) { return a < b ? a : b; }
 inline int larger(int a, int b) { return a > b ? a : b; }
 inline int between(int low, int value, int high) { return smaller(larger(value, low), high); }
-
-// Each channel of the narrowed crop, and of a view while it is blurred.
-inline long long scratch_bytes(const Batch &batch) {
-  return 3LL * larger(batch.image_height, batch.height) * batch.width;
-}
 
 // How lines of one length become lines of `size` pixels.
 struct Taps {
@@ -89,25 +90,57 @@ constexpr int HALF = 1 << 21;
 // Rounds and clips a sum of weighted pixels that already includes HALF.
 inline u8 rounded(int sum) { return static_cast<u8>(between(0, sum >> 22, 255)); }
 
+#ifndef __CUDACC__
+// The same on the CPU for interleaved channels: row by row, the three channels of a pixel at once.
+inline void narrow_pixels(const Batch &batch, const View &view, const Taps &taps, const u8 *__restrict image,
+                          u8 *__restrict narrowed) {
+  const int plane = view.height * batch.width;
+  for (int y = 0; y < view.height; ++y) {
+    const u8 *line = image + y * view.row;
+    u8 *target = narrowed + y * batch.width;
+    for (int x = 0; x < batch.width; ++x) {
+      const u8 *pixel = line + 3 * taps.first[x];
+      const int *weights = taps.weights + x * taps.count;
+      int red = HALF, green = HALF, blue = HALF;
+      for (int tap = 0; tap < taps.count; ++tap, pixel += 3) {
+        red += weights[tap] * pixel[0];
+        green += weights[tap] * pixel[1];
+        blue += weights[tap] * pixel[2];
+      }
+      u8 *to = target + (view.flip ? batch.width - 1 - x : x);
+      to[0] = rounded(red);
+      to[plane] = rounded(green);
+      to[2 * plane] = rounded(blue);
+    }
+  }
+}
+#endif
+
 // Resizes the rows of the crop to the width of the view.
 template <class T> inline void narrow(const Batch &batch, const View &view, u8 *__restrict narrowed, T thread) {
   const Taps taps(batch, view.columns, batch.width);
-  const long long plane = static_cast<long long>(batch.image_height) * batch.image_width;
-  const u8 *image = batch.images + 3LL * view.source * plane + view.top * batch.image_width + view.left;
-  known<ENLARGING>(taps.count, [&](auto count) {
-    for (int x = thread.x; x < batch.width; x += thread.columns) {
-      const u8 *column = image + taps.first[x];
-      const int *weights = taps.weights + x * count;
-      u8 *target = narrowed + (view.flip ? batch.width - 1 - x : x);
-      for (int channel = 0; channel < 3; ++channel)
-        for (int y = thread.y; y < view.height; y += thread.rows) {
-          const u8 *pixels = column + channel * plane + y * batch.image_width;
-          int sum = HALF;
-          for (int tap = 0; tap < count; ++tap)
-            sum += weights[tap] * pixels[tap];
-          target[(channel * view.height + y) * batch.width] = rounded(sum);
-        }
-    }
+  const u8 *image = batch.images + view.place;
+#ifndef __CUDACC__
+  if constexpr (T::STRIP > 1)
+    if (batch.step == 3)
+      return narrow_pixels(batch, view, taps, image, narrowed);
+#endif
+  known<1>(batch.step, [&](auto step) {
+    known<ENLARGING>(taps.count, [&](auto count) {
+      for (int x = thread.x; x < batch.width; x += thread.columns) {
+        const u8 *column = image + taps.first[x] * step;
+        const int *weights = taps.weights + x * count;
+        u8 *target = narrowed + (view.flip ? batch.width - 1 - x : x);
+        for (int channel = 0; channel < 3; ++channel)
+          for (int y = thread.y; y < view.height; y += thread.rows) {
+            const u8 *pixels = column + channel * view.plane + y * view.row;
+            int sum = HALF;
+            for (int tap = 0; tap < count; ++tap)
+              sum += weights[tap] * pixels[tap * step];
+            target[(channel * view.height + y) * batch.width] = rounded(sum);
+          }
+      }
+    });
   });
 }
 
@@ -334,8 +367,9 @@ extern "C" __global__ void __launch_bounds__(256, 4) augment_views(augment::Batc
   const augment::Thread thread = {static_cast<int>(threadIdx.x), static_cast<int>(threadIdx.y),
                                   static_cast<int>(blockDim.x), static_cast<int>(blockDim.y)};
   const int index = static_cast<int>(blockIdx.x);
+  augment::u8 *scratch = batch.scratch + reinterpret_cast<const augment::View *>(batch.table)[index].scratch;
   for (int phase = 0; phase < augment::PHASES; ++phase) {
-    augment::run(phase, batch, index, batch.scratch + index * augment::scratch_bytes(batch), &sum, thread);
+    augment::run(phase, batch, index, scratch, &sum, thread);
     __syncthreads();
   }
 }

@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 use super::{NativeError, check};
 
 /// 32-bit words of a view in the table: the `View` of `augment.cu`.
-pub const VIEW_WORDS: usize = 20;
+pub const VIEW_WORDS: usize = 22;
 
 /// What is compiled for CUDA.
 const SOURCE: &CStr = match CStr::from_bytes_with_nul(concat!(include_str!("augment.cu"), "\0").as_bytes()) {
@@ -23,11 +23,24 @@ struct Batch {
     table: *const i32,
     views: *mut u8,
     scratch: *mut u8,
-    image_height: i32,
-    image_width: i32,
+    scratch_most: i64,
+    scratch_all: i64,
+    step: i32,
     height: i32,
     width: i32,
     count: i32,
+}
+
+/// The numbers that say how a table is read.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    pub count: usize,
+    /// Height and width of the views.
+    pub sides: (i64, i64),
+    /// Bytes from one pixel of an image to the next: 1 where channels lie apart, 3 where they are interleaved.
+    pub step: i32,
+    /// Bytes of scratch memory: of the view that needs most, and of all.
+    pub scratch: (i64, i64),
 }
 
 unsafe extern "C" {
@@ -35,14 +48,15 @@ unsafe extern "C" {
     fn sdclr_augment_cuda(batch: *const Batch, device: i32, source: *const c_char) -> *mut c_char;
 }
 
-/// Computes the views that `table` asks for of `images` (uint8 `[N, 3, H, W]`, on the same device, where the work is
-/// queued): uint8 `[count, 3, height, width]`.
+/// Computes the views that `table` asks for of `images` (uint8, contiguous, on the same device, where the work is queued):
+/// uint8 `[count, 3, height, width]`.
 ///
 /// # Safety
-/// The table begins with `count` views, whose crops and taps lie within images that are there.
-pub unsafe fn views(images: &Tensor, table: &Tensor, count: usize, sides: (i64, i64)) -> Result<Tensor, NativeError> {
+/// The table begins with `count` views, whose crops and taps lie within the images, and whose scratch memory lies apart
+/// and is no more than `shape` says.
+pub unsafe fn views(images: &Tensor, table: &Tensor, shape: Shape) -> Result<Tensor, NativeError> {
     // SAFETY: the caller vouches for the table.
-    compute(images, table, count, sides, |batch| match images.device() {
+    compute(images, table, shape, |batch| match images.device() {
         Device::Cuda(index) => unsafe { sdclr_augment_cuda(batch, index as i32, SOURCE.as_ptr()) },
         _ => unsafe { sdclr_augment_cpu(batch) },
     })
@@ -51,21 +65,20 @@ pub unsafe fn views(images: &Tensor, table: &Tensor, count: usize, sides: (i64, 
 fn compute(
     images: &Tensor,
     table: &Tensor,
-    count: usize,
-    (height, width): (i64, i64),
+    shape: Shape,
     kernel: impl FnOnce(*const Batch) -> *mut c_char,
 ) -> Result<Tensor, NativeError> {
-    let images = images.f_contiguous()?;
-    let (_, _, image_height, image_width) = images.size4()?;
+    let Shape { count, sides: (height, width), step, scratch: (scratch_most, scratch_all) } = shape;
     let views = Tensor::f_empty([count as i64, 3, height, width], (Kind::Uint8, images.device()))?;
-    // Both tensors and the table are contiguous, and outlive the call; what CUDA queues, frees memory in its own order.
+    // All three tensors are contiguous, and outlive the call; what CUDA queues, frees memory in its own order.
     let batch = Batch {
         images: images.data_ptr() as *const u8,
         table: table.data_ptr() as *const i32,
         views: views.data_ptr() as *mut u8,
         scratch: std::ptr::null_mut(),
-        image_height: image_height as i32,
-        image_width: image_width as i32,
+        scratch_most,
+        scratch_all,
+        step,
         height: height as i32,
         width: width as i32,
         count: count as i32,
@@ -82,8 +95,7 @@ fn compute(
 pub unsafe fn views_like_cuda(
     images: &Tensor,
     table: &Tensor,
-    count: usize,
-    sides: (i64, i64),
+    shape: Shape,
     (columns, rows): (i32, i32),
     backwards: bool,
 ) -> Result<Tensor, NativeError> {
@@ -91,5 +103,5 @@ pub unsafe fn views_like_cuda(
         fn sdclr_augment_like_cuda(batch: *const Batch, columns: i32, rows: i32, backwards: bool) -> *mut c_char;
     }
     // SAFETY: as in `views`.
-    compute(images, table, count, sides, |batch| unsafe { sdclr_augment_like_cuda(batch, columns, rows, backwards) })
+    compute(images, table, shape, |batch| unsafe { sdclr_augment_like_cuda(batch, columns, rows, backwards) })
 }

@@ -9,7 +9,6 @@ pub(crate) mod generator;
 pub mod graph;
 pub mod norm;
 mod optimizer;
-mod parallel;
 mod process;
 mod switches;
 mod transfer;
@@ -22,10 +21,9 @@ use tch::Tensor;
 pub use autograd::gradients;
 pub use cuda::{CudaState, cuda_name, libtorch_folder, load_cuda};
 pub use optimizer::fused_sgd;
-pub use parallel::parallel_map;
 pub use process::{guarded, is_output_closed, prepare};
 pub use switches::{Determinism, determinism, set_deterministic, set_tf32, tf32};
-pub use transfer::{send, staged};
+pub use transfer::{Staging, send, staged};
 
 /// A call into libtorch failed; the message is libtorch's own.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,7 +32,7 @@ pub struct NativeError(String);
 
 impl NativeError {
     /// libtorch appends a C++ stack trace; its first line says what was wrong.
-    fn of(text: &str) -> Self {
+    pub(crate) fn of(text: &str) -> Self {
         Self(text.lines().next().unwrap_or_default().to_owned())
     }
 }

@@ -6,7 +6,6 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
-#include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -78,16 +77,6 @@ char *sdclr_gradients(void *output, void *gradient, void **inputs, size_t count,
   });
 }
 
-// Calls body(context, i) for every i below count on libtorch's own threads; what body computes stays on its thread.
-char *sdclr_parallel_for(size_t count, void (*body)(void *, size_t), void *context) {
-  return guarded([&] {
-    at::parallel_for(0, static_cast<int64_t>(count), 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i)
-        body(context, static_cast<size_t>(i));
-    });
-  });
-}
-
 // First the older switches, which keep both generations of settings in agreement (libtorch throws where it finds them at
 // odds), then each operation by name, so that nothing is inherited from an all-over setting.
 char *sdclr_set_tf32(bool allow) {
@@ -132,6 +121,13 @@ char *sdclr_determinism(int32_t *out) {
     auto &context = at::globalContext();
     bool algorithms = context.deterministicAlgorithms() && !context.deterministicAlgorithmsWarnOnly();
     *out = (algorithms ? 1 : 0) | (context.deterministicCuDNN() ? 2 : 0) | (context.benchmarkCuDNN() ? 4 : 0);
+  });
+}
+
+// Fills `out` with a tensor of `bytes` bytes on the host, page-locked or not, whose values nobody has written.
+char *sdclr_staging(int64_t bytes, bool pinned, void *out) {
+  return guarded([&] {
+    *static_cast<at::Tensor *>(out) = at::empty({bytes}, at::TensorOptions().dtype(at::kByte).pinned_memory(pinned));
   });
 }
 

@@ -1,42 +1,54 @@
-//! The batches of a run. In: a list's images, which lie on the device, and a recipe. Out: batch after batch of views, planned
-//! on the host by a thread of its own, and computed on a GPU beside the step before.
-
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::JoinHandle;
+//! The batches of a run. In: a list's images, which lie on the device or are files, and a recipe. Out: batch after batch of
+//! views: files decoded and views planned ahead on the host by threads of their own, and views computed on a GPU beside the step
+//! before.
 
 use tch::{Device, Tensor};
 
 use super::PretrainError;
-use super::order::epoch_order;
+use super::order::global_order;
+use crate::ahead::Ahead;
 use crate::augment::{self, Plan, ViewKey, ViewParams};
+use crate::dataset::{ImageFiles, Packed, Place};
+use crate::native;
 use crate::native::graph::{Purpose, SideStream};
-use crate::native::guarded;
 use crate::recipe::{AugmentRecipe, Recipe};
-use crate::split::Subset;
+use crate::split::{Images, Subset};
 
 /// Planned batches that wait at most, beside the one that the thread has in hand: enough to hide the drawing, while their
 /// memory stays small.
 const AHEAD: usize = 2;
 
-/// The parameters of both views of the image at `address`, of `sides` (height and width) pixels, in `epoch`.
+/// Those of files, whose decoded images take about 600 KB each; two more are being decoded and planned.
+const FILES_AHEAD: usize = 1;
+
+/// The parameters of both views of the image at `address`, of `sides` (height and width) pixels, in `epoch`. An image that
+/// comes again in an epoch, `repeat` times before, gets other ones.
 pub fn draw_views(
     recipe: &AugmentRecipe,
     seed: u64,
     epoch: usize,
-    address: u64,
+    (address, repeat): (u64, u64),
     (height, width): (i64, i64),
 ) -> [ViewParams; 2] {
-    let key = |view| ViewKey { seed, epoch: epoch as u64, image: address, view };
+    let key = |view| ViewKey { seed, epoch: epoch as u64, image: address, view: 2 * repeat + view };
     [0, 1].map(|view| augment::draw(recipe, key(view), height, width))
 }
 
-/// What the views of a list are drawn by: all that the planning thread has.
+/// A batch of an epoch: positions in the list, and how often each image came before in the epoch.
+#[derive(Debug)]
+struct Batch {
+    epoch: usize,
+    entries: Vec<(i64, u64)>,
+}
+
+/// What the views of a list are drawn by: all that the planning threads have.
+#[derive(Clone)]
 struct Drawing {
     recipe: AugmentRecipe,
     seed: u64,
     batch_size: usize,
-    /// Height and width of the images, and where they lie.
-    sides: (i64, i64),
+    /// Processes of the published sampler.
+    world: usize,
     device: Device,
     /// Of each entry of the list.
     rows: Vec<i64>,
@@ -44,86 +56,155 @@ struct Drawing {
 }
 
 impl Drawing {
-    /// The views of the entries at `positions` of the list: (entry 0 view 0, entry 0 view 1, entry 1 view 0, ...).
-    fn plan(&self, epoch: usize, positions: &[i64]) -> Result<Plan, PretrainError> {
-        let Self { recipe, seed, sides, device, .. } = self;
-        let source: Vec<i64> = positions.iter().flat_map(|&position| [self.rows[position as usize]; 2]).collect();
-        let draw = |&position: &i64| draw_views(recipe, *seed, epoch, self.addresses[position as usize], *sides);
-        let params: Vec<ViewParams> = positions.iter().flat_map(draw).collect();
-        Ok(Plan::new(&source, &params, *sides, recipe.size, *device)?)
+    /// The batches of `epochs`, in order.
+    fn batches(self, epochs: impl Iterator<Item = usize>) -> impl Iterator<Item = Result<Batch, PretrainError>> {
+        epochs.flat_map(move |epoch| {
+            let images = self.rows.len();
+            let (order, error) = match global_order(images, epoch, self.world) {
+                Ok(order) => (order, None),
+                Err(error) => (Vec::new(), Some(Err(error.into()))),
+            };
+            let entries: Vec<(i64, u64)> =
+                order.into_iter().enumerate().map(|(place, position)| (position, (place / images) as u64)).collect();
+            let batches: Vec<_> =
+                entries.chunks(self.batch_size).map(|entries| Ok(Batch { epoch, entries: entries.to_vec() })).collect();
+            batches.into_iter().chain(error)
+        })
     }
 
-    /// Sends the plan of every batch of `epochs`, until nobody receives any more. After an error nothing follows.
-    fn send_all(&self, epochs: impl Iterator<Item = usize>, sender: &SyncSender<Result<Plan, PretrainError>>) {
-        for epoch in epochs {
-            let order = match epoch_order(self.rows.len(), epoch, 0, 1) {
-                Ok(order) => order,
-                Err(error) => return drop(sender.send(Err(error.into()))),
-            };
-            for positions in order.chunks(self.batch_size) {
-                let plan = guarded(|| self.plan(epoch, positions)).map_err(PretrainError::from).flatten();
-                let last = plan.is_err();
-                if sender.send(plan).is_err() || last {
-                    return;
-                }
-            }
-        }
+    /// The places of a batch's images among those of the list.
+    fn rows(&self, batch: &Batch) -> Vec<i64> {
+        batch.entries.iter().map(|&(position, _)| self.rows[position as usize]).collect()
     }
+
+    /// The parameters of a batch's views, of images of the given sides: (entry 0 view 0, entry 0 view 1, entry 1 view 0, ...).
+    fn draw(&self, batch: &Batch, sides: impl Iterator<Item = (i64, i64)>) -> Vec<ViewParams> {
+        let Self { recipe, seed, addresses, .. } = self;
+        let draw = |(&(position, repeat), sides): (&(i64, u64), (i64, i64))| {
+            draw_views(recipe, *seed, batch.epoch, (addresses[position as usize], repeat), sides)
+        };
+        batch.entries.iter().zip(sides).flat_map(draw).collect()
+    }
+
+    /// Plans the views of images of one size.
+    fn plan(&self, batch: &Batch, sides: (i64, i64)) -> Result<Loaded, PretrainError> {
+        let source: Vec<i64> = self.rows(batch).into_iter().flat_map(|row| [row; 2]).collect();
+        let params = self.draw(batch, std::iter::repeat(sides));
+        let plan = Plan::new(&source, &params, sides, self.recipe.size, self.device)?;
+        Ok(Loaded { packed: None, plan })
+    }
+
+    /// Plans the views of decoded files.
+    fn plan_packed(&self, batch: &Batch, packed: Packed) -> Result<Loaded, PretrainError> {
+        let params = self.draw(batch, packed.places.iter().map(|place| (place.height, place.width)));
+        let places: Vec<Place> = packed.places.iter().flat_map(|&place| [place; 2]).collect();
+        let plan = Plan::of_packed(&places, &params, self.recipe.size, self.device)?;
+        Ok(Loaded { packed: Some(packed), plan })
+    }
+}
+
+/// A batch that only the device has still to compute.
+#[derive(Debug)]
+struct Loaded {
+    /// Its images; `None` where they lie on the device.
+    packed: Option<Packed>,
+    plan: Plan,
 }
 
 /// The views of every batch of some epochs in the order of PyTorch's DistributedSampler: uint8 `[N, 2, 3, S, S]` each, of
 /// which the last of an epoch may hold fewer. They are computed one batch ahead.
 #[derive(Debug)]
 pub struct Loader {
-    images: Tensor,
+    /// On the device; `None` where they are files.
+    images: Option<Tensor>,
+    device: Device,
     /// Side of the views.
     size: i64,
     /// On a GPU the queue where views are computed.
     side: Option<SideStream>,
-    /// `None` when the loader is dropped, which ends the thread.
-    plans: Option<Receiver<Result<Plan, PretrainError>>>,
-    thread: Option<JoinHandle<()>>,
+    loaded: Ahead<Result<Loaded, PretrainError>>,
     next: Option<Result<Tensor, PretrainError>>,
 }
 
 impl Loader {
-    /// The batches of `epochs` over `subset`, of which the first is computed at once.
+    /// The batches of `epochs` over `subset` on `device`, of which the first is computed at once.
     ///
     /// # Errors
-    /// The images are files, or there is no side stream on the GPU.
+    /// There is no side stream on the GPU.
     pub fn new(
         subset: &Subset,
         recipe: &Recipe,
+        device: Device,
         epochs: impl Iterator<Item = usize> + Send + 'static,
     ) -> Result<Self, PretrainError> {
-        let images = subset.resident("pre-training")?.shallow_clone();
-        let (_, _, height, width) = images.size4()?;
         let drawing = Drawing {
             recipe: recipe.augment.clone(),
             seed: recipe.seed,
             batch_size: recipe.batch_size,
-            sides: (height, width),
-            device: images.device(),
+            world: recipe.sampler_world,
+            device,
             rows: subset.rows.clone(),
             addresses: subset.addresses.clone(),
         };
-        let side = SideStream::new(Purpose::Views, images.device())?;
-        let (sender, plans) = sync_channel(AHEAD);
-        let thread = std::thread::spawn(move || drawing.send_all(epochs, &sender));
-        let (plans, thread) = (Some(plans), Some(thread));
-        let mut loader = Self { images, size: recipe.augment.size, side, plans, thread, next: None };
+        let side = SideStream::new(Purpose::Views, device)?;
+        let batches = drawing.clone().batches(epochs);
+        let (images, loaded) = match &subset.images {
+            Images::Resident(images) => {
+                let (_, _, height, width) = images.size4()?;
+                let plan = move |batch: Result<Batch, _>| drawing.plan(&batch?, (height, width));
+                (Some(images.shallow_clone()), ahead(AHEAD, batches, plan))
+            }
+            Images::Files(files) => (None, of_files(files.clone(), drawing, batches)),
+        };
+        let mut loader = Self { images, device, size: recipe.augment.size, side, loaded, next: None };
         loader.next = loader.compute();
         Ok(loader)
     }
 
-    fn compute(&self) -> Option<Result<Tensor, PretrainError>> {
-        let plan = self.plans.as_ref()?.recv().ok()?;
-        let apply = |plan: Plan| Ok(plan.apply(&self.images)?.f_view([-1, 2, 3, self.size, self.size])?);
-        Some(plan.and_then(|plan| match &self.side {
-            Some(side) => side.run(|| apply(plan)).map_err(PretrainError::from).flatten(),
-            None => apply(plan),
+    fn compute(&mut self) -> Option<Result<Tensor, PretrainError>> {
+        let loaded = self.loaded.next()?;
+        let apply = |Loaded { packed, plan }: Loaded| {
+            let views = match (packed, &self.images) {
+                (Some(packed), _) => plan.apply(&native::send(&packed.pixels, self.device)?)?,
+                (None, Some(images)) => plan.apply(images)?,
+                (None, None) => plan.apply(&Tensor::new())?,
+            };
+            Ok(views.f_view([-1, 2, 3, self.size, self.size])?)
+        };
+        Some(loaded.and_then(|loaded| match &self.side {
+            Some(side) => side.run(|| apply(loaded)).map_err(PretrainError::from).flatten(),
+            None => apply(loaded),
         }))
     }
+}
+
+/// The batches of files: one thread has them decoded, another plans what is decoded.
+fn of_files(
+    files: ImageFiles,
+    drawing: Drawing,
+    batches: impl Iterator<Item = Result<Batch, PretrainError>> + Send + 'static,
+) -> Ahead<Result<Loaded, PretrainError>> {
+    let decoding = drawing.clone();
+    let decode = move |batch: Result<Batch, PretrainError>| {
+        let batch = batch?;
+        let packed = files.packed(&decoding.rows(&batch), decoding.device)?;
+        Ok((batch, packed))
+    };
+    let decoded = ahead(0, batches, decode);
+    let plan = move |decoded: Result<(Batch, Packed), PretrainError>| {
+        let (batch, packed) = decoded?;
+        drawing.plan_packed(&batch, packed)
+    };
+    ahead(FILES_AHEAD, decoded, plan)
+}
+
+/// What `make` makes of each batch, ahead, up to and with the first error.
+fn ahead<J: 'static, T: Send + 'static>(
+    waiting: usize,
+    batches: impl Iterator<Item = J> + Send + 'static,
+    make: impl FnMut(J) -> Result<T, PretrainError> + Send + 'static,
+) -> Ahead<Result<T, PretrainError>> {
+    Ahead::new(waiting, batches, make, |panic| Err(panic.into()))
 }
 
 impl Iterator for Loader {
@@ -139,13 +220,5 @@ impl Iterator for Loader {
             self.next = self.compute();
         }
         Some(ready)
-    }
-}
-
-impl Drop for Loader {
-    fn drop(&mut self) {
-        drop(self.plans.take());
-        // The thread catches its panics.
-        drop(self.thread.take().map(JoinHandle::join));
     }
 }

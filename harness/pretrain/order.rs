@@ -10,3 +10,15 @@ pub fn epoch_order(images: usize, epoch: usize, rank: usize, world: usize) -> Re
     let padded = images.next_multiple_of(world);
     Ok(order.iter().cycle().take(padded).skip(rank).step_by(world).copied().collect())
 }
+
+/// The images of a global batch after the other, of all of `world` processes: [`epoch_order`] of one process, padded to a
+/// multiple of `world` by its own beginning. Whatever of it ranks take, batch for batch they take the same images.
+pub fn global_order(images: usize, epoch: usize, world: usize) -> Result<Vec<i64>, NativeError> {
+    let order = randperm(images, epoch as u64)?;
+    Ok(order.iter().cycle().take(epoch_images(images, world)).copied().collect())
+}
+
+/// Images of an epoch over a list of `images`, those that come again to make a multiple of `world` included.
+pub fn epoch_images(images: usize, world: usize) -> usize {
+    images.next_multiple_of(world)
+}

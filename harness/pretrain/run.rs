@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tch::{Device, Kind};
 
 use super::loader::Loader;
+use super::order::epoch_images;
 use super::saver::Saver;
 use super::{EpochStats, PretrainError, Trainer};
 pub use crate::checkpoint::ENCODER;
@@ -41,6 +42,13 @@ pub struct PretrainJob<'a> {
     pub stop: &'a Stop,
     /// Where TensorBoard finds the epochs, if it is to be shown them.
     pub tensorboard: Option<&'a Path>,
+}
+
+impl PretrainJob<'_> {
+    /// Images of an epoch, those that the sampler repeats included.
+    fn epoch_images(&self) -> usize {
+        epoch_images(self.list.len(), self.recipe.sampler_world)
+    }
 }
 
 /// Runs the job in `folder`, or finishes it where it was interrupted; a finished job is only read back.
@@ -100,7 +108,7 @@ pub fn run(job: &PretrainJob, folder: &Path, progress: &Progress) -> Result<Pret
 }
 
 fn steps_per_epoch(job: &PretrainJob) -> usize {
-    job.list.len().div_ceil(job.recipe.batch_size)
+    job.epoch_images().div_ceil(job.recipe.batch_size)
 }
 
 fn refuse_other(folder: &Path, found: &str, expected: &str) -> Result<(), PretrainError> {
@@ -112,7 +120,7 @@ fn refuse_other(folder: &Path, found: &str, expected: &str) -> Result<(), Pretra
 }
 
 fn check_last_batch(job: &PretrainJob, trainer: &Trainer) -> Result<(), PretrainError> {
-    let (images, batch_size) = (job.list.len(), job.recipe.batch_size);
+    let (images, batch_size) = (job.epoch_images(), job.recipe.batch_size);
     let smallest = trainer.method.smallest_batch();
     let rest = (images - 1) % batch_size + 1;
     if rest >= smallest {
@@ -242,15 +250,30 @@ fn train(
     let epochs = job.header.limit_epochs.unwrap_or(usize::MAX).min(job.recipe.epochs);
     let done = sitting.epochs.len();
     let bar = progress.bar(&job.header.job.to_string(), "steps", epochs * steps_per_epoch, done * steps_per_epoch);
-    let mut loader = Loader::new(job.list, job.recipe, done + 1..=epochs)?;
+    let mut loader = Loader::new(job.list, job.recipe, job.device, done + 1..=epochs)?;
     for epoch in done + 1..=epochs {
         let begun = sitting.under_way.take().unwrap_or_default();
-        loader.by_ref().take(begun.losses.len()).for_each(drop);
+        loader.by_ref().take(begun.losses.len()).try_for_each(|batch| batch.map(drop))?;
         let batches = loader.by_ref().take(steps_per_epoch - begun.losses.len());
         let batches = batches.take_while(|_| job.stop.requested().is_none()).inspect(|_| bar.inc(1));
-        let stats = trainer.epoch(epoch, batches).map_err(|error| sitting.with_checkpoint(error))?;
+        let mut unreadable = None;
+        let readable = batches.map_while(|batch| match batch {
+            Err(PretrainError::Dataset(error)) => {
+                unreadable = Some(error);
+                None
+            }
+            batch => Some(batch),
+        });
+        let stats = trainer.epoch(epoch, readable).map_err(|error| sitting.with_checkpoint(error))?;
         let done = joined(begun, &stats);
         let steps = done.losses.len();
+        if let Some(error) = unreadable {
+            // The steps before it are kept, for when the file is there again.
+            sitting.under_way = Some(done);
+            sitting.save(job, trainer, true)?;
+            sitting.saver.settle()?;
+            return Err(error.into());
+        }
         if steps < steps_per_epoch {
             let short = PretrainError::ShortEpoch { epoch, found: steps, expected: steps_per_epoch };
             let request = job.stop.requested().ok_or(short)?;

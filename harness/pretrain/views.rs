@@ -41,7 +41,7 @@ pub fn write(folder: &Path, set: &ImageSet, recipe: &Recipe, epoch: usize, indic
         return Err(ViewsError::NoImage { found, images: set.labels.len() });
     }
     let (_, _, height, width) = set.images.size4()?;
-    let draw = |&index: &i64| draw_views(&recipe.augment, recipe.seed, epoch, index as u64, (height, width));
+    let draw = |&index: &i64| draw_views(&recipe.augment, recipe.seed, epoch, (index as u64, 0), (height, width));
     let params: Vec<_> = indices.iter().flat_map(draw).collect();
     let originals = set.images.f_index_select(0, &Tensor::from_slice(indices))?;
     let size = recipe.augment.size;

@@ -105,7 +105,9 @@ fn calibrate(pruning: &Pruning, weights: &[Tensor]) -> Result<(), ProbeError> {
 fn each_chunk(pruning: &Pruning, mut take: impl FnMut(Tensor) -> Result<(), ProbeError>) -> Result<(), ProbeError> {
     let positions: Vec<i64> = (0..pruning.list.len() as i64).collect();
     let device = pruning.network.device();
-    views::in_chunks(pruning.list, &positions, pruning.recipe, None, |views| take(native::send(&views, device)?))
+    views::in_chunks(pruning.list, &positions, pruning.recipe, None, device, |views| {
+        take(native::send(&views, device)?)
+    })
 }
 
 /// Each class that has images: how many, their mean change, and how many are among the most changed tenth of all images.

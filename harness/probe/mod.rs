@@ -114,7 +114,7 @@ fn encode(
 ) -> Result<Tensor, ProbeError> {
     let _no_grad = tch::no_grad_guard();
     let mut features = Vec::new();
-    views::in_chunks(list, positions, recipe, epoch, |views| {
+    views::in_chunks(list, positions, recipe, epoch, network.device(), |views| {
         features.push(network.backbone(&native::send(&views, network.device())?, &Pass::EVAL));
         Ok(())
     })?;

@@ -2,13 +2,12 @@
 //! that are wanted, a recipe and, for training, the epoch. Out: uint8 views `[n, 3, S, S]`, chunk by chunk; those of files
 //! are decoded on all cores ahead of their use.
 
-use std::sync::mpsc::sync_channel;
-
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::ProbeError;
-use crate::augment::{self, Shift, ViewKey};
-use crate::dataset::ImageFiles;
+use crate::ahead::Ahead;
+use crate::augment::{self, Plan, ResizedCrop, Shift, ViewKey};
+use crate::dataset::{ImageFiles, Packed, Place};
 use crate::native;
 use crate::recipe::ProbeRecipe;
 use crate::split::{Images, Subset};
@@ -24,15 +23,15 @@ pub fn images_at_once(pixels: i64) -> usize {
 }
 
 /// Gives `take` the views of the entries at `positions` of `list`, in order, under the test transform or as training sees
-/// them in `epoch`.
+/// them in `epoch`. Those of files are computed on `device`, those of a tensor where it lies.
 pub(super) fn in_chunks(
     list: &Subset,
     positions: &[i64],
     recipe: &ProbeRecipe,
     epoch: Option<usize>,
+    device: Device,
     mut take: impl FnMut(Tensor) -> Result<(), ProbeError>,
 ) -> Result<(), ProbeError> {
-    // Not the images: tensors are not shared between threads.
     let Subset { rows, addresses, .. } = list;
     let key = |position: i64| {
         let image = addresses[position as usize];
@@ -51,57 +50,41 @@ pub(super) fn in_chunks(
             }
         }),
         Images::Files(files) => {
-            let view = |position: i64| view_of_file(files, rows[position as usize], recipe, key(position));
-            let chunks = positions.chunks(images_at_once(recipe.size * recipe.size)).map(<[i64]>::to_vec);
-            let views = |chunk| {
-                let views: Result<Vec<Tensor>, ProbeError> = native::parallel_map(chunk, view)?.into_iter().collect();
-                Ok(Tensor::f_stack(&views?, 0)?)
-            };
-            ahead(chunks, views, take)
+            let drawn = positions.chunks(images_at_once(recipe.size * recipe.size)).map(|chunk| {
+                let rows: Vec<i64> = chunk.iter().map(|&position| rows[position as usize]).collect();
+                (rows, chunk.iter().map(|&position| key(position)).collect::<Option<Vec<ViewKey>>>())
+            });
+            let drawn: Vec<(Vec<i64>, Option<Vec<ViewKey>>)> = drawn.collect();
+            let (files, recipe) = (files.clone(), recipe.clone());
+            let load = move |(rows, keys)| of_files(&files, rows, keys, &recipe, device);
+            for loaded in Ahead::new(1, drawn, load, |panic| Err(panic.into())) {
+                let (packed, plan) = loaded?;
+                take(plan.apply(&native::send(&packed.pixels, device)?)?)?;
+            }
+            Ok(())
         }
     }
 }
 
-/// The image at `index` of `files` under the test transform or, given a key, as training sees it: uint8
-/// `[3, size, size]`.
-fn view_of_file(
+/// The images at `rows` of `files` under the test transform or, given keys, as training sees them: decoded, and planned.
+fn of_files(
     files: &ImageFiles,
-    index: i64,
+    rows: Vec<i64>,
+    keys: Option<Vec<ViewKey>>,
     recipe: &ProbeRecipe,
-    key: Option<ViewKey>,
-) -> Result<Tensor, ProbeError> {
-    let picture = files.read(index)?;
+    device: Device,
+) -> Result<(Packed, Plan), ProbeError> {
+    let packed = files.packed(&rows, device)?;
     let ProbeRecipe { scale, ratio, flip_probability, resize, size, .. } = *recipe;
-    Ok(match key {
-        None => augment::resize_centre_crop(&picture, resize, size)?,
-        Some(key) => {
-            let view = augment::draw_resized_crop(key, scale, ratio, flip_probability, picture.height, picture.width);
-            augment::resized_crop(&picture, view, size)?
+    let plan = match keys {
+        None => Plan::of_centres(&packed.places, resize, size, device)?,
+        Some(keys) => {
+            let crop = |(key, place): (ViewKey, &Place)| {
+                augment::draw_resized_crop(key, scale, ratio, flip_probability, place.height, place.width)
+            };
+            let crops: Vec<ResizedCrop> = keys.into_iter().zip(&packed.places).map(crop).collect();
+            Plan::of_crops(&packed.places, &crops, size, device)?
         }
-    })
-}
-
-/// Gives `take` what `make` makes of each job, in order, while a thread of its own makes the next ones: at most three
-/// results exist at once. The first error of either ends both.
-fn ahead<J: Send, R: Send>(
-    jobs: impl Iterator<Item = J> + Send,
-    make: impl Fn(J) -> Result<R, ProbeError> + Send,
-    mut take: impl FnMut(R) -> Result<(), ProbeError>,
-) -> Result<(), ProbeError> {
-    std::thread::scope(|scope| {
-        let (sender, receiver) = sync_channel(1);
-        let maker = scope.spawn(move || {
-            for job in jobs {
-                let made = make(job);
-                let failed = made.is_err();
-                if sender.send(made).is_err() || failed {
-                    break;
-                }
-            }
-        });
-        let outcome = receiver.into_iter().try_for_each(|made| take(made?));
-        // A panic of the maker goes on here with its own words.
-        maker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        outcome
-    })
+    };
+    Ok((packed, plan))
 }

@@ -89,6 +89,10 @@ pub struct Recipe {
     pub epochs: usize,
     pub warmup_epochs: usize,
     pub batch_size: usize,
+    /// Processes that the published run had: its sampler repeats the epoch's first images until their number is a multiple of
+    /// this. Absent where it is 1, so that records from before the key keep their hashes.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub sampler_world: usize,
     /// In what pre-training computes; probes and evaluation always take true float32.
     pub precision: Precision,
     pub seed: u64,
@@ -216,6 +220,14 @@ pub enum PretrainSplit {
     D_b,
 }
 
+fn one() -> usize {
+    1
+}
+
+fn is_one(value: &usize) -> bool {
+    *value == 1
+}
+
 /// The embedded suite of the published runs that most of the paper is about.
 pub const REFERENCE_SUITE: &str = "cifar10-lt";
 
@@ -250,6 +262,8 @@ impl Recipe {
         count("epochs", self.epochs)?;
         let expected = "a whole number of at least 2 is needed: the loss contrasts images";
         check("batch_size", self.batch_size.to_string(), self.batch_size >= 2, expected)?;
+        let world = (1..=1024).contains(&self.sampler_world);
+        check("sampler_world", self.sampler_world.to_string(), world, "1 to 1024 processes are needed")?;
         for (key, value) in
             [("width", self.width), ("output_dim", self.output_dim), ("augment.size", self.augment.size)]
         {

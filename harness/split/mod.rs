@@ -5,10 +5,11 @@ mod text;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tch::Tensor;
 
-use crate::dataset::{Content, Dataset, DatasetError, ImageFiles, ImageSet};
+use crate::dataset::{Content, Dataset, DatasetError, ImageCache, ImageFiles, ImageSet};
 use crate::fs::{self, FsError};
 use crate::npy::{self, FormatError};
 use crate::recipe::{DatasetName, PretrainSplit, hash_bytes, name_of};
@@ -43,7 +44,7 @@ pub enum SplitError {
 }
 
 /// One list of one data set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ListName {
     /// `D_i` or `D_b` of a split.
     Pretrain(PretrainSplit, usize),
@@ -137,6 +138,11 @@ fn relative_path(dataset: DatasetName, list: ListName) -> Option<String> {
     })
 }
 
+/// What a list is called: its published relative path, or `test` where it is the whole test file.
+pub fn name(dataset: DatasetName, list: ListName) -> String {
+    relative_path(dataset, list).unwrap_or_else(|| "test".to_owned())
+}
+
 /// The published relative path of a list of ImageNet.
 fn imagenet_path(dataset: DatasetName, list: ListName) -> String {
     // Folder, what follows `imageNet_` and `ImageNet_`, what names the long tail's own lists, and the two held out.
@@ -195,6 +201,16 @@ pub fn read(dataset: &Dataset, data: Option<&Path>, list: ListName) -> Result<Su
     Ok(Subset::of(name, hash_bytes(bytes), set, entries))
 }
 
+/// A list of image files, lines `PATH LABEL`, whose paths are relative to its folder.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_files(list: &Path) -> Result<Subset, SplitError> {
+    let bytes = fs::read(list).map_err(|source| SplitError::File { source })?;
+    let root = list.parent().unwrap_or(Path::new(""));
+    text::parse(list.display().to_string(), &bytes, root, usize::MAX)
+}
+
 /// The entries of a list from the bytes of its `.npy` file, checked against `images`.
 fn parse(name: &str, bytes: &[u8], images: usize, dataset: &str) -> Result<Vec<i64>, SplitError> {
     let list_name = || name.to_owned();
@@ -250,6 +266,25 @@ impl Subset {
         self.labels.truncate(limit);
         self.addresses.truncate(limit);
         self
+    }
+
+    /// The same list; where its images are files, they are kept in `cache` once they are decoded.
+    pub fn cached(mut self, cache: Option<&Arc<ImageCache>>) -> Self {
+        if let (Images::Files(files), Some(cache)) = (&mut self.images, cache) {
+            *files = files.clone().cached(cache.clone());
+        }
+        self
+    }
+
+    /// The errors of all files of the list that cannot be read; images on the device have none.
+    ///
+    /// # Errors
+    /// A thread panicked.
+    pub fn damaged(&self) -> Result<Vec<DatasetError>, DatasetError> {
+        match &self.images {
+            Images::Resident(_) => Ok(Vec::new()),
+            Images::Files(files) => files.damaged(&self.rows),
+        }
     }
 
     /// The set that the list picks from, uint8 `[N, 3, H, W]`.

@@ -343,7 +343,7 @@ fn calibrate(context: &Context, encoder: &PlannedEncoder, window: Duration) -> R
     // Without the rest behind the whole batches.
     let size = recipe.batch_size.min(list.len());
     let whole = list.len() / size * size;
-    let mut loader = Loader::new(&list.limited(Some(whole)), recipe, 1..)?;
+    let mut loader = Loader::new(&list.limited(Some(whole)), recipe, context.device, 1..)?;
     // On a GPU a wait for every step would cost what training does not pay.
     let (slow, together) = (trainer.slow_steps(), if context.device == Device::Cpu { 1 } else { 10 });
     let mut steps = |count| trainer.epoch(1, loader.by_ref().take(count));

@@ -1,7 +1,8 @@
 //! What the jobs of one command share: the data set, the device, the limits; and how one job is put together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -11,7 +12,7 @@ use super::SuiteError;
 use super::environment;
 use super::plan::PlannedEncoder;
 use crate::checkpoint;
-use crate::dataset::Dataset;
+use crate::dataset::{Dataset, ImageCache};
 use crate::native;
 use crate::network::{Foreign, Network, NetworkSpec, StateDict};
 use crate::pretrain;
@@ -19,7 +20,7 @@ use crate::pretrain::run::{self, ENCODER, PretrainJob};
 use crate::probe::mechanism::{Pruning, changes, layers};
 use crate::probe::{self, ProbeData, ProbeJob, TrainingLists};
 use crate::progress::Progress;
-use crate::recipe::{DatasetName, JobId, PretrainSplit, ProbeRecipe, Protocol, Recipe, hash_json, name_of};
+use crate::recipe::{JobId, PretrainSplit, ProbeRecipe, Protocol, Recipe, hash_json, name_of};
 use crate::record::mechanism::{self, MechanismRecord};
 use crate::record::{self, Environment, Job, JobHeader, JobRecord, PretrainRecord, SMOKE_STAMP};
 use crate::split::{self, ListName, Subset};
@@ -40,6 +41,10 @@ pub struct Scale {
     pub limit_images: Option<usize>,
     /// Epochs of pre-training and of each probe.
     pub limit_epochs: Option<usize>,
+    /// Decode every image file before the first job.
+    pub check_data: bool,
+    /// Where decoded image files are kept.
+    pub cache: Option<Arc<ImageCache>>,
     /// Who may ask for a stop.
     pub stop: Stop,
     /// Of encoders that were trained elsewhere.
@@ -66,16 +71,6 @@ pub struct Context {
     pub foreign: Foreign,
     scale: Scale,
     pub(super) environment: Environment,
-}
-
-/// Refuses to pre-train on files: a later part of the program.
-pub(super) fn refuse_imagenet_pretraining(encoder: &PlannedEncoder) -> Result<(), SuiteError> {
-    match (encoder.recipe.dataset, encoder.pretrained_on()) {
-        (DatasetName::Imagenet100 | DatasetName::Imagenet, Some(_)) => {
-            Err(SuiteError::ImagenetPretraining { suite: encoder.suite.clone() })
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Of a recipe's keys those that pre-training reads: all but how it is probed.
@@ -124,12 +119,29 @@ impl Context {
 
     /// A whole list, whatever the limits.
     fn whole_list(&self, name: ListName) -> Result<Subset, SuiteError> {
-        Ok(split::read(&self.dataset, self.scale.data.as_deref(), name)?)
+        Ok(split::read(&self.dataset, self.scale.data.as_deref(), name)?.cached(self.scale.cache.as_ref()))
     }
 
     /// A list, cut to its first entries where images are limited.
     pub fn list(&self, name: ListName) -> Result<Subset, SuiteError> {
         Ok(self.whole_list(name)?.limited(self.scale.limit_images))
+    }
+
+    /// Where the command asks for it, decodes every image file of `lists`.
+    ///
+    /// # Errors
+    /// A list cannot be read, or names files that cannot be decoded: all of them.
+    pub fn check_data(&self, lists: impl Iterator<Item = ListName>) -> Result<(), SuiteError> {
+        if !self.scale.check_data {
+            return Ok(());
+        }
+        let mut damaged = Vec::new();
+        for name in lists.collect::<BTreeSet<_>>() {
+            let list = self.list(name)?;
+            tracing::info!("decoding the {} images of {}", list.len(), list.name);
+            damaged.extend(list.damaged()?);
+        }
+        if damaged.is_empty() { Ok(()) } else { Err(SuiteError::Damaged { files: damaged }) }
     }
 
     /// How many images and epochs the command leaves.
@@ -220,7 +232,6 @@ impl Context {
         folder: &Path,
         progress: &Progress,
     ) -> Result<PretrainRecord, SuiteError> {
-        refuse_imagenet_pretraining(encoder)?;
         let (list, header) = self.pretraining(encoder, list)?;
         let job = PretrainJob {
             header: &header,

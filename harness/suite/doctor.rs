@@ -7,7 +7,7 @@ use tch::{Device, Kind};
 
 use super::{SuiteError, environment};
 use crate::cores::Cores;
-use crate::dataset::{Content, Dataset, DatasetError, ImageSet};
+use crate::dataset::{Content, Dataset, DatasetError, ImageSet, speed};
 use crate::native::{self, CudaState, NativeError};
 use crate::network::{Network, NetworkSpec};
 use crate::pretrain::Trainer;
@@ -27,10 +27,19 @@ pub struct Examination {
     pub environment: Environment,
     pub libtorch: Result<PathBuf, NativeError>,
     pub cuda: &'static CudaState,
+    pub jpeg: JpegCheck,
     /// The CPU, then every GPU.
     pub devices: Vec<DeviceCheck>,
     /// One entry a data set; `None`: no folder was named, and none was fetched.
     pub data: Option<Vec<DataCheck>>,
+}
+
+/// How JPEGs are decoded.
+#[derive(Debug)]
+pub struct JpegCheck {
+    pub simd: bool,
+    /// By one thread, of common sides.
+    pub images_per_second: Result<f64, String>,
 }
 
 /// One device.
@@ -92,6 +101,7 @@ impl Examination {
                 json!({ "dataset": name, "root": root, "lists": lists.iter().map(list).collect::<Vec<_>>() })
             }
         };
+        let rate = self.jpeg.images_per_second.as_ref().map_or_else(|error| failed(error), |rate| json!(rate));
         json!({
             "format": FORMAT,
             "healthy": self.is_healthy(),
@@ -99,6 +109,7 @@ impl Examination {
             "cores": Cores::available().to_string(),
             "libtorch": self.libtorch.as_ref().map_or_else(|error| failed(error), |folder| json!(folder)),
             "cuda": format!("{:?}", self.cuda),
+            "jpeg": { "simd": self.jpeg.simd, "images_per_second": rate },
             "devices": self.devices.iter().map(device).collect::<Vec<_>>(),
             "data": self.data.as_ref().map(|data_sets| data_sets.iter().map(data).collect::<Vec<_>>()),
         })
@@ -126,6 +137,7 @@ pub fn examine(data: Option<&Path>) -> Result<Examination, SuiteError> {
         environment,
         libtorch: native::libtorch_folder(),
         cuda,
+        jpeg: JpegCheck { simd: speed::uses_simd(), images_per_second: speed::decoding_rate() },
         devices: devices.into_iter().map(check).collect(),
         data: data.map(|folder| names.into_iter().map(|name| examine_data(name, folder)).collect()),
     })
@@ -143,7 +155,7 @@ fn one_step(device: Device) -> Result<f64, SuiteError> {
     let images = images.to_kind(Kind::Uint8).view([8, 3, side, side]);
     let set = ImageSet { images: images.to_device(device), labels: vec![0; 8] };
     let subset = Subset::of("noise".to_owned(), String::new(), &set, (0..8).collect());
-    Ok(trainer.epoch(1, Loader::new(&subset, &recipe, 1..=1)?)?.mean_loss())
+    Ok(trainer.epoch(1, Loader::new(&subset, &recipe, device, 1..=1)?)?.mean_loss())
 }
 
 fn examine_data(name: DatasetName, folder: &Path) -> DataCheck {

@@ -70,11 +70,6 @@ pub enum SuiteError {
     OtherSettings { folder: String, job: String, difference: String },
     #[error("{folder} holds the report of {found}, which this one would overwrite; choose another --out")]
     OtherReport { folder: String, found: &'static str },
-    #[error(
-        "pre-training on ImageNet is not built yet; sdclr repro {suite} --from-published [DIR] evaluates the published \
-         checkpoints, and --methods random an untrained encoder"
-    )]
-    ImagenetPretraining { suite: String },
     #[error("the encoders {} have different threads; run them by commands of their own (--methods)", encoders.join(" and "))]
     Threads { encoders: [String; 2] },
     #[error("--jobs {jobs} needs the CPU: a GPU does one job at a time; leave it out, or give --device cpu")]
@@ -103,6 +98,8 @@ pub enum SuiteError {
     SlurmFolder { folder: String },
     #[error("{path} was measured with other settings (of pruning or of the scale); delete it to have it measured anew")]
     OtherMechanism { path: String },
+    #[error("image files cannot be used:\n{}", files.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Damaged { files: Vec<DatasetError> },
     #[error(transparent)]
     Published(#[from] AuthorsError),
     #[error("not run: left for the next time; run the same command again")]
@@ -231,6 +228,7 @@ pub fn run(
     }
     plan::check_names(suite, plan, &pace.only)?;
     let context = open(plan, scale.clone(), folder)?;
+    context.check_data(plan.iter().flat_map(PlannedEncoder::passes).map(|pass| pass.list))?;
     let jobs = match pace.jobs {
         Some(jobs) if jobs > 1 && context.device.is_cuda() => return Err(SuiteError::JobsOnGpu { jobs }),
         Some(jobs) => jobs,
@@ -298,7 +296,6 @@ pub fn run(
 
 /// What the jobs of `plan`, of which there is one at least, share, once it is sure that they may run in `folder`.
 fn open(plan: &[PlannedEncoder], scale: Scale, folder: &Path) -> Result<Context, SuiteError> {
-    plan.iter().try_for_each(context::refuse_imagenet_pretraining)?;
     folder::refuse_other_report(folder, "outcomes", "published runs")?;
     folder::refuse_other_scale(folder, plan.iter().flat_map(PlannedEncoder::jobs), scale.is_smoke())?;
     let first = &plan[0];

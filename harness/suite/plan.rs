@@ -8,6 +8,7 @@ use crate::fs;
 use crate::network::Foreign;
 use crate::pretrain;
 use crate::recipe::{EncoderId, EncoderSpec, JobId, Part, PretrainSplit, Protocol, Recipe, Suite};
+use crate::split::ListName;
 
 /// What to run of a suite; empty lists mean the suite's own choice.
 #[derive(Debug, Clone)]
@@ -29,6 +30,17 @@ impl Default for Selection {
         let (methods, splits, pretrain_splits, overrides) = Default::default();
         Self { methods, splits, pretrain_splits, overrides, seeds: 1, probe_seeds: 1 }
     }
+}
+
+/// How often, and at which size, a job takes the images of a list through the network.
+#[derive(Debug, Clone)]
+pub struct Pass {
+    pub list: ListName,
+    pub epochs: usize,
+    /// Side of the views in pixels.
+    pub side: i64,
+    /// Whether the whole network is trained on them.
+    pub trains: bool,
 }
 
 /// An encoder to make (or to leave as it starts) and to probe.
@@ -111,6 +123,31 @@ impl PlannedEncoder {
         self.id.seed = seed;
         self.recipe.seed += seed as u64 - 1;
         self
+    }
+
+    /// What its jobs take through the network: pre-training first, then for each probe training, validation and test.
+    pub fn passes(&self) -> Vec<Pass> {
+        let (split, recipe) = (self.id.split, &self.recipe);
+        let pretraining = self.pretrained_on().map(|list| Pass {
+            list: ListName::Pretrain(list, split),
+            epochs: recipe.epochs,
+            side: recipe.augment.size,
+            trains: true,
+        });
+        let probes = self.probes.iter().flat_map(|&(protocol, _)| {
+            let probe = recipe.probe(protocol);
+            let train = match protocol {
+                Protocol::Full => ListName::Train,
+                Protocol::Few => ListName::FewShot(split),
+            };
+            let lists = [
+                (train, probe.epochs),
+                (ListName::Validation, probe.epochs / probe.validate_every),
+                (ListName::Test, 1),
+            ];
+            lists.map(|(list, epochs)| Pass { list, epochs, side: probe.size, trains: false })
+        });
+        pretraining.into_iter().chain(probes).collect()
     }
 
     /// The list that it is pre-trained on here; `None` where it is left as drawn, or was trained elsewhere.

@@ -8,6 +8,9 @@ OUT receives
                 where Pillow refuses it)
   run.json      a whole linear probe on such files: settings, lists, and what came of each epoch and of the test
   run.safetensors  the classifier that was tested
+  sampler.json  the images of each batch that two processes of the published pre-training take together
+  views.json    whole pre-training views at 224 px of files of odd, tall and wide sizes, greyscale and CMYK: their places in
+                images.bin, the parameters, and the sha256 of the view, C x H x W
   draws.json    the crops and flips that the probe was given, as our addressed generators draw them; copied from the
                 committed file (tests/parity_imagenet.rs holds the two together)
 
@@ -27,9 +30,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DistributedSampler
-from torchvision.transforms import InterpolationMode, Resize
+from torchvision.transforms import InterpolationMode, RandomResizedCrop, Resize
 from torchvision.transforms import functional as F
 
+import augment_goldens
 import formula
 import sdclr_torch as st
 from goldens import write_json, write_tensors
@@ -251,6 +255,70 @@ def write_probe(out: Path, pack: Pack) -> None:
     (out / "draws.json").write_bytes(DRAWS.read_bytes())
 
 
+def sampled_batches(images: int, world: int, batch: int, epoch: int) -> list[list[int]]:
+    """The images of each global batch, sorted: of every process its own part, as DistributedSampler gives it."""
+    ranks = []
+    for rank in range(world):
+        sampler = DistributedSampler(range(images), num_replicas=world, rank=rank, shuffle=True, seed=0)
+        sampler.set_epoch(epoch)
+        ranks.append(list(sampler))
+    own = batch // world
+    return [
+        sorted(image for rank in ranks for image in rank[start : start + own]) for start in range(0, len(ranks[0]), own)
+    ]
+
+
+def write_sampler(out: Path) -> None:
+    cases = []
+    # ImageNet-100-LT as published and by one process; a number that does not divide the images; fewer images than processes.
+    for images, world, batch in ((12205, 2, 256), (12205, 1, 256), (101, 3, 12), (3, 8, 8)):
+        for epoch in (1, 2, 500):
+            batches = sampled_batches(images, world, batch, epoch)
+            text = json.dumps(batches, separators=(",", ":"))
+            sizes = [len(batch) for batch in batches]
+            cases.append({
+                "images": images, "world": world, "batch": batch, "epoch": epoch, "entries": sum(sizes),
+                "last": sizes[-1], "sha256": hashlib.sha256(text.encode()).hexdigest(),
+            })
+    write_json(out / "sampler.json", cases)
+
+
+def view_files() -> list[tuple[str, bytes]]:
+    def rgb(name: str, height: int, width: int) -> Image.Image:
+        return Image.fromarray(picture(name, height, width))
+
+    return [
+        ("odd", saved(rgb("views.odd", 199, 301))),
+        ("odd, progressive", saved(rgb("views.progressive", 333, 223), quality=50, progressive=True)),
+        ("greyscale", saved(rgb("views.grey", 133, 97).convert("L"))),
+        ("CMYK", saved(Image.fromarray(picture("views.cmyk", 161, 240, 4), "CMYK"), quality=50)),
+        ("tall", saved(rgb("views.tall", 601, 41), quality=50)),
+        ("wide", saved(rgb("views.wide", 31, 513), quality=50)),
+        ("as large as a view", saved(rgb("views.square", 224, 224), quality=50)),
+        ("tiny", saved(rgb("views.tiny", 3, 5))),
+        ("PNG", saved(rgb("views.png", 40, 57), "PNG")),
+    ]
+
+
+def write_views(out: Path, pack: Pack) -> None:
+    """Three views of each file: all operations and the blur, without it, and as drawn."""
+    crop_of, lcg = RandomResizedCrop.get_params, augment_goldens.Lcg(31)
+    torch.manual_seed(31)
+    cases = []
+    for name, file in view_files():
+        place, image = pack.add(file), decoded(file)
+        for number in range(3):
+            operation = augment_goldens.random_view(lcg, image.height, image.width, 224, blur=True)
+            params = operation["params"]
+            params["crop"] = dict(zip(augment_goldens.CROP, crop_of(image, [0.08, 1.0], [0.75, 4 / 3])))
+            if number < 2:
+                params["jitter"] = augment_goldens.random_jitter(lcg, augment_goldens.ORDERS[lcg.below(24)])
+                params["blur"] = lcg.uniform(0.1, 2.0) if number == 0 else None
+            view = augment_goldens.to_bytes(augment_goldens.apply_view(image, params, 224))
+            cases.append({"name": name, **place, "params": params, "sha256": hashlib.sha256(view).hexdigest()})
+    write_json(out / "views.json", cases)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
@@ -262,6 +330,8 @@ def main() -> None:
     pack = Pack()
     write_decoding(out, pack)
     write_probe(out, pack)
+    write_sampler(out)
+    write_views(out, pack)
     (out / "images.bin").write_bytes(pack.bytes)
 
 

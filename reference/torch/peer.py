@@ -1,12 +1,12 @@
 """The other side of `sdclr bench`: the published algorithms, and the best PyTorch we can write, timed on request.
 
-    python reference/torch/peer.py train|step|augment|mask|probe|norm|checkpoint [options]
+    python reference/torch/peer.py train|step|augment|load|mask|probe|norm|checkpoint [options]
 
 Prints one JSON line {"ready", "torch", "threads", "variants"} (each variant's name and the precision of its network,
 null where none computes), then answers each line `run VARIANT COUNT` on its input with {"seconds", "peak_rss_bytes",
 "peak_device_bytes"} (null without CUDA), until the input ends. What a variant needs is made at its first run, outside the time. A name that ends in -bf16 is the
 same under autocast, offered where our side computes in bf16. One iteration is: train - one epoch, data to updates;
-step - one optimiser step; augment - one image, both views; mask - the masks of one epoch; probe - one training epoch;
+step - one optimiser step; augment - one image, both views; load - the same of an image file; mask - the masks of one epoch; probe - one training epoch;
 norm - every
 batch norm of a backbone, once; checkpoint - one file, read whole. The peak is the process's (its workers aside): for a variant's own, run it alone."""
 
@@ -15,16 +15,18 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
+import random
 import resource
 import sys
 import time
 from collections.abc import Callable
 
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision import transforms
+from torchvision.transforms import InterpolationMode
 
 import norm_peers
 import sdclr_torch as st
@@ -99,6 +101,44 @@ def augment_work(options: argparse.Namespace, variant: str) -> Work:
     """The published CIFAR augmentation on PIL images, by a data loader with a worker for every core."""
     images = torch.randint(0, 256, (options.images, options.size, options.size, 3), dtype=torch.uint8).numpy()
     loader = train_peers.make_loader(options, train_peers.TwoViews(images, options.size))
+
+    def run(count: int) -> None:
+        while count > 0:
+            count -= sum(len(views) for views in loader)
+
+    return run
+
+
+class FileViews(Dataset):
+    """Image files of a list of lines PATH LABEL; both views of one as published for ImageNet, [2, 3, S, S]."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        lines = options.file.read_text().splitlines()[: options.images]
+        self.paths = [options.file.parent / line.rsplit(" ", 1)[0] for line in lines]
+        self.transform = transforms.Compose([
+            transforms.RandomResizedCrop(options.size, interpolation=InterpolationMode.BICUBIC),
+            transforms.RandomHorizontalFlip(),
+            transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+            transforms.RandomGrayscale(p=0.2),
+            transforms.RandomApply([blurred], p=0.5),
+            transforms.ToTensor(),
+        ])
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        image = Image.open(self.paths[index]).convert("RGB")
+        return torch.stack([self.transform(image), self.transform(image)])
+
+
+def blurred(image: Image.Image) -> Image.Image:
+    return image.filter(ImageFilter.GaussianBlur(radius=random.uniform(0.1, 2.0)))
+
+
+def load_work(options: argparse.Namespace, variant: str) -> Work:
+    """The published ImageNet augmentation on files that PIL decodes, by a data loader with a worker for every core."""
+    loader = train_peers.make_loader(options, FileViews(options), shuffle=True)
 
     def run(count: int) -> None:
         while count > 0:
@@ -188,6 +228,7 @@ KINDS: dict[str, tuple[Callable[[argparse.Namespace, str], Work], Variants]] = {
     "train": (train_peers.train_work, train_peers.variants),
     "step": (step_work, step_variants),
     "augment": (augment_work, lambda options: [("torchvision", None)]),
+    "load": (load_work, lambda options: [("torchvision", None)]),
     "mask": (mask_work, lambda options: [("published", None)]),
     "probe": (probe_work, lambda options: [("published", "fp32")]),
     "norm": (norm_peers.norm_work, norm_peers.variants),
@@ -205,7 +246,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=32, help="side of an image in pixels")
     parser.add_argument("--images", type=int, default=512, help="images of the epoch (train, augment, probe)")
     parser.add_argument("--precision", choices=["fp32", "tf32", "bf16"], default="fp32", help="of our side")
-    parser.add_argument("--file", type=pathlib.Path, help="the checkpoint to read; written where there is none")
+    parser.add_argument("--file", type=pathlib.Path, help="the checkpoint to read, written where there is none; or the list of files to load")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     return parser.parse_args()
