@@ -93,6 +93,18 @@ fn help_of_every_command() {
     }
 }
 
+/// Not the commit of another checkout, in which its Python environment may lie.
+#[test]
+fn an_installed_program_tells_its_own_commit() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("sdclr");
+    std::fs::copy(assert_cmd::cargo::cargo_bin!("sdclr"), &program).unwrap();
+    write(&folder.path().join("commit"), b"0123abcd\n");
+    let output = Command::new(program).arg("doctor").env("SDCLR_CACHE", "/nonexistent").output().unwrap();
+    let first = format!("sdclr      {} (0123abcd)\n", env!("CARGO_PKG_VERSION"));
+    assert!(text(&output.stdout).starts_with(&first), "{}", text(&output.stdout));
+}
+
 #[test]
 fn completions_name_the_commands() {
     let script = text(&sdclr(&["completions", "bash"]).stdout);

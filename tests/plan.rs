@@ -4,6 +4,7 @@ mod skip;
 mod tools;
 
 use std::collections::BTreeMap;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -64,6 +65,18 @@ fn wait_for(what: &str, mut happened: impl FnMut() -> bool) {
     while !happened() {
         assert!(start.elapsed() < Duration::from_secs(120), "{what} never came");
         std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// The program of an installation does not find libtorch on its own; it gets the launcher's path as its first argument.
+#[test]
+fn the_command_of_a_job_is_the_launchers() {
+    let folder = tempfile::tempdir().unwrap();
+    let this = assert_cmd::cargo::cargo_bin!("sdclr");
+    for (first, expected) in [("/opt/bin/sdclr", Path::new("/opt/bin/sdclr")), ("sdclr", this)] {
+        let output = sdclr("plan", folder.path(), &[]).arg0(first).output().unwrap();
+        let list: JobList = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(list.jobs.iter().all(|job| Path::new(&job.argv[0]) == expected), "{}", said(&output));
     }
 }
 

@@ -69,7 +69,7 @@ fn program(found: &Examination) -> Vec<String> {
             lines.push("CUDA       not installed (this libtorch has no CUDA part)".to_owned())
         }
         CudaState::Failed { reason } => {
-            lines.push(format!("CUDA       not loaded: {reason} (the CPU set of ci/setup lacks it)"))
+            lines.push(format!("CUDA       not loaded: {reason} (libtorch as set up for a CPU lacks it)"))
         }
     }
     let (height, width) = speed::SIDES;

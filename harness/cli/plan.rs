@@ -49,8 +49,7 @@ impl PlanArgs {
 /// The command that runs the whole suite in `folder` as this one was asked to: `repro` with the options that were typed here, or
 /// taken from the environment, and with absolute paths.
 fn command(folder: &Path) -> anyhow::Result<Vec<String>> {
-    let program = std::env::current_exe().context("cannot tell where this program lies")?;
-    let mut words = vec![program.into_os_string(), "repro".into()];
+    let mut words = vec![program()?.into_os_string(), "repro".into()];
     let matches = Cli::command().try_get_matches()?;
     let matches = matches.subcommand_matches("plan").context("this is not sdclr plan")?;
     let options = GlobalArgs::augment_args(JobsArgs::augment_args(clap::Command::new("repro")));
@@ -60,6 +59,13 @@ fn command(folder: &Path) -> anyhow::Result<Vec<String>> {
     words.extend(["--out".into(), folder.as_os_str().to_owned()]);
     let text = |word: OsString| word.into_string().map_err(|word| anyhow::anyhow!("{word:?} is not UTF-8; rename it"));
     words.into_iter().map(text).collect()
+}
+
+/// What starts this program: the launcher of an installation, which finds libtorch and gives its own path as the first argument, or
+/// this file.
+fn program() -> anyhow::Result<PathBuf> {
+    let first = std::env::args_os().next().map(PathBuf::from).filter(|first| first.is_absolute());
+    first.map_or_else(std::env::current_exe, Ok).context("cannot tell where this program lies")
 }
 
 /// The words that give `argument` the values that it has in `matches`; none where it has its default.

@@ -69,9 +69,13 @@ fn cpu_model() -> String {
     model.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, model)| model.trim().to_owned())
 }
 
-/// The commit of the checkout that the running binary lies in, `-dirty` where files differ from it.
+/// The commit of the checkout that the running binary lies in, `-dirty` where files differ from it; of an installed binary, the
+/// commit in the file beside it.
 fn git_commit() -> Option<String> {
     let binary = std::env::current_exe().ok()?;
+    if let Ok(commit) = std::fs::read_to_string(binary.with_file_name("commit")) {
+        return Some(commit.trim().to_owned());
+    }
     let arguments = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"];
     let folder = binary.parent().unwrap_or(Path::new("."));
     let output =
