@@ -31,6 +31,20 @@ impl Request {
         [(SIGINT, Self::Interrupt), (SIGTERM, Self::Terminate), (SIGHUP, Self::HangUp), (SIGUSR1, Self::User1)];
 }
 
+impl Request {
+    const ALL: [Self; 5] = [Self::Interrupt, Self::Terminate, Self::HangUp, Self::User1, Self::Test];
+
+    /// A number for other processes; 0 stands for no request.
+    pub fn number(request: Option<Self>) -> i64 {
+        request.and_then(|request| Self::ALL.iter().position(|known| *known == request)).map_or(0, |at| at as i64 + 1)
+    }
+
+    /// The request of a [`Request::number`].
+    pub fn of_number(number: i64) -> Option<Self> {
+        Self::ALL.get(usize::try_from(number - 1).ok()?).copied()
+    }
+}
+
 impl std::fmt::Display for Request {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {

@@ -28,7 +28,9 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::cores;
 use crate::dataset::ImageCache;
+use crate::native::group::Group;
 use crate::progress;
+use crate::ranks::place;
 use output::OutputError;
 
 use crate::recipe::{self, Precision, Recipe, name_of};
@@ -65,14 +67,16 @@ struct GlobalArgs {
 impl GlobalArgs {
     /// Settles all of it for this process.
     fn apply(&self) {
-        let progress = match (self.quiet, self.log_format, self.progress) {
+        // Rank 0 speaks for all of several processes; the others say what went wrong.
+        let quiet = self.quiet || matches!(place(), Ok(Some(place)) if place.rank() > 0);
+        let progress = match (quiet, self.log_format, self.progress) {
             (true, _, _) => progress::Mode::None,
             // Bars are no JSON.
             (_, log::LogFormat::Json, progress::Mode::Auto | progress::Mode::Bar) => progress::Mode::Plain,
             (_, _, chosen) => chosen,
         };
         progress::configure(progress);
-        log::start(self.log_format, self.quiet);
+        log::start(self.log_format, quiet);
         cores::set_threads(self.threads);
     }
 }
@@ -148,7 +152,7 @@ impl From<ScaleArgs> for Scale {
     fn from(args: ScaleArgs) -> Self {
         let ScaleArgs { data, device, deterministic, limit_images, limit_epochs, check_data, cache_images } = args;
         let [limit_images, limit_epochs] = [limit_images, limit_epochs].map(|limit| limit.map(|n| n as usize));
-        let (stop, foreign, tensorboard) = Default::default();
+        let (stop, foreign, group, tensorboard) = Default::default();
         let data = data.or_else(crate::artifact::data_folder);
         let cache = cache_images.map(|Size(bytes)| Arc::new(ImageCache::new(bytes)));
         Self {
@@ -162,6 +166,7 @@ impl From<ScaleArgs> for Scale {
             cache,
             stop,
             foreign,
+            group,
             tensorboard,
         }
     }
@@ -243,7 +248,7 @@ pub fn main() -> ExitCode {
     };
     cli.global.apply();
     crate::native::prepare();
-    let outcome = match crate::native::guarded(|| cli.command.run()) {
+    let outcome = match crate::native::guarded(|| cli.command.check_ranks().and_then(|()| cli.command.run())) {
         Err(_) if crate::native::is_output_closed() => Err(OutputError::Closed.into()),
         outcome => outcome.unwrap_or_else(|crash| Err(crash.into())),
     };
@@ -290,7 +295,34 @@ fn recipe_file(name: &str) -> Option<&Path> {
     [name, file].into_iter().find(|file| file.ends_with(".toml")).map(Path::new)
 }
 
+/// Runs `command` as one of the processes that compute together, with the device of this one, and tells the others where it
+/// fails.
+fn as_rank(
+    device: Option<String>,
+    command: impl FnOnce(Group, Option<String>) -> anyhow::Result<ExitCode>,
+) -> anyhow::Result<ExitCode> {
+    let Some(place) = place()? else { return command(Group::default(), device) };
+    let group = place.join()?;
+    let outcome = crate::native::guarded(|| command(group.clone(), place.device(device)));
+    match outcome.unwrap_or_else(|crash| Err(crash.into())) {
+        // Nobody leaves while another still needs it.
+        Ok(code) => Ok(group.all_well(None).map(|()| code)?),
+        Err(error) => {
+            group.fail(&error.to_string());
+            Err(error)
+        }
+    }
+}
+
 impl Command {
+    /// Refuses several processes for what does not train: they would all do the same.
+    fn check_ranks(&self) -> anyhow::Result<()> {
+        match (place()?, self) {
+            (None, _) | (_, Self::Replay(_) | Self::Pretrain(_) | Self::Repro(_)) => Ok(()),
+            (Some(place), _) => Ok(place.refuse()?),
+        }
+    }
+
     fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Command::Fetch(args) => args.run(),

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::output::outln;
-use super::{EngineArgs, OverrideArgs, ScaleArgs, ShowArgs, warn_of};
+use super::{EngineArgs, OverrideArgs, ScaleArgs, ShowArgs, as_rank, warn_of};
 use crate::pretrain::run::ENCODER;
 use crate::progress::Progress;
 use crate::recipe::{PretrainSplit, name_of};
@@ -47,11 +47,16 @@ pub(super) struct PretrainArgs {
 
 impl PretrainArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let (list, overrides) = (self.pretrain_split, self.overrides.overrides()?);
+        let (eager, tensorboard) = (self.engine.eager, self.show.tensorboard.clone());
+        let scale = Scale { eager, tensorboard, stop: Stop::on_signals()?, ..self.scale.clone().into() };
+        as_rank(scale.device.clone(), |group, device| self.run_as(Scale { group, device, ..scale }))
+    }
+
+    fn run_as(&self, scale: Scale) -> anyhow::Result<ExitCode> {
+        let (list, overrides) = (self.pretrain_split, self.overrides.clone().overrides()?);
         let encoder = PlannedEncoder::of_recipe(&self.recipe, &overrides, Some(list), self.split)?;
         warn_of(&encoder.recipe, &overrides);
-        let (eager, tensorboard) = (self.engine.eager, self.show.tensorboard);
-        let scale = Scale { eager, tensorboard, stop: Stop::on_signals()?, ..self.scale.into() };
+        let rank = scale.group.rank();
         let context = Context::open(&encoder.recipe, scale)?;
         context.check_data([ListName::Pretrain(list, self.split)].into_iter())?;
         let progress = Progress::default();
@@ -63,6 +68,9 @@ impl PretrainArgs {
             }
             outcome => outcome?,
         };
+        if rank > 0 {
+            return Ok(ExitCode::SUCCESS);
+        }
         if let Some(stamp) = &record.job.header.stamp {
             outln!("{stamp}")?;
         }

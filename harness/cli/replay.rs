@@ -5,9 +5,11 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::as_rank;
 use super::output::out;
 use crate::checkpoint;
 use crate::fs::{self, Inputs};
+use crate::native::group::Group;
 use crate::pretrain::replay::{self, ReplayReport, Tolerance};
 use crate::suite::environment;
 
@@ -40,12 +42,19 @@ pub(super) struct ReplayArgs {
 
 impl ReplayArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        as_rank(self.device.clone(), |group, device| self.run_as(&group, device.as_deref()))
+    }
+
+    fn run_as(&self, group: &Group, device: Option<&str>) -> anyhow::Result<ExitCode> {
         let read = ["replay.toml", "init.pt", "views.npy", "expected.json"];
         let inputs = read.iter().fold(Inputs::default(), |inputs, name| inputs.file(name, &*self.dir.join(name)));
         inputs.spare("--out", self.out.as_deref())?;
         inputs.spare("--save", self.save.as_deref())?;
-        let device = environment::device(self.device.as_deref())?;
-        let (report, state) = replay::run(&self.dir, device)?;
+        let device = environment::device(device)?;
+        let (report, state) = replay::run(&self.dir, device, group)?;
+        if group.rank() > 0 {
+            return Ok(ExitCode::SUCCESS);
+        }
         let json = serde_json::to_string_pretty(&report)? + "\n";
         match &self.out {
             Some(path) => fs::write(path, json.as_bytes())?,

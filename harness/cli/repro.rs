@@ -9,17 +9,21 @@ use anyhow::Context;
 use clap::Args;
 
 use super::ShowArgs;
+use super::as_rank;
 use super::jobs::{Asked, JobsArgs};
 use super::output::{out, outln};
 use crate::artifact;
 use crate::bench::cost;
+use crate::launch::{Devices, launch};
 use crate::progress::Progress;
+use crate::ranks::place;
 use crate::recipe::{JobId, Suite};
 use crate::record::PublishedRecord;
 use crate::report::{self, Findings, Format, Report};
 use crate::stop::{self, Stop};
 use crate::suite;
 use crate::suite::context::Scale;
+use crate::suite::environment;
 use crate::text::counted;
 
 /// A length of time: `90s`, `25m`, `2h`.
@@ -72,6 +76,10 @@ pub(super) struct ReproArgs {
     /// Jobs that run at once [default: as many as there are processors for the threads that the recipes give a job; else 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), conflicts_with = "from_published")]
     jobs: Option<u16>,
+    /// Start a process on each of these devices of this machine: cuda:0-7, or cuda:0,cuda:2. Every run gets a device of its own
+    /// first; devices that are left over join a run
+    #[arg(long, value_name = "DEVICES", conflicts_with_all = ["device", "from_published", "dry_run"])]
+    devices: Option<Devices>,
     /// Run only these jobs, named as in the plan (sdclr-D_i-split1, sdclr-D_i-split1/few); exits with 0 when they are done
     #[arg(long, value_delimiter = ',', value_name = "IDS", conflicts_with_all = ["from_published", "budget", "dry_run"])]
     job: Vec<JobId>,
@@ -87,58 +95,89 @@ impl ReproArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         // What evaluates published files asks nobody: a signal ends it, and what was done is read back the next time.
         let stop = if self.from_published.is_some() { Stop::default() } else { Stop::on_signals()? };
+        if let (Some(place), true) = (place()?, self.dry_run || self.from_published.is_some()) {
+            place.refuse()?;
+        }
         if let Some(folder) = self.from_published {
             return published(self.jobs_of, folder, stop, self.dry_run);
         }
-        let Asked { suite, selection, scale, invocation, plan, out } = self.jobs_of.asked(stop)?;
-        let scale = Scale { tensorboard: self.show.tensorboard, ..scale };
-        if let Some(first) = plan.first() {
-            super::warn_of(&first.recipe, &selection.overrides);
+        let asked = self.jobs_of.asked(stop)?;
+        if let Some(first) = asked.plan.first() {
+            super::warn_of(&first.recipe, &asked.selection.overrides);
         }
         let jobs = self.jobs.map(usize::from);
         if self.dry_run {
+            let Asked { scale, plan, out, .. } = asked;
             out!("{}\n{}", describe(&plan)?, suite::forecast(&plan, &scale, &out, jobs)?)?;
             if let Some(cost) = cost::cost(&plan, &scale)? {
                 out!("{cost}")?;
             }
             return Ok(ExitCode::SUCCESS);
         }
+        if let Some(devices) = &self.devices {
+            return launched(devices, &asked);
+        }
         let pace = suite::Pace { budget: self.budget.map(|budget| budget.0), jobs, only: self.job };
-        let run = suite::run(&suite, invocation, &plan, scale, &out, pace, &Progress::default())?;
-        let record = run.record;
-        let verdicts = suite::judged(&[&out]).map_err(|error| error.why_no_verdict());
-        let findings = Findings { verdicts: verdicts.as_ref().map_err(String::as_str), ..Findings::of(&record) };
-        let path = Report::of_suite(&findings)?.write(&out, &Format::DEFAULT)?;
-        drop(run.report_lock);
-        match self.json {
-            true => outln!("{}", report::summary_json(&record, &path)?)?,
-            false => outln!("{}", report::summary_table(&record))?,
-        }
-        let failures: Vec<_> = record
-            .failures
-            .iter()
-            .filter(|failure| run.left.iter().chain(&run.not_asked).all(|job| job.to_string() != failure.job))
-            .collect();
-        for failure in &failures {
-            tracing::error!(label = "failed", "{}: {}", failure.job, failure.error);
-        }
-        if !self.json {
-            outln!("report: {}", path.display())?;
-        }
-        if !run.waits.is_empty() {
-            let needed = run.waits.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            tracing::info!("probes wait for {needed}; run this command again when that is finished");
-        } else if !run.left.is_empty() {
-            let jobs = counted(run.left.len(), "job");
-            tracing::info!("{jobs} left: run the same command again to continue");
-        }
-        Ok(match (failures.is_empty(), run.left.is_empty()) {
-            (true, true) => ExitCode::SUCCESS,
-            (true, false) => ExitCode::from(stop::EXIT_CODE),
-            // What failed must not hide behind what was left.
-            (false, _) => ExitCode::FAILURE,
+        let scale = Scale { tensorboard: self.show.tensorboard, ..asked.scale.clone() };
+        as_rank(scale.device.clone(), |group, device| {
+            let scale = Scale { group, device, ..scale };
+            run(Asked { scale, ..asked }, pace, self.json)
         })
     }
+}
+
+/// Has what was asked for run by processes on several devices.
+fn launched(devices: &Devices, asked: &Asked) -> anyhow::Result<ExitCode> {
+    if let Some(place) = place()? {
+        place.refuse()?;
+    }
+    devices.0.iter().try_for_each(|device| environment::device(Some(device)).map(drop))?;
+    let runs = suite::unfinished(&asked.plan, &asked.out)?;
+    let status = launch(devices, runs, &asked.scale.stop)?;
+    Ok(status.code().map_or(ExitCode::FAILURE, |code| ExitCode::from(code as u8)))
+}
+
+/// Runs what was asked for, writes the report and prints what came out; of several processes rank 0 does the latter two.
+fn run(asked: Asked, pace: suite::Pace, json: bool) -> anyhow::Result<ExitCode> {
+    let Asked { suite, scale, invocation, plan, out, .. } = asked;
+    let rank = scale.group.rank();
+    let run = suite::run(&suite, invocation, &plan, scale, &out, pace, &Progress::default())?;
+    if rank > 0 {
+        return Ok(if run.left.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(stop::EXIT_CODE) });
+    }
+    let record = run.record;
+    let verdicts = suite::judged(&[&out]).map_err(|error| error.why_no_verdict());
+    let findings = Findings { verdicts: verdicts.as_ref().map_err(String::as_str), ..Findings::of(&record) };
+    let path = Report::of_suite(&findings)?.write(&out, &Format::DEFAULT)?;
+    drop(run.report_lock);
+    match json {
+        true => outln!("{}", report::summary_json(&record, &path)?)?,
+        false => outln!("{}", report::summary_table(&record))?,
+    }
+    let failures: Vec<_> = record
+        .failures
+        .iter()
+        .filter(|failure| run.left.iter().chain(&run.not_asked).all(|job| job.to_string() != failure.job))
+        .collect();
+    for failure in &failures {
+        tracing::error!(label = "failed", "{}: {}", failure.job, failure.error);
+    }
+    if !json {
+        outln!("report: {}", path.display())?;
+    }
+    if !run.waits.is_empty() {
+        let needed = run.waits.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        tracing::info!("probes wait for {needed}; run this command again when that is finished");
+    } else if !run.left.is_empty() {
+        let jobs = counted(run.left.len(), "job");
+        tracing::info!("{jobs} left: run the same command again to continue");
+    }
+    Ok(match (failures.is_empty(), run.left.is_empty()) {
+        (true, true) => ExitCode::SUCCESS,
+        (true, false) => ExitCode::from(stop::EXIT_CODE),
+        // What failed must not hide behind what was left.
+        (false, _) => ExitCode::FAILURE,
+    })
 }
 
 /// Evaluates and probes the published files in `folder`, by default those that were fetched, and writes the report.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-const FILES: [&str; 6] = ["shim.cpp", "graph.cpp", "weights.cpp", "norm.cpp", "nvrtc.cpp", "throw.cpp"];
+const FILES: [&str; 7] = ["shim.cpp", "graph.cpp", "group.cpp", "weights.cpp", "norm.cpp", "nvrtc.cpp", "throw.cpp"];
 
 fn main() {
     embed_suites();

@@ -1,5 +1,5 @@
 //! The one door to what tch does not expose of libtorch: seeded generators, the fused optimiser, the switches for TF32
-//! and determinism, page-locked memory, streams and graphs, working copies of weights, kernels of our own, and loading CUDA.
+//! and determinism, page-locked memory, streams and graphs, groups of processes, working copies of weights, kernels of our own, and loading CUDA.
 //! The C++ files implement them. Every function here is safe to call unless its documentation says otherwise.
 
 pub mod augment;
@@ -7,6 +7,7 @@ mod autograd;
 mod cuda;
 pub(crate) mod generator;
 pub mod graph;
+pub mod group;
 pub mod norm;
 mod optimizer;
 mod process;

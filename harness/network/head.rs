@@ -3,7 +3,7 @@
 use tch::Tensor;
 
 use super::layers::{BatchNorm, Init, Linear, Visitor};
-use super::{Fused, Head, NetworkError, NetworkSpec, Pass};
+use super::{Fused, Head, NetworkError, NetworkSpec, Norming, Pass};
 use crate::native::norm::After;
 
 #[derive(Debug)]
@@ -33,17 +33,18 @@ impl HeadLayers {
         Ok(Self::Projection(layers))
     }
 
-    pub fn forward(&self, features: &Tensor, pass: &Pass) -> Tensor {
+    pub fn forward(&self, features: &Tensor, pass: &Pass, norming: &Norming) -> Tensor {
         let layers = match self {
             Self::Classifier(linear) => return linear.forward(features),
             Self::Projection(layers) => layers,
         };
+        let norming = Norming { fused: Fused::Never, ..norming.clone() };
         let mut x = features.shallow_clone();
         for (i, (linear, bn)) in layers.iter().enumerate() {
             if i > 0 {
                 x = x.relu_();
             }
-            x = bn.forward(&linear.forward(&x), pass, Fused::Never, After::Nothing);
+            x = bn.forward(&linear.forward(&x), pass, &norming, After::Nothing);
         }
         x
     }

@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use tch::{Device, Kind, Tensor};
 
-use super::{BnMode, Fused, NetworkError, Pass};
+use super::{BnMode, NetworkError, Norming, Pass};
 use crate::native::norm::{self, After};
 use crate::random;
 
@@ -174,7 +174,7 @@ impl BatchNorm {
 
     /// Batch norm and what follows it. Gives the type of `x`; sums and statistics are those of the weight's type, also
     /// for bfloat16 in and out.
-    pub fn forward(&self, x: &Tensor, pass: &Pass, fused: Fused, after: After) -> Tensor {
+    pub fn forward(&self, x: &Tensor, pass: &Pass, norming: &Norming, after: After) -> Tensor {
         // With one shared batch norm both branches use it.
         let bn = &self.branches[(pass.branch as usize).min(self.branches.len() - 1)];
         let (training, momentum) = match pass.bn {
@@ -185,12 +185,14 @@ impl BatchNorm {
             }
         };
         let BranchNorm { weight, bias, running_mean, running_var, .. } = bn;
-        if training && fused.takes(x) {
-            let norm = norm::BatchNorm { weight, bias, running_mean, running_var, epsilon: BN_EPSILON, momentum };
+        let norm = norm::BatchNorm { weight, bias, running_mean, running_var, epsilon: BN_EPSILON, momentum };
+        if training && norming.fuses(x) {
             return norm::batch_norm(x, &norm, after);
         }
         let [weight, bias, mean, var] = [weight, bias, running_mean, running_var].map(Some);
-        let mut y = x.batch_norm(weight, bias, mean, var, training, momentum, BN_EPSILON, true);
+        let over_ranks = if training { norming.group.batch_norm(x, &norm) } else { None };
+        let mut y =
+            over_ranks.unwrap_or_else(|| x.batch_norm(weight, bias, mean, var, training, momentum, BN_EPSILON, true));
         match after {
             After::Nothing => y,
             After::Relu => y.relu_(),

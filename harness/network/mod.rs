@@ -17,6 +17,7 @@ pub use mask::{Kept, Mask};
 pub use names::{DDP_PREFIX, Foreign, Normalization};
 pub use state::StateDict;
 
+use crate::native::group::Group;
 use crate::native::weights::WorkingWeights;
 use crate::native::{self, NativeError, norm};
 use crate::recipe::{Depth, Precision, Recipe, Stem, name_of};
@@ -122,14 +123,22 @@ pub enum Fused {
     Always,
 }
 
-impl Fused {
-    fn takes(self, x: &Tensor) -> bool {
-        let here = match self {
+/// How batch norm is computed in training: by which operation, and over whose images.
+#[derive(Debug, Clone)]
+struct Norming {
+    fused: Fused,
+    /// The processes that have slices of one batch. Between several libtorch's operations compute it.
+    group: Group,
+}
+
+impl Norming {
+    fn fuses(&self, x: &Tensor) -> bool {
+        let here = match self.fused {
             Fused::Never => false,
             Fused::OnCuda => x.device().is_cuda(),
             Fused::Always => true,
         };
-        here && norm::takes(x)
+        here && self.group.is_single() && norm::takes(x)
     }
 }
 
@@ -217,7 +226,7 @@ pub struct Network {
     spec: NetworkSpec,
     /// Of weights and statistics.
     kind: Kind,
-    fused: Fused,
+    norming: Norming,
     backbone: Backbone,
     head: HeadLayers,
 }
@@ -227,7 +236,8 @@ impl Network {
     pub fn new(spec: NetworkSpec, seed: u64, kind: Kind, device: Device) -> Result<Self, NetworkError> {
         let init = Init { seed, kind, device };
         let (backbone, head) = (Backbone::new(&init, &spec)?, HeadLayers::new(&init, &spec)?);
-        Ok(Self { spec, kind, fused: Fused::Never, backbone, head })
+        let norming = Norming { fused: Fused::Never, group: Group::default() };
+        Ok(Self { spec, kind, norming, backbone, head })
     }
 
     /// The same backbone under a fresh head, whose numbers are addressed by a `seed` of its own.
@@ -248,8 +258,18 @@ impl Network {
         if fused != Fused::Never {
             norm::load(self.device())?;
         }
-        self.fused = fused;
+        self.norming.fused = fused;
         Ok(())
+    }
+
+    /// From here on the images of a pass in training are this process's slice of a batch of the `group`.
+    pub fn set_group(&mut self, group: Group) {
+        self.norming.group = group;
+    }
+
+    /// The processes that have slices of one batch.
+    pub fn group(&self) -> &Group {
+        &self.norming.group
     }
 
     /// Of weights, statistics and outputs.
@@ -265,12 +285,12 @@ impl Network {
     /// Images `[N, 3, H, W]` to pooled features `[N, C]`, in bfloat16 where the pass is. Images are uint8; floating-point
     /// numbers, which tests have, are taken to be in `[0, 1]` already.
     pub fn backbone(&self, images: &Tensor, pass: &Pass) -> Tensor {
-        self.backbone.forward(images, pass, self.fused)
+        self.backbone.forward(images, pass, &self.norming)
     }
 
     /// Pooled features `[N, C]` to the head's output, before any normalisation.
     pub fn head(&self, features: &Tensor, pass: &Pass) -> Tensor {
-        self.head.forward(features, pass).to_kind(self.kind)
+        self.head.forward(features, pass, &self.norming).to_kind(self.kind)
     }
 
     /// Images as [`Network::backbone`] takes them to the head's output, which has the type of the weights in every precision.

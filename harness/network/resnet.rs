@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use tch::{Device, Tensor};
 
 use super::layers::{BatchNorm, Conv, Init, Normalize, Visitor, channels_last};
-use super::{Fused, NetworkError, NetworkSpec, Pass, StateDict};
+use super::{NetworkError, NetworkSpec, Norming, Pass, StateDict};
 use crate::native::norm::After;
 use crate::recipe::{Depth, Stem};
 
@@ -49,8 +49,8 @@ struct ConvBn {
 }
 
 impl ConvBn {
-    fn forward(&self, x: &Tensor, pass: &Pass, fused: Fused, after: After) -> Tensor {
-        self.bn.forward(&self.conv.forward(x, pass.weights), pass, fused, after)
+    fn forward(&self, x: &Tensor, pass: &Pass, norming: &Norming, after: After) -> Tensor {
+        self.bn.forward(&self.conv.forward(x, pass.weights), pass, norming, after)
     }
 
     fn visit<'a>(&'a self, visitor: Visitor<'_, 'a>) {
@@ -67,13 +67,13 @@ struct Block {
 }
 
 impl Block {
-    fn forward(&self, x: &Tensor, pass: &Pass, fused: Fused) -> Tensor {
-        let shortcut = self.downsample.as_ref().map(|downsample| downsample.forward(x, pass, fused, After::Nothing));
+    fn forward(&self, x: &Tensor, pass: &Pass, norming: &Norming) -> Tensor {
+        let shortcut = self.downsample.as_ref().map(|downsample| downsample.forward(x, pass, norming, After::Nothing));
         let mut y = x.shallow_clone();
         for (index, layer) in self.layers.iter().enumerate() {
             let last = index + 1 == self.layers.len();
             let after = if last { After::AddRelu(shortcut.as_ref().unwrap_or(x)) } else { After::Relu };
-            y = layer.forward(&y, pass, fused, after);
+            y = layer.forward(&y, pass, norming, after);
         }
         y
     }
@@ -140,14 +140,14 @@ impl Backbone {
     }
 
     /// Images `[N, 3, H, W]` (uint8, or in `[0, 1]`) to pooled features `[N, C]`.
-    pub fn forward(&self, images: &Tensor, pass: &Pass, fused: Fused) -> Tensor {
+    pub fn forward(&self, images: &Tensor, pass: &Pass, norming: &Norming) -> Tensor {
         let x = pass.precision.of_activations(&channels_last(&self.normalize.forward(images)));
-        let mut x = self.stem.forward(&x, pass, fused, After::Relu);
+        let mut x = self.stem.forward(&x, pass, norming, After::Relu);
         if self.pool {
             x = x.max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false);
         }
         for block in self.stages.iter().flatten() {
-            x = block.forward(&x, pass, fused);
+            x = block.forward(&x, pass, norming);
         }
         x.adaptive_avg_pool2d([1, 1]).flatten(1, -1)
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 /// Named tensors in the order they were inserted, which for a file is the file's order.
 ///
@@ -44,6 +44,27 @@ impl StateDict {
     /// The same tensors on the CPU; those that lie there already are not copied.
     pub fn on_cpu(self) -> Self {
         self.into_iter().map(|(name, tensor)| (name, tensor.to_device(Device::Cpu))).collect()
+    }
+
+    /// A sum over the bits of all values, which differs where one bit does. It is computed where the tensors lie.
+    ///
+    /// # Errors
+    /// As libtorch's operations.
+    pub fn bits(&self) -> Result<i64, TchError> {
+        let sum = |tensor: &Tensor| {
+            let words = match tensor.kind() {
+                Kind::Float => tensor.f_view_dtype(Kind::Int)?,
+                Kind::Double => tensor.f_view_dtype(Kind::Int64)?,
+                _ => tensor.f_to_kind(Kind::Int64)?,
+            };
+            words.f_sum(Kind::Int64)
+        };
+        let sums = self.entries.iter().map(|(_, tensor)| sum(tensor)).collect::<Result<Vec<_>, _>>()?;
+        if sums.is_empty() {
+            return Ok(0);
+        }
+        let sums = Vec::<i64>::try_from(Tensor::f_stack(&sums, 0)?.f_to_device(Device::Cpu)?)?;
+        Ok((1..).zip(sums).fold(0, |all, (place, sum): (i64, i64)| all.wrapping_add(sum.wrapping_mul(2 * place + 1))))
     }
 
     pub fn len(&self) -> usize {

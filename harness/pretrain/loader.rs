@@ -11,6 +11,7 @@ use crate::augment::{self, Plan, ViewKey, ViewParams};
 use crate::dataset::{ImageFiles, Packed, Place};
 use crate::native;
 use crate::native::graph::{Purpose, SideStream};
+use crate::native::group::Group;
 use crate::recipe::{AugmentRecipe, Recipe};
 use crate::split::{Images, Subset};
 
@@ -49,6 +50,8 @@ struct Drawing {
     batch_size: usize,
     /// Processes of the published sampler.
     world: usize,
+    /// Computes its slice of each batch.
+    group: Group,
     device: Device,
     /// Of each entry of the list.
     rows: Vec<i64>,
@@ -66,8 +69,8 @@ impl Drawing {
             };
             let entries: Vec<(i64, u64)> =
                 order.into_iter().enumerate().map(|(place, position)| (position, (place / images) as u64)).collect();
-            let batches: Vec<_> =
-                entries.chunks(self.batch_size).map(|entries| Ok(Batch { epoch, entries: entries.to_vec() })).collect();
+            let batch = |all: &[(i64, u64)]| Batch { epoch, entries: all[self.group.slice(all.len())].to_vec() };
+            let batches: Vec<_> = entries.chunks(self.batch_size).map(|entries| Ok(batch(entries))).collect();
             batches.into_iter().chain(error)
         })
     }
@@ -137,11 +140,26 @@ impl Loader {
         device: Device,
         epochs: impl Iterator<Item = usize> + Send + 'static,
     ) -> Result<Self, PretrainError> {
+        Self::of_rank(subset, recipe, device, Group::default(), epochs)
+    }
+
+    /// Of each batch the slice of this process in `group`.
+    ///
+    /// # Errors
+    /// As [`Loader::new`].
+    pub fn of_rank(
+        subset: &Subset,
+        recipe: &Recipe,
+        device: Device,
+        group: Group,
+        epochs: impl Iterator<Item = usize> + Send + 'static,
+    ) -> Result<Self, PretrainError> {
         let drawing = Drawing {
             recipe: recipe.augment.clone(),
             seed: recipe.seed,
             batch_size: recipe.batch_size,
             world: recipe.sampler_world,
+            group,
             device,
             rows: subset.rows.clone(),
             addresses: subset.addresses.clone(),

@@ -21,6 +21,7 @@ use crate::checkpoint::CheckpointError;
 use crate::dataset::DatasetError;
 use crate::fs::FsError;
 use crate::native::NativeError;
+use crate::native::group::GroupError;
 use crate::network::{Kept, Mask, Network, NetworkError, StateDict};
 use crate::recipe::{Recipe, RecipeError};
 use crate::record::RecordError;
@@ -47,6 +48,11 @@ pub enum PretrainError {
          for batch norm; choose another batch_size (--set) or number of images"
     )]
     LastBatch { images: usize, batch_size: usize, rest: usize, method: String, smallest: usize },
+    #[error(
+        "the last batch of {images} images in batches of {batch_size} would hold {rest}, too few for {ranks} processes; start fewer, or \
+         choose another batch_size (--set)"
+    )]
+    FewImages { images: usize, batch_size: usize, rest: usize, ranks: usize },
     #[error("no method is called '{found}'; known are {known}")]
     UnknownMethod { found: String, known: String },
     #[error("the encoder {encoder} of method {method} is not trained; leave its lists out")]
@@ -86,6 +92,8 @@ pub enum PretrainError {
     #[error(transparent)]
     Network(#[from] NetworkError),
     #[error(transparent)]
+    Group(#[from] GroupError),
+    #[error(transparent)]
     Native(#[from] NativeError),
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -101,6 +109,11 @@ impl PretrainError {
     /// Whether nothing is wrong, and the same command continues where this one ended.
     pub fn is_for_later(&self) -> bool {
         matches!(self, Self::TimeUp { .. } | Self::Stopped { .. })
+    }
+
+    /// Whether the ranks that train together no longer agree on what comes next: their processes have to end.
+    pub fn is_apart(&self) -> bool {
+        matches!(self, Self::Group(error) if !error.is_shared())
     }
 }
 

@@ -11,6 +11,7 @@ use tch::{Device, Kind, Tensor};
 use super::{PretrainError, Trainer};
 use crate::checkpoint;
 use crate::fs;
+use crate::native::group::Group;
 use crate::network::{Network, NetworkSpec, Pass, StateDict};
 use crate::npy::{self, NpyError};
 use crate::recipe::{Depth, REFERENCE_SUITE, Recipe, RecipeError, Suite};
@@ -30,6 +31,8 @@ pub enum ReplayError {
     OtherNetwork { found: String, expected: String },
     #[error("views.npy has {found} steps, but replay.toml says steps_per_epoch = {expected}")]
     Steps { found: i64, expected: usize },
+    #[error("views.npy has batches of {images} images, too few for {ranks} processes; start at most {images}")]
+    FewImages { images: usize, ranks: usize },
     #[error("the loss is {loss} in epoch {epoch}, step {step}, at learning rate {lr}: the run diverged")]
     NotFinite { loss: f64, epoch: usize, step: usize, lr: f64 },
     #[error(transparent)]
@@ -106,6 +109,12 @@ impl Digest {
 /// What a replay did: the JSON that it prints, and the keys of `expected.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ReplayReport {
+    /// Processes that computed it.
+    #[serde(default)]
+    pub ranks: usize,
+    /// Images of the first step on each of them.
+    #[serde(default)]
+    pub images_per_rank: Vec<i64>,
     /// One per step.
     pub losses: Vec<f64>,
     /// Share of kept weights per epoch; empty for SimCLR.
@@ -131,11 +140,11 @@ impl ReplayReport {
     }
 }
 
-/// Trains as `folder` says. Gives the report and the final state, named as in `init.pt`.
+/// Trains as `folder` says, each rank of `group` on its slice of every batch. Gives the report and the final state, named as in `init.pt`.
 ///
 /// # Errors
 /// A file is missing or does not fit the others, or the loss is not finite.
-pub fn run(folder: &Path, device: Device) -> Result<(ReplayReport, StateDict), ReplayError> {
+pub fn run(folder: &Path, device: Device, group: &Group) -> Result<(ReplayReport, StateDict), ReplayError> {
     let path = folder.join("replay.toml");
     let text = fs::read_to_string(&path)?;
     let syntax = |error: toml::de::Error| ReplayError::Syntax { path, reason: error.to_string() };
@@ -150,8 +159,9 @@ pub fn run(folder: &Path, device: Device) -> Result<(ReplayReport, StateDict), R
     if spec != expected {
         return Err(ReplayError::OtherNetwork { found: spec.to_string(), expected: expected.to_string() });
     }
-    let network = Network::new(spec, recipe.seed, Kind::Float, device)?;
+    let mut network = Network::new(spec, recipe.seed, Kind::Float, device)?;
     network.load(&init)?;
+    network.set_group(group.clone());
 
     let shape = "[steps_per_epoch, batch, 2, 3, H, W] with a batch of 2 or more";
     let fits = |shape: &[usize]| shape.len() == 6 && shape[2..4] == [2, 3] && shape[1] >= 2;
@@ -160,23 +170,34 @@ pub fn run(folder: &Path, device: Device) -> Result<(ReplayReport, StateDict), R
         return Err(ReplayError::Steps { found: views.size()[0], expected: config.steps_per_epoch });
     }
     let batch = |step: usize| views.get(step as i64).to_device(device);
+    let images = views.size()[1] as usize;
+    if images < group.size() {
+        return Err(ReplayError::FewImages { images, ranks: group.size() });
+    }
+    let inputs = format!("{text}, {}, {}", checkpoint::state_sha256(&init)?, Digest::of(&views).sum);
+    group.agree("their inputs", &inputs).map_err(PretrainError::from)?;
+    let own = group.slice(images);
+    let slice = |step| batch(step).narrow(0, own.start as i64, own.len() as i64);
 
     let mut trainer = Trainer::new(&recipe, network, config.steps_per_epoch, false)?;
-    let (mut losses, mut density) = (Vec::new(), Vec::new());
+    let (mut losses, mut density, mut images_per_rank) = (Vec::new(), Vec::new(), Vec::new());
     for epoch in 1..=recipe.epochs {
-        let stats = trainer.epoch(epoch, (0..config.steps_per_epoch).map(|step| Ok(batch(step))));
+        let stats = trainer.epoch(epoch, (0..config.steps_per_epoch).map(|step| Ok(slice(step))));
         let stats = stats.map_err(|error| match error {
             PretrainError::NotFinite { loss, epoch, step, lr, .. } => ReplayError::NotFinite { loss, epoch, step, lr },
             error => error.into(),
         })?;
         density.extend(stats.density);
         losses.extend(stats.losses);
+        images_per_rank = stats.slices;
     }
     let final_lr = trainer.schedule.rate(trainer.steps);
     let features = tch::no_grad(|| trainer.network.forward(&batch(0).select(1, 0), &Pass::EVAL)).to_kind(Kind::Double);
     let corner = features.narrow(0, 0, 2).narrow(1, 0, features.size()[1].min(8)).contiguous();
     let state = trainer.network.state().with_prefix(prefix);
     let report = ReplayReport {
+        ranks: group.size(),
+        images_per_rank,
         losses,
         density,
         final_lr,

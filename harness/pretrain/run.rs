@@ -13,7 +13,8 @@ pub use crate::checkpoint::ENCODER;
 use crate::checkpoint::{self, CheckpointError, Training, TrainingMeta, UnderWay};
 use crate::clock;
 use crate::fs::{self, FolderLock};
-use crate::network::{Network, NetworkSpec};
+use crate::native::group::{Group, GroupError};
+use crate::network::{Network, NetworkSpec, StateDict};
 use crate::progress::{self, Progress};
 use crate::recipe::Recipe;
 use crate::record::tensorboard::EventFile;
@@ -21,7 +22,7 @@ use crate::record::{
     self, Environment, EpochRecord, Event, Job, JobHeader, JobRecord, PretrainRecord, RunLog, Session,
 };
 use crate::split::Subset;
-use crate::stop::Stop;
+use crate::stop::{Request, Stop};
 
 /// The training state, while a run is under way.
 pub const CHECKPOINT: &str = "checkpoint.safetensors";
@@ -40,6 +41,8 @@ pub struct PretrainJob<'a> {
     pub deadline: Option<Instant>,
     /// Training stops after the step under way once this asks for it.
     pub stop: &'a Stop,
+    /// The processes that compute each step together. Rank 0 alone writes.
+    pub group: &'a Group,
     /// Where TensorBoard finds the epochs, if it is to be shown them.
     pub tensorboard: Option<&'a Path>,
 }
@@ -58,53 +61,87 @@ impl PretrainJob<'_> {
 /// before stays in the checkpoint. [`PretrainError::TimeUp`], [`PretrainError::Stopped`]: the deadline has come or a stop was
 /// asked for, and the checkpoint holds it all.
 pub fn run(job: &PretrainJob, folder: &Path, progress: &Progress) -> Result<PretrainRecord, PretrainError> {
-    let _lock =
-        FolderLock::take(folder)?.ok_or_else(|| PretrainError::InUse { folder: folder.display().to_string() })?;
-    if let Some(done) = record::read_result(&folder.join("result.json"))? {
-        refuse_other(folder, &done.header().recipe_hash, &job.header.recipe_hash)?;
-        if let (JobRecord::Pretrain(done), true) = (done, fs::exists(&folder.join(ENCODER))?) {
-            checkpoint::read_own_weights(&folder.join(ENCODER), &done.job.state_sha256)?;
-            if let Some(shown) = job.tensorboard {
-                EventFile::of_finished(shown, &done.job.header, &done.epochs)?;
-            }
-            return Ok(done);
-        }
-    }
-    let steps_per_epoch = steps_per_epoch(job);
-    let spec = NetworkSpec::of_recipe(job.recipe);
-    let network = Network::new(spec, job.recipe.seed, Kind::Float, job.device)?;
-    let mut trainer = Trainer::new(job.recipe, network, steps_per_epoch, job.eager)?;
-    check_last_batch(job, &trainer)?;
-
-    let mut sitting = Sitting::open(job, folder, &mut trainer)?;
-    let trained = train(job, &mut sitting, &mut trainer, steps_per_epoch, progress);
-    let outcome = trained.and_then(|()| sitting.saver.settle()).map_err(|error| sitting.advised(error));
+    let all = |limit: Option<usize>| limit.map_or("all".to_owned(), |limit| limit.to_string());
+    let limits = [job.header.limit_images, job.header.limit_epochs].map(all);
+    let asked = format!("{} for {} images and {} epochs", job.header.recipe_hash, limits[0], limits[1]);
+    job.group.agree("recipe, data or limits", &asked)?;
+    let in_use = || PretrainError::InUse { folder: folder.display().to_string() };
+    let locked = match job.group.rank() {
+        0 => FolderLock::take(folder).map_err(PretrainError::from).and_then(|lock| lock.ok_or_else(in_use)).map(Some),
+        _ => Ok(None),
+    };
+    let _lock = together(job, locked)?;
+    let (mut trainer, mut sitting) = match together(job, open(job, folder))? {
+        Opened::Finished(record) => return Ok(*record),
+        Opened::ToTrain(trainer, sitting) => (*trainer, *sitting),
+    };
+    agree_on_state(job, &trainer, "at the start")?;
+    let trained = train(job, &mut sitting, &mut trainer, steps_per_epoch(job), progress);
+    let outcome = trained.and_then(|()| together(job, sitting.saver.settle())).map_err(|error| sitting.advised(error));
     if let Err(error) = &outcome
         && !error.is_for_later()
     {
         // The error itself must come through, also where the disk is full.
-        let _ = sitting.log.event(&Event::Failure { error: error.to_string() });
+        let _ = sitting.event(&Event::Failure { error: error.to_string() });
     }
     outcome?;
+    together(job, sitting.finish(job, folder, &trainer))
+}
 
-    let state = trainer.network.state();
-    checkpoint::sane(&state).map_err(|error| sitting.advised(error.into()))?;
-    checkpoint::write_weights(&folder.join(ENCODER), &state)?;
-    let (state_sha256, seconds) = (checkpoint::state_sha256(&state)?, sitting.seconds());
-    sitting.log.event(&Event::Result { state_sha256: state_sha256.clone(), seconds })?;
-    let record = PretrainRecord {
-        job: Job {
-            header: job.header.clone(),
-            sessions: sitting.sessions,
-            seconds,
-            state_sha256,
-            ended: Some(clock::now()),
-        },
-        epochs: sitting.epochs,
-    };
-    record::write_result(&folder.join("result.json"), &JobRecord::Pretrain(record.clone()))?;
-    fs::remove(&folder.join(CHECKPOINT))?;
-    Ok(record)
+/// A job's folder, looked into.
+enum Opened {
+    Finished(Box<PretrainRecord>),
+    ToTrain(Box<Trainer>, Box<Sitting>),
+}
+
+/// The outcome of what every rank has done, once it is sure that all of them could.
+fn together<T>(job: &PretrainJob, own: Result<T, PretrainError>) -> Result<T, PretrainError> {
+    let error = own.as_ref().err().map(ToString::to_string);
+    let others = job.group.all_well(error.as_deref());
+    let done = own?;
+    others?;
+    Ok(done)
+}
+
+/// An error of the training steps. All ranks see a loss that is not finite; any other one stops this rank alone.
+fn seen_by_all(job: &PretrainJob, error: PretrainError) -> PretrainError {
+    match error {
+        PretrainError::NotFinite { .. } | PretrainError::Group(_) => error,
+        other if job.group.is_single() => other,
+        other => job.group.explained(other).into(),
+    }
+}
+
+/// Makes sure that the ranks have the same network and optimiser, bit for bit, by one number.
+fn agree_on_state(job: &PretrainJob, trainer: &Trainer, when: &str) -> Result<(), PretrainError> {
+    if job.group.is_single() {
+        return Ok(());
+    }
+    let parts = [trainer.network.state(), trainer.optimizer.state(), trainer.method.state()];
+    let sums = parts.iter().map(StateDict::bits).collect::<Result<Vec<_>, _>>()?;
+    Ok(job.group.agree(&format!("network and optimiser {when}"), &format!("bits that add up to {sums:?}"))?)
+}
+
+fn open(job: &PretrainJob, folder: &Path) -> Result<Opened, PretrainError> {
+    if let Some(done) = record::read_result(&folder.join("result.json"))? {
+        refuse_other(folder, &done.header().recipe_hash, &job.header.recipe_hash)?;
+        if let (JobRecord::Pretrain(done), true) = (done, fs::exists(&folder.join(ENCODER))?) {
+            checkpoint::read_own_weights(&folder.join(ENCODER), &done.job.state_sha256)?;
+            if let (Some(shown), 0) = (job.tensorboard, job.group.rank()) {
+                EventFile::of_finished(shown, &done.job.header, &done.epochs)?;
+            }
+            return Ok(Opened::Finished(Box::new(done)));
+        }
+    }
+    let steps_per_epoch = steps_per_epoch(job);
+    let spec = NetworkSpec::of_recipe(job.recipe);
+    let mut network = Network::new(spec, job.recipe.seed, Kind::Float, job.device)?;
+    network.set_group(job.group.clone());
+    let mut trainer = Trainer::new(job.recipe, network, steps_per_epoch, job.eager)?;
+    check_last_batch(job, &trainer)?;
+
+    let sitting = Sitting::open(job, folder, &mut trainer)?;
+    Ok(Opened::ToTrain(Box::new(trainer), Box::new(sitting)))
 }
 
 fn steps_per_epoch(job: &PretrainJob) -> usize {
@@ -123,6 +160,9 @@ fn check_last_batch(job: &PretrainJob, trainer: &Trainer) -> Result<(), Pretrain
     let (images, batch_size) = (job.epoch_images(), job.recipe.batch_size);
     let smallest = trainer.method.smallest_batch();
     let rest = (images - 1) % batch_size + 1;
+    if rest < job.group.size() {
+        return Err(PretrainError::FewImages { images, batch_size, rest, ranks: job.group.size() });
+    }
     if rest >= smallest {
         return Ok(());
     }
@@ -147,7 +187,8 @@ fn check_counters(job: &PretrainJob, path: &Path, meta: &TrainingMeta) -> Result
 
 /// One process's share of a run, which may take several.
 struct Sitting {
-    log: RunLog,
+    /// Of rank 0.
+    log: Option<RunLog>,
     /// Those before and this one.
     sessions: Vec<Session>,
     epochs: Vec<EpochRecord>,
@@ -181,8 +222,12 @@ impl Sitting {
             under_way = meta.under_way;
         }
         let saved_epoch = epochs.len();
-        let session = Session { from_epoch: saved_epoch, environment: job.environment.clone() };
-        let log = RunLog::open(&folder.join("run.jsonl"), job.header, &session, job.tensorboard)?;
+        let environment = job.environment.clone();
+        let session = Session { from_epoch: saved_epoch, ranks: job.group.size(), environment };
+        let log = match job.group.rank() {
+            0 => Some(RunLog::open(&folder.join("run.jsonl"), job.header, &session, job.tensorboard)?),
+            _ => None,
+        };
         sessions.push(session);
         Ok(Self {
             log,
@@ -195,12 +240,37 @@ impl Sitting {
         })
     }
 
+    fn event(&mut self, event: &Event) -> Result<(), PretrainError> {
+        Ok(self.log.as_mut().map_or(Ok(()), |log| log.event(event))?)
+    }
+
+    /// The record of the finished run; rank 0 writes it and the encoder.
+    fn finish(&mut self, job: &PretrainJob, folder: &Path, trainer: &Trainer) -> Result<PretrainRecord, PretrainError> {
+        let state = trainer.network.state();
+        checkpoint::sane(&state).map_err(|error| self.advised(error.into()))?;
+        let (state_sha256, seconds) = (checkpoint::state_sha256(&state)?, self.seconds());
+        let (sessions, epochs) = (self.sessions.clone(), self.epochs.clone());
+        let (header, ended) = (job.header.clone(), Some(clock::now()));
+        let job = Job { header, sessions, seconds, state_sha256: state_sha256.clone(), ended };
+        let record = PretrainRecord { job, epochs };
+        if self.log.is_some() {
+            checkpoint::write_weights(&folder.join(ENCODER), &state)?;
+            self.event(&Event::Result { state_sha256, seconds })?;
+            record::write_result(&folder.join("result.json"), &JobRecord::Pretrain(record.clone()))?;
+            fs::remove(&folder.join(CHECKPOINT))?;
+        }
+        Ok(record)
+    }
+
     fn seconds(&self) -> f64 {
         self.earlier_seconds + self.start.elapsed().as_secs_f64()
     }
 
     /// Has the training state written, if it is time or this is the session's `last`.
     fn save(&mut self, job: &PretrainJob, trainer: &Trainer, last: bool) -> Result<(), PretrainError> {
+        if self.log.is_none() {
+            return Ok(());
+        }
         let meta = TrainingMeta {
             format: checkpoint::FORMAT,
             recipe_hash: job.header.recipe_hash.clone(),
@@ -250,46 +320,56 @@ fn train(
     let epochs = job.header.limit_epochs.unwrap_or(usize::MAX).min(job.recipe.epochs);
     let done = sitting.epochs.len();
     let bar = progress.bar(&job.header.job.to_string(), "steps", epochs * steps_per_epoch, done * steps_per_epoch);
-    let mut loader = Loader::new(job.list, job.recipe, job.device, done + 1..=epochs)?;
+    let loader = Loader::of_rank(job.list, job.recipe, job.device, job.group.clone(), done + 1..=epochs);
+    let mut loader = together(job, loader)?;
     for epoch in done + 1..=epochs {
         let begun = sitting.under_way.take().unwrap_or_default();
-        loader.by_ref().take(begun.losses.len()).try_for_each(|batch| batch.map(drop))?;
+        together(job, loader.by_ref().take(begun.losses.len()).try_for_each(|batch| batch.map(drop)))?;
         let batches = loader.by_ref().take(steps_per_epoch - begun.losses.len());
-        let batches = batches.take_while(|_| job.stop.requested().is_none()).inspect(|_| bar.inc(1));
+        let mut asked = Asked { job, steps: 0, request: Ok(None) };
+        let batches = batches.take_while(|_| asked.before_step()).inspect(|_| bar.inc(1));
         let mut unreadable = None;
-        let readable = batches.map_while(|batch| match batch {
-            Err(PretrainError::Dataset(error)) => {
-                unreadable = Some(error);
-                None
+        let readable = batches.map_while(|batch| {
+            let error = batch.as_ref().err().filter(|error| matches!(error, PretrainError::Dataset(_)));
+            match (job.group.all_well(error.map(ToString::to_string).as_deref()), batch) {
+                (_, Err(error @ PretrainError::Dataset(_))) => unreadable = Some(error),
+                (Err(other), _) => unreadable = Some(other.into()),
+                (Ok(()), batch) => return Some(batch),
             }
-            batch => Some(batch),
+            None
         });
-        let stats = trainer.epoch(epoch, readable).map_err(|error| sitting.with_checkpoint(error))?;
+        let stats = trainer.epoch(epoch, readable).map_err(|error| sitting.with_checkpoint(seen_by_all(job, error)))?;
+        let request = asked.request?;
         let done = joined(begun, &stats);
         let steps = done.losses.len();
-        if let Some(error) = unreadable {
-            // The steps before it are kept, for when the file is there again.
-            sitting.under_way = Some(done);
-            sitting.save(job, trainer, true)?;
-            sitting.saver.settle()?;
-            return Err(error.into());
+        match unreadable {
+            Some(error) if error.is_apart() => return Err(error),
+            Some(error) => {
+                // The steps before it are kept, for when the file is there again.
+                sitting.under_way = Some(done);
+                together(job, sitting.save(job, trainer, true))?;
+                return Err(error);
+            }
+            None => {}
         }
         if steps < steps_per_epoch {
             let short = PretrainError::ShortEpoch { epoch, found: steps, expected: steps_per_epoch };
-            let request = job.stop.requested().ok_or(short)?;
+            let request = request.ok_or(short)?;
             sitting.under_way = Some(done);
-            sitting.save(job, trainer, true)?;
+            together(job, sitting.save(job, trainer, true))?;
             return Err(PretrainError::Stopped { request, epoch, epochs, steps });
         }
         let time = Duration::from_secs_f64(done.seconds);
-        let time_up = epoch < epochs && job.deadline.is_some_and(|deadline| Instant::now() + time > deadline);
+        let time_up = job.deadline.is_some_and(|deadline| Instant::now() + time > deadline);
+        let time_up = epoch < epochs && job.group.largest(time_up.into())? > 0;
+        agree_on_state(job, trainer, &format!("after epoch {epoch}"))?;
         let record = record_of(epoch, &done, &stats);
         let EpochRecord { loss, images_per_second, .. } = record;
         bar.epoch(progress::Epoch { epoch, epochs, loss, images_per_second });
-        sitting.log.event(&Event::Epoch(record.clone()))?;
+        together(job, sitting.event(&Event::Epoch(record.clone())))?;
         sitting.epochs.push(record);
-        let stopped = job.stop.requested().filter(|_| epoch < epochs);
-        sitting.save(job, trainer, time_up || stopped.is_some())?;
+        let stopped = requested(job)?.filter(|_| epoch < epochs);
+        together(job, sitting.save(job, trainer, time_up || stopped.is_some()))?;
         if let Some(request) = stopped {
             return Err(PretrainError::Stopped { request, epoch: epoch + 1, epochs, steps: 0 });
         }
@@ -299,6 +379,32 @@ fn train(
     }
     bar.finish_and_clear();
     Ok(())
+}
+
+/// Steps between two questions of several ranks whether one of them was asked to stop.
+const AGREE: usize = 16;
+
+/// The stop that all ranks make together.
+struct Asked<'a> {
+    job: &'a PretrainJob<'a>,
+    steps: usize,
+    request: Result<Option<Request>, GroupError>,
+}
+
+impl Asked<'_> {
+    /// Whether the next step is taken. Every rank asks before every step.
+    fn before_step(&mut self) -> bool {
+        if self.job.group.is_single() || self.steps.is_multiple_of(AGREE) {
+            self.request = requested(self.job);
+        }
+        self.steps += 1;
+        matches!(self.request, Ok(None))
+    }
+}
+
+/// The request that any rank has.
+fn requested(job: &PretrainJob) -> Result<Option<Request>, GroupError> {
+    Ok(Request::of_number(job.group.largest(Request::number(job.stop.requested()))?))
 }
 
 /// The part of an epoch that earlier sessions did, and what came behind it.

@@ -113,7 +113,8 @@ impl Method for SdClr {
         };
         let dense = network.forward(&views.select(1, 0), &pass(Branch::Dense, &weights.dense, dense));
         let pruned = network.forward(&views.select(1, 1), &pass(Branch::Pruned, &weights.pruned, pruned));
-        Ok(nt_xent(&dense, &pruned, self.temperature.current()?))
+        let group = network.group();
+        Ok(nt_xent(&group.gather_rows(&dense)?, &group.gather_rows(&pruned)?, self.temperature.current()?))
     }
 
     fn mask(&self) -> Option<&Mask> {

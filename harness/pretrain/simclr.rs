@@ -58,6 +58,8 @@ impl Method for SimClr {
             let features = features.view([-1, 2, features.size()[1]]);
             [0, 1].map(|view| features.select(1, view))
         };
-        Ok(nt_xent(&features[0], &features[1], self.temperature.current()?))
+        let [first, second] = features;
+        let group = network.group();
+        Ok(nt_xent(&group.gather_rows(&first)?, &group.gather_rows(&second)?, self.temperature.current()?))
     }
 }

@@ -44,7 +44,10 @@ pub struct EpochStats {
     pub density: Option<f64>,
     /// Share of them that the mask of the epoch before kept too.
     pub overlap: Option<f64>,
+    /// Of all ranks.
     pub images: i64,
+    /// Images of the first step on each rank.
+    pub slices: Vec<i64>,
     pub seconds: f64,
 }
 
@@ -70,7 +73,8 @@ impl Trainer {
         eager: bool,
     ) -> Result<Self, PretrainError> {
         native::set_tf32(recipe.precision == Precision::Tf32)?;
-        if recipe.precision == Precision::Bf16 && !eager {
+        let single = network.group().is_single();
+        if recipe.precision == Precision::Bf16 && !eager && single {
             network.set_fused(Fused::OnCuda).map_err(PretrainError::Kernels)?;
         }
         let optimizer = Optimizer::new(recipe.optimizer, recipe.momentum, recipe.weight_decay, &network.parameters());
@@ -80,7 +84,7 @@ impl Trainer {
             warmup: (recipe.warmup_epochs * steps_per_epoch) as u64,
             total: (recipe.epochs * steps_per_epoch) as u64,
         };
-        let recorder = match optimizer.is_recordable() && !eager {
+        let recorder = match optimizer.is_recordable() && !eager && single {
             true => Recorder::new(network.device())?,
             false => None,
         };
@@ -88,8 +92,9 @@ impl Trainer {
         Ok(Self { network, method, optimizer, schedule, steps: 0, under_way: None, recorder })
     }
 
-    /// Takes a step on each of `batches` (uint8 `[N, 2, 3, H, W]`). Begins `epoch`, unless it is the one under way: then the
-    /// steps continue it. So `batches` may end early, where training has to stop, and the rest may follow in another call.
+    /// Takes a step on each of `batches` (uint8 `[N, 2, 3, H, W]`, of several ranks each its slice). Begins `epoch`, unless it
+    /// is the one under way: then the steps continue it. So `batches` may end early, where training has to stop, and the rest
+    /// may follow in another call.
     ///
     /// The host queues the steps and looks at the device only after the last one: at all losses, and whether every parameter
     /// is finite.
@@ -104,11 +109,17 @@ impl Trainer {
         let start = Instant::now();
         let (steps_before, kept) = self.begin(epoch)?;
         let (mut images, mut losses, mut rates) = (0, Vec::new(), Vec::new());
+        let mut slices_of_first = None;
         for views in batches {
-            let views = views?;
+            let reason = views.as_ref().err().map(ToString::to_string);
+            let rows = views.as_ref().map(|views| views.size()[0]);
+            let slices = self.network.group().begin_step(rows.map_err(|_| reason.as_deref().unwrap_or_default()));
+            // Its own error says more than that a rank failed.
+            let (views, slices) = (views?, slices?);
             rates.push(self.schedule.rate(self.steps + 1));
-            losses.push(self.step(&views)?);
-            images += views.size()[0];
+            losses.push(self.step_of_all(&views)?);
+            images += slices.iter().sum::<i64>();
+            slices_of_first.get_or_insert(slices);
         }
         let losses = read_losses(&losses)?;
         if let Some(under_way) = &mut self.under_way {
@@ -125,8 +136,9 @@ impl Trainer {
         if !losses.is_empty() && !self.parameters_are_finite()? {
             return not_finite(f64::NAN, losses.len() - 1);
         }
+        let slices = slices_of_first.unwrap_or_default();
         let (density, overlap) = (kept.map(|kept| kept.density), kept.and_then(|kept| kept.overlap));
-        Ok(EpochStats { losses, rates, density, overlap, images, seconds: start.elapsed().as_secs_f64() })
+        Ok(EpochStats { losses, rates, density, overlap, images, slices, seconds: start.elapsed().as_secs_f64() })
     }
 
     /// Steps taken in `epoch` so far, and what its mask keeps.
@@ -150,6 +162,18 @@ impl Trainer {
         Ok(())
     }
 
+    /// A step of which this process computes a slice; where another is lost in it, the error names that.
+    fn step_of_all(&mut self, views: &Tensor) -> Result<Tensor, PretrainError> {
+        if self.network.group().is_single() {
+            return self.step(views);
+        }
+        let done = native::guarded(|| self.step(views)).map_err(PretrainError::from).flatten();
+        done.map_err(|error| match error {
+            PretrainError::Group(_) => error,
+            other => self.network.group().explained(other).into(),
+        })
+    }
+
     /// One step: forward, one joint backward, update. Gives the loss, which stays on the device so that nobody waits for it.
     fn step(&mut self, views: &Tensor) -> Result<Tensor, PretrainError> {
         self.steps += 1;
@@ -158,6 +182,7 @@ impl Trainer {
         let mut compute = |views: &Tensor| {
             let loss = method.loss(network, views)?;
             let gradients = Tensor::f_run_backward(&[&loss], optimizer.parameters(), false, false)?;
+            let gradients = network.group().sum(gradients)?;
             optimizer.update(&gradients)?;
             Ok(loss.detach())
         };

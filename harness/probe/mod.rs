@@ -167,7 +167,7 @@ fn accuracy(network: &Network, features: &Tensor, labels: &Tensor, selection: Se
 /// # Errors
 /// The loss or the outputs are not finite, a class has no test image, or a file cannot be written.
 pub fn run(job: &ProbeJob, folder: Option<&Path>, progress: &Progress) -> Result<JobRecord, ProbeError> {
-    let session = Session { from_epoch: 0, environment: job.environment.clone() };
+    let session = Session { from_epoch: 0, ranks: 1, environment: job.environment.clone() };
     let mut log = None;
     let mut _lock = None;
     if let Some(folder) = folder {

@@ -66,7 +66,18 @@ pub struct Environment {
 pub struct Session {
     /// Epochs that were finished before it began.
     pub from_epoch: usize,
+    /// Processes that computed each step together.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub ranks: usize,
     pub environment: Environment,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn is_one(ranks: &usize) -> bool {
+    *ranks == 1
 }
 
 /// What a job was asked to do and with what: the head of `run.jsonl` and of `result.json`.

@@ -14,6 +14,7 @@ use super::plan::PlannedEncoder;
 use crate::checkpoint;
 use crate::dataset::{Dataset, ImageCache};
 use crate::native;
+use crate::native::group::Group;
 use crate::network::{Foreign, Network, NetworkSpec, StateDict};
 use crate::pretrain;
 use crate::pretrain::run::{self, ENCODER, PretrainJob};
@@ -47,6 +48,8 @@ pub struct Scale {
     pub cache: Option<Arc<ImageCache>>,
     /// Who may ask for a stop.
     pub stop: Stop,
+    /// The processes that pre-train together.
+    pub group: Group,
     /// Of encoders that were trained elsewhere.
     pub foreign: Foreign,
     /// The folder in which TensorBoard is shown the epochs of every job.
@@ -149,6 +152,11 @@ impl Context {
         (self.scale.limit_images, self.scale.limit_epochs)
     }
 
+    /// The processes that pre-train together.
+    pub fn group(&self) -> &Group {
+        &self.scale.group
+    }
+
     /// Whether every operation is launched by itself.
     pub fn eager(&self) -> bool {
         self.scale.eager
@@ -242,6 +250,7 @@ impl Context {
             eager: self.scale.eager,
             deadline: self.deadline,
             stop: &self.scale.stop,
+            group: &self.scale.group,
             tensorboard: self.scale.tensorboard.as_deref(),
         };
         Ok(run::run(&job, folder, progress)?)

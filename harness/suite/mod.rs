@@ -22,6 +22,7 @@ use crate::authors::AuthorsError;
 use crate::checkpoint::{self, CheckpointError};
 use crate::dataset::DatasetError;
 use crate::fs::{self, FolderLock, FsError};
+use crate::native::group::GroupError;
 use crate::native::{self, NativeError};
 use crate::network::{Network, NetworkError};
 use crate::paper::PaperError;
@@ -74,6 +75,10 @@ pub enum SuiteError {
     Threads { encoders: [String; 2] },
     #[error("--jobs {jobs} needs the CPU: a GPU does one job at a time; leave it out, or give --device cpu")]
     JobsOnGpu { jobs: usize },
+    #[error("--jobs {jobs} needs one process: {ranks} that compute together do one job at a time; leave it out")]
+    JobsOnRanks { jobs: usize, ranks: usize },
+    #[error("rank 0 begins {job}, which is not in the plan of rank {rank}; start every rank with the same command")]
+    OtherPlan { job: String, rank: usize },
     #[error("not run: {job} failed")]
     NoEncoder { job: JobId },
     #[error("not run: {job} is not finished; run this again when it is")]
@@ -118,6 +123,8 @@ pub enum SuiteError {
     Network(#[from] NetworkError),
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
+    Group(#[from] GroupError),
     #[error(transparent)]
     Pretrain(#[from] PretrainError),
     #[error(transparent)]
@@ -228,10 +235,18 @@ pub fn run(
     }
     plan::check_names(suite, plan, &pace.only)?;
     let context = open(plan, scale.clone(), folder)?;
+    if scale.group.rank() > 0 {
+        left = follow(&context, plan, folder, progress)?;
+        return Ok(SuiteRun { record, left, waits, not_asked, report_lock: None });
+    }
     context.check_data(plan.iter().flat_map(PlannedEncoder::passes).map(|pass| pass.list))?;
     let jobs = match pace.jobs {
         Some(jobs) if jobs > 1 && context.device.is_cuda() => return Err(SuiteError::JobsOnGpu { jobs }),
+        Some(jobs) if jobs > 1 && !scale.group.is_single() => {
+            return Err(SuiteError::JobsOnRanks { jobs, ranks: scale.group.size() });
+        }
         Some(jobs) => jobs,
+        None if !scale.group.is_single() => 1,
         None => queue::at_once(plan, context.device),
     };
     let about = FolderRecord {
@@ -281,6 +296,10 @@ pub fn run(
         }
     }
     drop(bar);
+    let told = left.iter().fold(ALL_DONE.to_owned(), |told, job| format!("{told} {job}"));
+    if let Err(error) = scale.group.from_first(&told) {
+        tracing::debug!("the other ranks do not hear that no job is left: {error}");
+    }
     if plan.iter().any(|encoder| encoder.checkpoint.is_some()) {
         record.results.extend(folder::others(folder, &record)?);
     }
@@ -323,6 +342,44 @@ fn has_record(folder: &Path, job: &JobId) -> Result<bool, SuiteError> {
     Ok(fs::exists(&folder.join(job.to_string()).join("result.json"))?)
 }
 
+/// Pre-trainings of `plan` that have no record in `folder`.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn unfinished(plan: &[PlannedEncoder], folder: &Path) -> Result<usize, SuiteError> {
+    let pretrainings = plan.iter().filter(|encoder| encoder.pretrained_on().is_some());
+    let mut recorded = pretrainings.map(|encoder| has_record(folder, &encoder.id.pretrain()));
+    recorded.try_fold(0, |count, recorded| Ok(count + usize::from(!recorded?)))
+}
+
+/// What rank 0 tells the others when it begins no other job; behind it stand those that are left.
+const ALL_DONE: &str = "done:";
+
+/// As a rank other than 0: computes its slices of the pre-trainings that rank 0 begins, until it is done. Gives the
+/// jobs that are left.
+fn follow(
+    context: &Context,
+    plan: &[PlannedEncoder],
+    folder: &Path,
+    progress: &Progress,
+) -> Result<Vec<JobId>, SuiteError> {
+    loop {
+        let told = context.group().from_first("")?;
+        if let Some(left) = told.strip_prefix(ALL_DONE) {
+            return Ok(left.split_whitespace().filter_map(|job| job.parse().ok()).collect());
+        }
+        let known = plan.iter().find(|encoder| encoder.id.pretrain().to_string() == told);
+        let Some((encoder, list)) = known.and_then(|encoder| Some((encoder, encoder.pretrained_on()?))) else {
+            return Err(SuiteError::OtherPlan { job: told, rank: context.group().rank() });
+        };
+        match guarded(|| context.pretrain(encoder, list, &folder.join(encoder.id.to_string()), progress)) {
+            // Rank 0 sees the same error, and reports it.
+            Err(SuiteError::Pretrain(error)) if !error.is_apart() => tracing::debug!("{told}: {error}"),
+            outcome => drop(outcome?),
+        }
+    }
+}
+
 /// The record of a job that this session did not begin, if it is there.
 fn finished(folder: &Path, job: &JobId) -> Result<JobRecord, SuiteError> {
     match record::read_result(&folder.join(job.to_string()).join("result.json")) {
@@ -347,6 +404,7 @@ fn run_job(
     let trained = folder.join(encoder.id.to_string());
     if job.part == Part::Pretrain {
         let list = encoder.pretrained_on().ok_or_else(|| SuiteError::NoEncoder { job: job.clone() })?;
+        context.group().from_first(&job.to_string())?;
         let done = context.pretrain(encoder, list, &trained, progress)?;
         context.mechanism(encoder, &done, &trained)?;
         return Ok(JobRecord::Pretrain(done));

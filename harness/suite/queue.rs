@@ -71,6 +71,8 @@ struct State {
     outcomes: BTreeMap<usize, Result<JobRecord, SuiteError>>,
     /// Already reported as in use.
     told: BTreeSet<usize>,
+    /// The ranks that train together have lost each other.
+    apart: bool,
 }
 
 enum Next {
@@ -139,6 +141,7 @@ pub(super) fn run(
         clock,
         outcomes: BTreeMap::new(),
         told: BTreeSet::new(),
+        apart: false,
     };
     let shared = (Mutex::new(state), Condvar::new());
     std::thread::scope(|scope| {
@@ -180,7 +183,8 @@ fn worker(
     context.deadline = work.deadline;
     loop {
         let mut held = lock(state);
-        let place = match held.next(tasks, work.scale.stop.requested().is_some()) {
+        let stopped = held.apart || work.scale.stop.requested().is_some();
+        let place = match held.next(tasks, stopped) {
             Next::Job(place) => place,
             Next::Finished => return Ok(()),
             Next::Wait(time) => {
@@ -217,6 +221,7 @@ fn worker(
             }
             outcome => {
                 held.clock.stopped |= matches!(&outcome, Err(error) if error.is_for_later());
+                held.apart |= matches!(&outcome, Err(SuiteError::Pretrain(error)) if error.is_apart());
                 held.outcomes.insert(place, outcome);
             }
         }

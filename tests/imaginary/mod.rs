@@ -69,7 +69,7 @@ fn job(header: JobHeader, seconds: f64, state: &str) -> Job {
         sdclr: "0.1.0".to_owned(),
     };
     let state_sha256 = hash_bytes(format!("{state} {}", header.job).as_bytes());
-    Job { header, sessions: vec![Session { from_epoch: 0, environment }], seconds, state_sha256, ended: None }
+    Job { header, sessions: vec![Session { from_epoch: 0, ranks: 1, environment }], seconds, state_sha256, ended: None }
 }
 
 fn pretraining(suite: &str, method: &str, list: PretrainSplit, split: usize, epochs: usize) -> JobRecord {

@@ -1,0 +1,580 @@
+//! Several processes ("ranks") that compute one step. In: where they meet, and which of them this one is. Out: sums over all
+//! ranks, slices gathered, batch norm over the whole batch, and agreement on small things. `group.cpp` reaches c10d's
+//! TCPStore and Gloo; with one process nothing of it is touched.
+
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::ptr::null_mut;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tch::Tensor;
+
+use super::norm::BatchNorm;
+use super::{NativeError, check, sdclr_free};
+
+unsafe extern "C" {
+    fn sdclr_group_new(host: *const c_char, port: u16, serve: bool, milliseconds: i64, out: *mut i64) -> *mut c_char;
+    fn sdclr_group_free(id: i64) -> *mut c_char;
+    fn sdclr_group_leave(id: i64) -> *mut c_char;
+    fn sdclr_group_join(id: i64, prefix: *const c_char, rank: i32, size: i32, milliseconds: i64) -> *mut c_char;
+    fn sdclr_group_count(id: i64, key: *const c_char, out: *mut i64) -> *mut c_char;
+    fn sdclr_group_tell(id: i64, key: *const c_char, text: *const c_char) -> *mut c_char;
+    fn sdclr_group_hear(id: i64, key: *const c_char, out: *mut *mut c_char) -> *mut c_char;
+    fn sdclr_group_sum(id: i64, in_out: *mut c_void) -> *mut c_char;
+    fn sdclr_group_gather(id: i64, own: *mut c_void, out: *mut c_void) -> *mut c_char;
+    fn sdclr_group_norm(
+        id: i64,
+        x: *mut c_void,
+        parts: *const *mut c_void,
+        epsilon: f64,
+        momentum: f64,
+        out: *mut c_void,
+    ) -> *mut c_char;
+}
+
+/// The ranks did not meet, do not agree, or lost one of them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GroupError {
+    #[error(
+        "rank {rank} could not meet the others at {address}: {reason}; check MASTER_ADDR and MASTER_PORT, and that rank 0 runs"
+    )]
+    Unreachable { rank: usize, address: String, reason: String },
+    #[error("rank 0 cannot serve port {port}, which another program uses; set MASTER_PORT to a free one on every rank")]
+    PortInUse { port: u16 },
+    #[error("two processes have rank {rank} of {size}; give each its own RANK")]
+    Twice { rank: usize, size: usize },
+    #[error(
+        "ranks {missing:?} of {size} did not arrive within {seconds} s; start them with the same MASTER_ADDR and MASTER_PORT, or check why they ended"
+    )]
+    Missing { missing: Vec<usize>, size: usize, seconds: u64 },
+    #[error(
+        "rank 0 and rank {rank} differ in {what}: {first} and {other}; start every rank with the same command on the same files"
+    )]
+    Differ { what: String, rank: usize, first: String, other: String },
+    #[error("rank {rank} failed: {reason}")]
+    Failed { rank: usize, reason: String },
+    #[error("rank {rank} ended: {reason}")]
+    Ended { rank: usize, reason: String },
+    #[error(
+        "rank {rank} of {size} (process {process} on {host}) was lost, and with it the step under way; run the same command again to continue from the last checkpoint"
+    )]
+    Lost { rank: usize, size: usize, process: u32, host: String },
+    #[error("the ranks lost each other: {0}; run the same command again to continue from the last checkpoint")]
+    Apart(String),
+    #[error(transparent)]
+    Native(#[from] NativeError),
+}
+
+impl GroupError {
+    /// Whether all ranks have seen it at the same place, so that they can do something else together.
+    pub fn is_shared(&self) -> bool {
+        matches!(self, Self::Failed { .. } | Self::Differ { .. })
+    }
+}
+
+/// Where and as which of several processes this one joins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Meeting {
+    pub host: String,
+    pub port: u16,
+    pub rank: usize,
+    pub size: usize,
+    /// The launcher serves the store, also for rank 0.
+    pub served: bool,
+    /// Tells this start from others that use the same store.
+    pub name: String,
+    /// How long ranks wait for each other, at the meeting and in a step.
+    pub timeout: Duration,
+}
+
+/// One of the ranks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Peer {
+    size: usize,
+    process: u32,
+    host: String,
+}
+
+/// The processes that compute together: by default this one alone. Clones are the same group.
+#[derive(Debug, Clone, Default)]
+pub struct Group(Option<Arc<Link>>);
+
+#[derive(Debug)]
+struct Link {
+    id: i64,
+    rank: usize,
+    size: usize,
+    /// The store is a part of this process.
+    serves: bool,
+    name: String,
+    peers: Vec<Peer>,
+    /// Rows of each rank's slice of the batch under way.
+    slices: Mutex<Vec<i64>>,
+    /// Messages of rank 0 told or heard so far.
+    told: Mutex<usize>,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // SAFETY: no pointers. Whoever still asks for the number gets an error.
+        if let Err(error) = check(unsafe { sdclr_group_free(self.id) }) {
+            tracing::debug!("a group of processes did not end well: {error}");
+        }
+    }
+}
+
+/// Pause between two looks at the store.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long a rank that lost another looks for the reason: processes end and tell within it.
+const REASON: Duration = Duration::from_secs(2);
+/// How long a rank that ends keeps the store for those who look.
+const KEPT: Duration = Duration::from_secs(1);
+
+impl Link {
+    fn key(&self, key: &str) -> CString {
+        // The names are ours; a launcher's id with a NUL in it cannot come from an environment.
+        CString::new(format!("{}/{key}", self.name)).unwrap_or_default()
+    }
+
+    fn tell(&self, key: &str, text: &str) -> Result<(), NativeError> {
+        let text = CString::new(text.replace('\0', " ")).unwrap_or_default();
+        // SAFETY: NUL-terminated strings that outlive the call.
+        check(unsafe { sdclr_group_tell(self.id, self.key(key).as_ptr(), text.as_ptr()) })
+    }
+
+    fn hear(&self, key: &str) -> Result<Option<String>, NativeError> {
+        let mut text = null_mut();
+        // SAFETY: a NUL-terminated string and a place for a pointer, which outlive the call.
+        check(unsafe { sdclr_group_hear(self.id, self.key(key).as_ptr(), &raw mut text) })?;
+        if text.is_null() {
+            return Ok(None);
+        }
+        // SAFETY: the shim gave a NUL-terminated string, which is freed once.
+        let owned = unsafe {
+            let owned = CStr::from_ptr(text).to_string_lossy().into_owned();
+            sdclr_free(text);
+            owned
+        };
+        Ok(Some(owned))
+    }
+
+    /// A rank of this machine whose process is gone.
+    fn gone(&self) -> Option<GroupError> {
+        let here = &self.peers[self.rank].host;
+        let gone = |(rank, peer): (usize, &Peer)| {
+            (rank != self.rank && peer.host == *here && !is_alive(peer.process)).then(|| GroupError::Lost {
+                rank,
+                size: self.size,
+                process: peer.process,
+                host: peer.host.clone(),
+            })
+        };
+        self.peers.iter().enumerate().find_map(gone)
+    }
+
+    /// What another rank said before it ended.
+    ///
+    /// # Errors
+    /// The store has ended.
+    fn failed(&self) -> Result<Option<GroupError>, NativeError> {
+        for rank in (0..self.size).filter(|rank| *rank != self.rank) {
+            if let Some(reason) = self.failure(rank)? {
+                return Ok(Some(GroupError::Ended { rank, reason }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Why `rank` failed, if it said so.
+    fn failure(&self, rank: usize) -> Result<Option<String>, NativeError> {
+        Ok(self.hear(&format!("failed/{rank}"))?.filter(|reason| !reason.is_empty()))
+    }
+}
+
+/// Whether a process of this machine runs: it is there, and not only as what its parent has not yet looked at.
+fn is_alive(process: u32) -> bool {
+    let Ok(text) = std::fs::read_to_string(format!("/proc/{process}/stat")) else { return false };
+    // The name, in brackets, may hold anything.
+    !text.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    // Containers of one machine see their own processes alone.
+    let space = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    format!("{} {}", name.trim(), space.display())
+}
+
+/// The number of a group that has not met yet, with its store. c10d waits without end for a server that takes the
+/// connection and never answers, as a program that is no store may: a thread waits for it, and stays behind.
+fn open(meeting: &Meeting, serve: bool) -> Result<i64, NativeError> {
+    let (host, port, timeout) = (meeting.host.clone(), meeting.port, meeting.timeout);
+    let host = CString::new(host).map_err(|error| NativeError(error.to_string()))?;
+    let (sender, opened) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut id = 0;
+        // SAFETY: a NUL-terminated string and a number, which outlive the call.
+        let done =
+            check(unsafe { sdclr_group_new(host.as_ptr(), port, serve, timeout.as_millis() as i64, &raw mut id) });
+        // Nobody hears it who has given up.
+        let _ = sender.send(done.map(|()| id));
+    });
+    let silent = |_| Err(NativeError(format!("no answer within {} s", timeout.as_secs())));
+    opened.recv_timeout(timeout + LOOK).unwrap_or_else(silent)
+}
+
+impl Group {
+    /// Joins the other ranks, and waits for them.
+    ///
+    /// # Errors
+    /// They cannot be reached, do not come, say different sizes, or two of them have one number. Every rank that is there is
+    /// told.
+    pub fn join(meeting: &Meeting) -> Result<Self, GroupError> {
+        let Meeting { host, port, rank, size, name, timeout, .. } = meeting;
+        let (rank, size) = (*rank, *size);
+        let serve = rank == 0 && !meeting.served;
+        let unreachable = |error: NativeError| {
+            let (address, reason) = (format!("{host}:{port}"), error.0);
+            GroupError::Unreachable { rank, address, reason }
+        };
+        let id = match open(meeting, serve) {
+            // Another rank 0 may serve it, who has to be told.
+            Err(error) if serve && error.0.contains("EADDRINUSE") => {
+                let short = Meeting { timeout: Duration::from_secs(3), ..meeting.clone() };
+                open(&short, false).map_err(|_| GroupError::PortInUse { port: *port })?
+            }
+            other => other.map_err(unreachable)?,
+        };
+        let (slices, told) = Default::default();
+        let mut link = Link { id, rank, size, serves: serve, name: name.clone(), peers: Vec::new(), slices, told };
+        link.peers = meet(&link, *timeout).inspect_err(|_| {
+            // With this rank the store ends, in which the others read why.
+            if serve {
+                std::thread::sleep(REASON);
+            }
+        })?;
+        let prefix = link.key("gloo");
+        // SAFETY: a NUL-terminated string that outlives the call.
+        let joined = check(unsafe {
+            sdclr_group_join(id, prefix.as_ptr(), rank as i32, size as i32, timeout.as_millis() as i64)
+        });
+        let group = Self(Some(Arc::new(link)));
+        joined.map_err(|error| group.explained(error))?;
+        Ok(group)
+    }
+
+    pub fn size(&self) -> usize {
+        self.0.as_ref().map_or(1, |link| link.size)
+    }
+
+    pub fn rank(&self) -> usize {
+        self.0.as_ref().map_or(0, |link| link.rank)
+    }
+
+    /// Whether this process computes alone.
+    pub fn is_single(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Of `count` things in a row those of this rank: contiguous, in the order of the ranks, differing by at most one.
+    pub fn slice(&self, count: usize) -> std::ops::Range<usize> {
+        slice_of(count, self.rank(), self.size())
+    }
+
+    /// Says how many rows of the next batch this rank has, or why it has none; gives the number of every rank's.
+    ///
+    /// # Errors
+    /// Another rank has no batch, or is lost.
+    pub fn begin_step(&self, rows: Result<i64, &str>) -> Result<Vec<i64>, GroupError> {
+        let all = self.all_could(rows)?;
+        if let Some(link) = &self.0 {
+            *link.slices.lock().unwrap_or_else(PoisonError::into_inner) = all.clone();
+        }
+        Ok(all)
+    }
+
+    /// Continues once every rank has done its part; `error` says why this one could not.
+    ///
+    /// # Errors
+    /// Another rank failed, which all of them see, so that they still agree on what comes next; or one is lost.
+    pub fn all_well(&self, error: Option<&str>) -> Result<(), GroupError> {
+        self.all_could(error.map_or(Ok(0), Err)).map(drop)
+    }
+
+    /// The number of every rank, none of which is negative; the error says why this rank has none.
+    fn all_could(&self, own: Result<i64, &str>) -> Result<Vec<i64>, GroupError> {
+        let Some(link) = &self.0 else { return Ok(own.into_iter().collect()) };
+        if let Err(reason) = own {
+            self.say_failed(reason);
+        }
+        let all = self.gathered(&[own.unwrap_or(-1)])?;
+        let Some(rank) = all.iter().position(|number| *number < 0) else { return Ok(all) };
+        let reason = link.failure(rank)?.unwrap_or_default();
+        // The reason stays until every rank has read it, and is gone before the next one.
+        self.gathered(&[0])?;
+        if own.is_err() {
+            self.say_failed("");
+        }
+        Err(GroupError::Failed { rank, reason })
+    }
+
+    /// The numbers of every rank, as many of each.
+    fn gathered(&self, numbers: &[i64]) -> Result<Vec<i64>, GroupError> {
+        let Some(link) = &self.0 else { return Ok(numbers.to_vec()) };
+        let all = gather(link.id, &Tensor::from_slice(numbers)).map_err(|error| self.explained(error))?;
+        Ok(Vec::try_from(all.flatten(0, -1)).map_err(NativeError::from)?)
+    }
+
+    /// The largest of all ranks' numbers.
+    ///
+    /// # Errors
+    /// A rank is lost.
+    pub fn largest(&self, number: i64) -> Result<i64, GroupError> {
+        Ok(self.gathered(&[number])?.into_iter().max().unwrap_or(number))
+    }
+
+    /// Makes sure that every rank has the same `text`; `what` names it.
+    ///
+    /// # Errors
+    /// Ranks differ, which every one of them sees, or one is lost.
+    pub fn agree(&self, what: &str, text: &str) -> Result<(), GroupError> {
+        let Some(link) = &self.0 else { return Ok(()) };
+        let mut hash = [0; 32];
+        hash.copy_from_slice(&<sha2::Sha256 as sha2::Digest>::digest(text.as_bytes()));
+        let words = |hash: [u8; 32]| {
+            hash.chunks(8)
+                .map(|part| part.iter().fold(0, |word, byte| word << 8 | i64::from(*byte)))
+                .collect::<Vec<i64>>()
+        };
+        let all = self.gathered(&words(hash))?;
+        let rows: Vec<&[i64]> = all.chunks(4).collect();
+        let Some(rank) = rows.iter().position(|row| *row != rows[0]) else { return Ok(()) };
+        link.tell(&format!("differ/{}", link.rank), text)?;
+        self.gathered(&[0])?;
+        let said = |rank: usize| Ok::<_, NativeError>(link.hear(&format!("differ/{rank}"))?.unwrap_or_default());
+        let (first, other) = (said(0)?, said(rank)?);
+        // The store may end with rank 0: not before all have read.
+        self.gathered(&[0])?;
+        Err(GroupError::Differ { what: what.to_owned(), rank, first, other })
+    }
+
+    /// The sums of `tensors` over all ranks, exchanged as one.
+    ///
+    /// # Errors
+    /// A rank is lost.
+    pub fn sum(&self, tensors: Vec<Tensor>) -> Result<Vec<Tensor>, GroupError> {
+        let Some(link) = &self.0 else { return Ok(tensors) };
+        let sizes: Vec<i64> = tensors.iter().map(|tensor| tensor.numel() as i64).collect();
+        let lines = tensors.iter().map(|tensor| tensor.f_reshape([-1])).collect::<Result<Vec<_>, _>>();
+        let flat = lines.and_then(|lines| Tensor::f_cat(&lines, 0)).map_err(NativeError::from)?;
+        // SAFETY: the address of an at::Tensor that nobody else has.
+        check(unsafe { sdclr_group_sum(link.id, flat.as_ptr() as *mut c_void) })
+            .map_err(|error| self.explained(error))?;
+        let parts = flat.f_split_with_sizes(&sizes, 0).map_err(NativeError::from)?;
+        let shaped = parts.iter().zip(&tensors).map(|(part, tensor)| part.f_view_as(tensor));
+        Ok(shaped.collect::<Result<_, _>>().map_err(NativeError::from)?)
+    }
+
+    /// The rows of the whole batch, of which this rank has `own`, in the order of the ranks. A gradient reaches the own
+    /// ones alone.
+    ///
+    /// # Errors
+    /// A rank is lost, or these are not as many rows as [`Group::begin_step`] was told.
+    pub fn gather_rows(&self, own: &Tensor) -> Result<Tensor, GroupError> {
+        let Some(link) = &self.0 else { return Ok(own.shallow_clone()) };
+        let slices = link.slices.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let rows = own.size().first().copied().unwrap_or(0);
+        if slices.get(link.rank) != Some(&rows) {
+            let found = format!("rank {} gathers {rows} rows of a step whose slices are {slices:?}", link.rank);
+            return Err(NativeError(found).into());
+        }
+        let padding = slices.iter().max().unwrap_or(&0) - rows;
+        let padded = own.detach().f_constant_pad_nd([0, 0, 0, padding]).map_err(NativeError::from)?;
+        let all = gather(link.id, &padded).map_err(|error| self.explained(error))?;
+        let part = |(rank, rows): (usize, &i64)| match rank == link.rank {
+            true => own.shallow_clone(),
+            false => all.get(rank as i64).narrow(0, 0, *rows),
+        };
+        let parts: Vec<Tensor> = slices.iter().enumerate().map(part).collect();
+        Ok(Tensor::f_cat(&parts, 0).map_err(NativeError::from)?)
+    }
+
+    /// Batch norm of `x`, this rank's slice, by the statistics of the whole batch; `None` with one process.
+    ///
+    /// # Panics
+    /// As tch's operations do; also where a rank is lost.
+    pub fn batch_norm(&self, x: &Tensor, norm: &BatchNorm) -> Option<Tensor> {
+        let link = self.0.as_ref()?;
+        let parts =
+            [norm.weight, norm.bias, norm.running_mean, norm.running_var].map(|part| part.as_ptr() as *mut c_void);
+        let out = Tensor::new();
+        // SAFETY: addresses of at::Tensors that outlive the call; `out` is nobody else's.
+        let done = check(unsafe {
+            sdclr_group_norm(
+                link.id,
+                x.as_ptr() as *mut c_void,
+                parts.as_ptr(),
+                norm.epsilon,
+                norm.momentum,
+                out.as_ptr() as *mut c_void,
+            )
+        });
+        match done {
+            Ok(()) => Some(out),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Rank 0 tells the others; they get what it told, waiting for it however long it takes.
+    ///
+    /// # Errors
+    /// Rank 0 is lost.
+    pub fn from_first(&self, text: &str) -> Result<String, GroupError> {
+        let Some(link) = &self.0 else { return Ok(text.to_owned()) };
+        let mut told = link.told.lock().unwrap_or_else(PoisonError::into_inner);
+        *told += 1;
+        let key = format!("told/{told}");
+        if link.rank == 0 {
+            link.tell(&key, text)?;
+            return Ok(text.to_owned());
+        }
+        loop {
+            if let Some(text) = link.hear(&key).map_err(|error| self.explained(error))? {
+                return Ok(text);
+            }
+            if let Some(error) = link.failed().map_err(|error| self.explained(error))?.or_else(|| link.gone()) {
+                return Err(error);
+            }
+            std::thread::sleep(LOOK * 5);
+        }
+    }
+
+    /// Tells the others why this rank failed; they name it.
+    fn say_failed(&self, reason: &str) {
+        if let Some(link) = &self.0
+            && let Err(error) = link.tell(&format!("failed/{}", link.rank), reason)
+        {
+            tracing::debug!("the other ranks could not be told: {error}");
+        }
+    }
+
+    /// Ends this rank's part in the group because of an error: exchanges of the others fail at once, with its `reason`.
+    pub fn fail(&self, reason: &str) {
+        let Some(link) = &self.0 else { return };
+        self.say_failed(reason);
+        // SAFETY: no pointers.
+        if let Err(error) = check(unsafe { sdclr_group_leave(link.id) }) {
+            tracing::debug!("the connections to the other ranks could not be closed: {error}");
+        }
+        // The store ends with this process, and the others still have to read the reason.
+        if link.serves {
+            std::thread::sleep(KEPT);
+        }
+    }
+
+    /// Why an exchange failed with `error`: the rank that was lost or said why it ended, where that can be found out.
+    pub fn explained(&self, error: impl std::fmt::Display) -> GroupError {
+        let apart = || GroupError::Apart(error.to_string());
+        let Some(link) = &self.0 else { return apart() };
+        let start = Instant::now();
+        let mut store = true;
+        loop {
+            // It ends with the rank that serves it.
+            let said = if store { link.failed() } else { Ok(None) };
+            store &= said.is_ok();
+            if let Some(reason) = said.unwrap_or_default().or_else(|| link.gone()) {
+                return reason;
+            }
+            if start.elapsed() > REASON {
+                return apart();
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
+/// Of `count` things in a row those of `rank` of `size`: contiguous, in the order of the ranks, differing by at most one.
+pub fn slice_of(count: usize, rank: usize, size: usize) -> std::ops::Range<usize> {
+    let (each, rest) = (count / size, count % size);
+    let start = rank * each + rank.min(rest);
+    start..start + each + usize::from(rank < rest)
+}
+
+fn gather(id: i64, own: &Tensor) -> Result<Tensor, NativeError> {
+    let out = Tensor::new();
+    // SAFETY: addresses of at::Tensors that outlive the call; `out` is nobody else's.
+    check(unsafe { sdclr_group_gather(id, own.as_ptr() as *mut c_void, out.as_ptr() as *mut c_void) })?;
+    Ok(out)
+}
+
+/// Waits until every rank has said who it is.
+fn meet(link: &Link, timeout: Duration) -> Result<Vec<Peer>, GroupError> {
+    let Link { id, rank, size, .. } = *link;
+    let mut count = 0;
+    // SAFETY: a NUL-terminated string and a number, which outlive the call.
+    check(unsafe { sdclr_group_count(id, link.key(&format!("rank/{rank}")).as_ptr(), &raw mut count) })?;
+    if count > 1 {
+        link.tell("twice", &rank.to_string())?;
+        return Err(GroupError::Twice { rank, size });
+    }
+    link.tell(&format!("hello/{rank}"), &format!("{size}\n{}\n{}", std::process::id(), host_name()))?;
+    let start = Instant::now();
+    let mut peers: Vec<Option<Peer>> = vec![None; size];
+    loop {
+        if let Some(rank) = link.hear("twice")?.and_then(|rank| rank.parse().ok()) {
+            return Err(GroupError::Twice { rank, size });
+        }
+        for (rank, peer) in peers.iter_mut().enumerate().filter(|(_, peer)| peer.is_none()) {
+            *peer = link.hear(&format!("hello/{rank}"))?.and_then(|text| peer_of(&text));
+        }
+        if let Some((rank, other)) = peers
+            .iter()
+            .enumerate()
+            .find_map(|(rank, peer)| Some((rank, peer.as_ref()?)).filter(|(_, peer)| peer.size != size))
+        {
+            let [first, other] = if rank == 0 { [other.size, size] } else { [size, other.size] }.map(|n| n.to_string());
+            return Err(GroupError::Differ { what: "WORLD_SIZE".to_owned(), rank: rank.max(link.rank), first, other });
+        }
+        let missing: Vec<usize> = (0..size).filter(|rank| peers[*rank].is_none()).collect();
+        if missing.is_empty() {
+            return Ok(peers.into_iter().flatten().collect());
+        }
+        if start.elapsed() > timeout {
+            return Err(GroupError::Missing { missing, size, seconds: timeout.as_secs() });
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn peer_of(text: &str) -> Option<Peer> {
+    let mut lines = text.splitn(3, '\n');
+    let size = lines.next()?.parse().ok()?;
+    let process = lines.next()?.parse().ok()?;
+    Some(Peer { size, process, host: lines.next()?.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_are_contiguous_and_differ_by_at_most_one() {
+        for (count, size) in [(16, 1), (16, 2), (13, 3), (13, 4), (4, 4), (2, 3)] {
+            let slices: Vec<_> = (0..size).map(|rank| slice_of(count, rank, size)).collect();
+            let joined: Vec<usize> = slices.iter().flat_map(Clone::clone).collect();
+            assert_eq!(joined, (0..count).collect::<Vec<_>>());
+            let lengths: Vec<usize> = slices.iter().map(ExactSizeIterator::len).collect();
+            assert!(lengths.iter().max().unwrap() - lengths.iter().min().unwrap() <= 1, "{lengths:?}");
+        }
+    }
+
+    #[test]
+    fn one_process_alone_exchanges_nothing() {
+        let group = Group::default();
+        let x = Tensor::from_slice2(&[[1.0, 2.0]]);
+        assert_eq!(group.gather_rows(&x).unwrap().data_ptr(), x.data_ptr());
+        assert_eq!(group.sum(vec![x.shallow_clone()]).unwrap()[0].data_ptr(), x.data_ptr());
+        assert_eq!((group.size(), group.rank(), group.slice(5)), (1, 0, 0..5));
+        assert_eq!(group.begin_step(Ok(5)).unwrap(), [5]);
+    }
+}

@@ -1,0 +1,154 @@
+//! Which of several processes this one is. In: the environment as torchrun, Kubeflow or srun set it. Out: a meeting, and the
+//! group of those who came. Without such an environment the process is alone.
+
+use std::time::Duration;
+
+use crate::native::group::{Group, GroupError, Meeting};
+use crate::native::{self, CudaState};
+
+/// The environment does not say which process this is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RanksError {
+    #[error(
+        "{set} is set but {missing} is not; set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, or none of them (torchrun sets all)"
+    )]
+    Half { set: &'static str, missing: &'static str },
+    #[error("{name}={found} is not {expected}; correct it, or start with torchrun --no-python")]
+    Value { name: &'static str, found: String, expected: String },
+    #[error(
+        "only pretrain, repro and replay run in several processes, and this is one of {size}; start it without torchrun or srun"
+    )]
+    OneProcess { size: usize },
+    #[error(transparent)]
+    Group(#[from] GroupError),
+}
+
+/// How long ranks wait for each other, in seconds, where SDCLR_RANKS_TIMEOUT does not say otherwise.
+const TIMEOUT: u64 = 300;
+
+/// This process's place among several.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    meeting: Meeting,
+    /// Its number on its machine.
+    local_rank: usize,
+}
+
+/// The place that the process's environment gives it; `None`: it is alone.
+///
+/// # Errors
+/// The environment is set in part, or a number in it is not one.
+pub fn place() -> Result<Option<Place>, RanksError> {
+    place_of(&|name| std::env::var(name).ok().filter(|text| !text.is_empty()))
+}
+
+type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+fn place_of(variable: Variables) -> Result<Option<Place>, RanksError> {
+    // In a batch script srun's variables are there, but no step of it runs.
+    let in_script = variable("SLURM_JOB_ID").is_some() && variable("SLURM_STEP_ID").is_none();
+    let names = match (variable("RANK"), variable("WORLD_SIZE"), variable("SLURM_PROCID")) {
+        (None, None, Some(_)) if !in_script => ["SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"],
+        (None, None, _) => return Ok(None),
+        _ => ["RANK", "WORLD_SIZE", "LOCAL_RANK"],
+    };
+    let [rank, size, local] = names;
+    let need = |name: &'static str, set| variable(name).ok_or(RanksError::Half { set, missing: name });
+    let number = |name, text: String, limit: usize| {
+        text.parse().ok().filter(|n| *n < limit).ok_or_else(|| RanksError::Value {
+            name,
+            found: text,
+            expected: format!("a number below {limit}"),
+        })
+    };
+    let size_found = number(size, need(size, rank)?, 65_536)?;
+    let rank_found = number(rank, need(rank, size)?, size_found)?;
+    if size_found == 1 {
+        return Ok(None);
+    }
+    let local_rank = variable(local).map_or(Ok(0), |text| number(local, text, 65_536))?;
+    let host = need("MASTER_ADDR", rank)?;
+    let port = number("MASTER_PORT", need("MASTER_PORT", rank)?, 65_536)? as u16;
+    let seconds = match variable("SDCLR_RANKS_TIMEOUT") {
+        Some(text) => number("SDCLR_RANKS_TIMEOUT", text, 86_400)? as u64,
+        None => TIMEOUT,
+    };
+    let start = ["TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"].map(|name| variable(name).unwrap_or_default());
+    let meeting = Meeting {
+        host,
+        port,
+        rank: rank_found,
+        size: size_found,
+        served: variable("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|text| text == "True"),
+        name: format!("sdclr/{}", start.join("/")),
+        timeout: Duration::from_secs(seconds),
+    };
+    Ok(Some(Place { meeting, local_rank }))
+}
+
+impl Place {
+    pub fn rank(&self) -> usize {
+        self.meeting.rank
+    }
+
+    /// # Errors
+    /// Always: the command computes in one process, of which several would write the same files.
+    pub fn refuse(&self) -> Result<(), RanksError> {
+        Err(RanksError::OneProcess { size: self.meeting.size })
+    }
+
+    /// The device of this rank where the command line says `given`: of several GPUs that of its number on the machine.
+    pub fn device(&self, given: Option<String>) -> Option<String> {
+        let there = matches!(native::load_cuda(), CudaState::Loaded { devices } if *devices > 0);
+        match given.as_deref() {
+            None | Some("cuda") if there => Some(format!("cuda:{}", self.local_rank)),
+            _ => given,
+        }
+    }
+
+    /// Meets the others.
+    ///
+    /// # Errors
+    /// As [`Group::join`].
+    pub fn join(&self) -> Result<Group, RanksError> {
+        Ok(Group::join(&self.meeting)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(set: &[(&str, &str)]) -> Result<Option<Place>, RanksError> {
+        place_of(&|name| set.iter().find(|(known, _)| *known == name).map(|(_, text)| (*text).to_owned()))
+    }
+
+    const MASTER: [(&str, &str); 2] = [("MASTER_ADDR", "localhost"), ("MASTER_PORT", "29500")];
+
+    #[test]
+    fn torchrun_srun_and_nobody() {
+        assert_eq!(of(&[]), Ok(None));
+        let torchrun =
+            [("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1"), ("TORCHELASTIC_USE_AGENT_STORE", "True")];
+        let place = of(&[&torchrun[..], &MASTER].concat()).unwrap().unwrap();
+        assert_eq!((place.rank(), place.local_rank, place.meeting.served), (1, 1, true));
+        let srun = [("SLURM_PROCID", "3"), ("SLURM_NTASKS", "4"), ("SLURM_LOCALID", "1")];
+        let place = of(&[&srun[..], &MASTER].concat()).unwrap().unwrap();
+        assert_eq!((place.rank(), place.meeting.size, place.meeting.served), (3, 4, false));
+        // A batch script itself.
+        assert_eq!(of(&[&srun[..], &[("SLURM_JOB_ID", "7")]].concat()), Ok(None));
+        assert_eq!(of(&[("RANK", "0"), ("WORLD_SIZE", "1")]), Ok(None));
+    }
+
+    #[test]
+    fn half_an_environment_is_an_error() {
+        let half = |set, missing| Err(RanksError::Half { set, missing });
+        assert_eq!(of(&[("RANK", "0")]), half("RANK", "WORLD_SIZE"));
+        assert_eq!(of(&[("WORLD_SIZE", "2")]), half("WORLD_SIZE", "RANK"));
+        assert_eq!(of(&[("RANK", "0"), ("WORLD_SIZE", "2")]), half("RANK", "MASTER_ADDR"));
+        for (rank, size) in [("2", "2"), ("-1", "2"), ("x", "2"), ("0", "0")] {
+            let found = of(&[&[("RANK", rank), ("WORLD_SIZE", size)], &MASTER[..]].concat());
+            assert!(matches!(found, Err(RanksError::Value { .. })), "{rank} of {size}: {found:?}");
+        }
+    }
+}
