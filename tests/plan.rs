@@ -187,7 +187,7 @@ fn snakemake_does_the_jobs() {
     let file = folder.path().join("Snakefile");
     sdclr::fs::write(&file, document(&out, "snakemake", &[]).as_bytes()).unwrap();
     let mut command = Command::new(snakemake);
-    command.arg("--snakefile").arg(&file).args(["--cores", "2", "--directory"]).arg(folder.path());
+    command.arg("--snakefile").arg(&file).args(["--cores", "2"]).current_dir(folder.path());
     let output = command.env("XDG_CACHE_HOME", folder.path()).env("HOME", folder.path()).output().unwrap();
     assert!(output.status.success(), "{}", said(&output));
     assert_eq!(states(&out), alone(folder.path()));
