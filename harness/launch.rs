@@ -13,6 +13,8 @@ use crate::stop::Stop;
 
 /// The option whose devices the processes are given, one each.
 const OPTION: &str = "--devices";
+/// The processes share what it allows.
+const THREADS: &str = "--threads";
 /// For the processes that the first one speaks for.
 const QUIET: &str = "--quiet";
 /// Pause between two looks at the processes.
@@ -70,8 +72,10 @@ struct Process {
 /// A process cannot be started or waited for.
 pub fn launch(devices: &Devices, runs: usize, stop: &Stop) -> Result<ExitStatus, LaunchError> {
     let mut processes = Started(Vec::new());
-    for team in teams(devices, runs) {
-        let port = if team.len() > 1 { Some(free_port()?) } else { None };
+    let teams = teams(devices, runs);
+    let ports = free_ports(teams.len())?;
+    for (team, port) in teams.into_iter().zip(ports) {
+        let port = Some(port).filter(|_| team.len() > 1);
         for (rank, device) in team.iter().enumerate() {
             let mut command = command_on(device, devices.0.len(), processes.0.is_empty());
             if let Some(port) = port {
@@ -94,10 +98,12 @@ fn teams(devices: &Devices, runs: usize) -> Vec<Vec<String>> {
     (0..teams).map(|team| devices.0[slice_of(count, team, teams)].to_vec()).collect()
 }
 
-/// A port that nobody uses now.
-fn free_port() -> Result<u16, LaunchError> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(LaunchError::Port)?;
-    Ok(listener.local_addr().map_err(LaunchError::Port)?.port())
+/// Ports that nobody uses now, no two the same.
+fn free_ports(count: usize) -> Result<Vec<u16>, LaunchError> {
+    let listen = |_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    let listeners: Vec<TcpListener> = (0..count).map(listen).collect::<Result<_, _>>().map_err(LaunchError::Port)?;
+    let port = |listener: &TcpListener| Ok(listener.local_addr()?.port());
+    listeners.iter().map(port).collect::<Result<_, _>>().map_err(LaunchError::Port)
 }
 
 /// This command line on `device`, one of `count`.
@@ -130,16 +136,17 @@ fn arguments(typed: Vec<OsString>, device: &str) -> Vec<OsString> {
     let mut typed = typed.into_iter();
     while let Some(word) = typed.next() {
         let text = word.to_string_lossy();
-        let value = text.strip_prefix(OPTION).map(str::to_owned);
-        match value.as_deref() {
-            Some("") => drop(typed.next()),
-            Some(value) if value.starts_with('=') => {}
-            _ => {
-                arguments.push(word);
-                continue;
-            }
+        let (option, value) = text.split_once('=').map_or((&*text, None), |(option, value)| (option, Some(value)));
+        if option != OPTION && option != THREADS {
+            arguments.push(word);
+            continue;
         }
-        arguments.extend(["--device", device].map(OsString::from));
+        if value.is_none() {
+            typed.next();
+        }
+        if option == OPTION {
+            arguments.extend(["--device", device].map(OsString::from));
+        }
     }
     arguments
 }

@@ -45,8 +45,10 @@ pub fn place() -> Result<Option<Place>, RanksError> {
 type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 fn place_of(variable: Variables) -> Result<Option<Place>, RanksError> {
-    // In a batch script srun's variables are there, but no step of it runs.
-    let in_script = variable("SLURM_JOB_ID").is_some() && variable("SLURM_STEP_ID").is_none();
+    // In a batch script or a shell of salloc srun's variables are there, but no step of several tasks runs: they have no step, or
+    // one of Slurm's own numbers.
+    let step = variable("SLURM_STEP_ID").and_then(|step| step.parse::<u64>().ok());
+    let in_script = variable("SLURM_JOB_ID").is_some() && step.is_none_or(|step| step >= 0xFFFF_FFF0);
     let names = match (variable("RANK"), variable("WORLD_SIZE"), variable("SLURM_PROCID")) {
         (None, None, Some(_)) if !in_script => ["SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"],
         (None, None, _) => return Ok(None),
@@ -137,6 +139,8 @@ mod tests {
         assert_eq!((place.rank(), place.meeting.size, place.meeting.served), (3, 4, false));
         // A batch script itself.
         assert_eq!(of(&[&srun[..], &[("SLURM_JOB_ID", "7")]].concat()), Ok(None));
+        // A shell of salloc.
+        assert_eq!(of(&[&srun[..], &[("SLURM_JOB_ID", "7"), ("SLURM_STEP_ID", "4294967290")]].concat()), Ok(None));
         assert_eq!(of(&[("RANK", "0"), ("WORLD_SIZE", "1")]), Ok(None));
     }
 

@@ -315,6 +315,8 @@ impl Group {
         if own.is_err() {
             self.say_failed("");
         }
+        // No rank goes on to look for failures while the reason is still there.
+        self.gathered(&[0])?;
         Err(GroupError::Failed { rank, reason })
     }
 

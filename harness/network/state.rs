@@ -46,7 +46,7 @@ impl StateDict {
         self.into_iter().map(|(name, tensor)| (name, tensor.to_device(Device::Cpu))).collect()
     }
 
-    /// A sum over the bits of all values, which differs where one bit does. It is computed where the tensors lie.
+    /// A weighted sum over the bits of all values, which tells two states apart unless differences cancel. It is computed where the tensors lie.
     ///
     /// # Errors
     /// As libtorch's operations.

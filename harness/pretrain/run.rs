@@ -71,7 +71,14 @@ pub fn run(job: &PretrainJob, folder: &Path, progress: &Progress) -> Result<Pret
         _ => Ok(None),
     };
     let _lock = together(job, locked)?;
-    let (mut trainer, mut sitting) = match together(job, open(job, folder))? {
+    let opened = together(job, open(job, folder))?;
+    // One rank may see an older state of a network file system, or a folder of its own.
+    let seen = match &opened {
+        Opened::Finished(_) => "a finished run".to_owned(),
+        Opened::ToTrain(trainer, _) => format!("{} steps", trainer.steps),
+    };
+    job.group.agree("what the output folder holds", &seen)?;
+    let (mut trainer, mut sitting) = match opened {
         Opened::Finished(record) => return Ok(*record),
         Opened::ToTrain(trainer, sitting) => (*trainer, *sitting),
     };

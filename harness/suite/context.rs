@@ -240,7 +240,11 @@ impl Context {
         folder: &Path,
         progress: &Progress,
     ) -> Result<PretrainRecord, SuiteError> {
-        let (list, header) = self.pretraining(encoder, list)?;
+        let prepared = self.pretraining(encoder, list);
+        let reason = prepared.as_ref().err().map(ToString::to_string);
+        let others = self.group().all_well(reason.as_deref());
+        let (list, header) = prepared?;
+        others?;
         let job = PretrainJob {
             header: &header,
             environment: &self.environment,

@@ -374,6 +374,7 @@ fn follow(
         };
         match guarded(|| context.pretrain(encoder, list, &folder.join(encoder.id.to_string()), progress)) {
             // Rank 0 sees the same error, and reports it.
+            Err(SuiteError::Group(error)) if error.is_shared() => tracing::debug!("{told}: {error}"),
             Err(SuiteError::Pretrain(error)) if !error.is_apart() => tracing::debug!("{told}: {error}"),
             outcome => drop(outcome?),
         }
