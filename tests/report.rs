@@ -203,8 +203,9 @@ fn two_sets_are_compared() {
 #[test]
 fn a_run_is_judged_by_recorded_runs() {
     let folder = tempfile::tempdir().unwrap();
-    let [run, moved, lossy, partial] = ["run", "moved", "lossy", "partial"].map(|name| folder.path().join(name));
-    for split in [1, 2, 3] {
+    let [run, moved, lossy, partial, other] =
+        ["run", "moved", "lossy", "partial", "other"].map(|name| folder.path().join(name));
+    for split in 1..=5 {
         copy_seed(&run, split, "", |_| {});
         copy_seed(&moved, split, "-seed2", |record| {
             if record["encoder"] == "sdclr" && record["kind"] == "probe" {
@@ -219,7 +220,11 @@ fn a_run_is_judged_by_recorded_runs() {
             }
         });
         copy(&partial, &format!("sdclr-D_i-split{split}"), |_| {});
+        copy_seed(&other, split, "", |record| record["recipe"]["lr"] = 0.25.into());
     }
+    copy(&partial, "simclr-D_i-split1", |_| {});
+    copy(&partial, "simclr-D_i-split1-seed2", |_| {});
+    copy(&partial, "simclr-D_i-split2", |_| {});
     let reference = committed();
     let verify =
         |run: &Path, more: &[&str]| sdclr(&[&["verify", text(run), "--against", text(&reference)], more].concat());
@@ -231,7 +236,7 @@ fn a_run_is_judged_by_recorded_runs() {
     let found: Value = serde_json::from_str(&read(json)).unwrap();
     assert_eq!(found["scores"].as_array().unwrap().len(), 44);
     assert!(
-        read(markdown).contains("Of 9 encoders trained by the same recipe, seed and split in both, 9 have the same")
+        read(markdown).contains("Of 15 encoders trained by the same recipe, seed and split in both, 15 have the same")
     );
 
     let different = |said: &str| -> Vec<String> {
@@ -249,11 +254,23 @@ fn a_run_is_judged_by_recorded_runs() {
     assert_eq!((code, different(&said)), (Some(3), vec!["SDCLR on D_i|pre-training|loss".to_owned()]), "{said}");
     let (code, said) = verify(&partial, &[]);
     assert_eq!(code, Some(4), "{said}");
-    assert!(said.contains("digits-lt simclr D_b few Std is not compared: only one set has this row"), "{said}");
+    for line in [
+        "digits-lt simclr D_b few Std is not compared: it was not run\n",
+        "digits-lt simclr D_i loss is not compared on splits [3, 4, 5]: it was not run there\n",
+        "digits-lt simclr D_i full All is compared by 1 of its seeds alone: a split has no more\n",
+    ] {
+        assert!(said.contains(line), "no {line} in {said}");
+    }
+    let (code, said) = verify(&other, &[]);
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains("the recipes or the data are not those of the recorded runs"), "{said}");
 
     let (code, said) = verify(&lossy, &["--power", "1"]);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("1000 of 1000 draws of 1 seed a split differ"), "{said}");
+    let (code, said) = verify(&run, &["--power", "2"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("seeds a split: 1 are there, and 2 are to be drawn"), "{said}");
     for wrong in ["0", "1"] {
         let (code, said) = verify(&run, &["--rate", wrong]);
         assert_eq!(code, Some(1), "{said}");

@@ -71,7 +71,8 @@ pub(super) struct VerifyArgs {
     #[arg(long, value_name = "RATE", default_value_t = 0.01, requires = "against")]
     rate: f64,
     /// With --against: instead of one comparison, how many of 1,000 differ that draw this many seeds a split from the folders
-    #[arg(long, value_name = "SEEDS", requires = "against", conflicts_with_all = ["json", "markdown"])]
+    #[arg(long, value_name = "SEEDS", requires = "against", conflicts_with_all = ["json", "markdown"],
+        value_parser = clap::value_parser!(u16).range(1..))]
     power: Option<u16>,
     /// Write the verdicts as JSON here
     #[arg(long, value_name = "FILE")]
@@ -134,7 +135,8 @@ impl VerifyArgs {
             return Ok(ExitCode::SUCCESS);
         }
         let scores = pair.compare(self.rate)?;
-        let report = Report::of_comparison(&pair.comparison(&scores, self.rate)?)?;
+        let comparison = pair.comparison(&scores, self.rate)?;
+        let report = Report::of_comparison(&comparison)?;
         for (path, format) in [(&self.json, Format::Json), (&self.markdown, Format::Md)] {
             if let (Some(path), [file]) = (path, report.files(&[format]).as_slice()) {
                 fs::write(path, file.text.as_bytes())?;
@@ -143,22 +145,30 @@ impl VerifyArgs {
         outln!("{}", report::comparison_table(&scores)?)?;
         let of = |agreement| move |score: &&verdict::Comparison| score.agreement == agreement;
         let different: Vec<_> = scores.iter().filter(of(Agreement::Different)).collect();
+        let tested = scores.iter().filter(|score| score.agreement != Agreement::NotTestable).count();
         // What only the new run has is no regression.
-        let recorded = scores.iter().filter(|score| score.right.is_some());
-        let unknown: Vec<_> = recorded.filter(of(Agreement::NotTestable)).collect();
-        for score in &unknown {
-            outln!("{} is not compared: {}", score.quantity, score.why)?;
+        let mut open = pair.samples[0].gaps(&pair.samples[1]);
+        if comparison.settings_differ() {
+            open.push(
+                "the recipes or the data are not those of the recorded runs (--markdown FILE tells which)".to_owned(),
+            );
+        }
+        if tested == 0 {
+            open.push("nothing can be compared: no row has two runs of a split, or these are smoke runs".to_owned());
+        }
+        for line in &open {
+            outln!("{line}")?;
         }
         outln!(
             "{} of {} differ at a false-alarm rate of {} for all together",
             different.len(),
-            counted(scores.len() - unknown.len(), "figure"),
+            counted(tested, "figure"),
             self.rate
         )?;
         for Power { defect, seeds, rate, draws, differ } in power(reference)? {
             outln!("of runs with {defect}, {differ} of {draws} differed ({seeds} seeds a split, at a rate of {rate})")?;
         }
-        Ok(ExitCode::from(match (different.is_empty(), unknown.is_empty()) {
+        Ok(ExitCode::from(match (different.is_empty(), open.is_empty()) {
             (false, _) => 3,
             (true, false) => 4,
             (true, true) => 0,

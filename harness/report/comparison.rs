@@ -186,8 +186,23 @@ fn words(agreement: Agreement) -> &'static str {
     }
 }
 
-/// Keys of the recipes, and hashes of what was read, where the sets differ.
+impl Comparison<'_> {
+    /// Whether recipes or data differ, seeds aside.
+    pub fn settings_differ(&self) -> bool {
+        !settings(self).is_empty()
+    }
+}
+
 fn differences(comparison: &Comparison) -> Vec<Block> {
+    let table = settings(comparison);
+    match table.is_empty() {
+        true => vec![Block::Paragraph("Recipes and data are the same in both.".into())],
+        false => vec![Block::Table("Keys of recipes and hashes of data that are not the same in both".into(), table)],
+    }
+}
+
+/// Keys of the recipes, and hashes of what was read, where the sets differ.
+fn settings(comparison: &Comparison) -> Table {
     let mut table = Table::new(&["of", "key", "A", "B"]);
     let [a, b] = comparison.sides.map(recipes);
     let encoders: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
@@ -214,10 +229,7 @@ fn differences(comparison: &Comparison) -> Vec<Block> {
             table.row(vec!["data".to_owned(), name.clone(), one.clone(), other.clone()]);
         }
     }
-    match table.is_empty() {
-        true => vec![Block::Paragraph("Recipes and data are the same in both.".into())],
-        false => vec![Block::Table("Keys of recipes and hashes of data that are not the same in both".into(), table)],
-    }
+    table
 }
 
 /// What the jobs of each encoder read of its recipe, the seeds aside: of the probes' keys each probe its own.

@@ -110,6 +110,32 @@ impl Sample {
         sample
     }
 
+    /// Seeds of the split that has the fewest.
+    fn fewest_seeds(&self) -> Option<usize> {
+        self.0.values().flat_map(BTreeMap::values).map(BTreeMap::len).min()
+    }
+
+    /// What `reference` has and this lacks, or has of some splits less than of others: these runs are not compared.
+    pub fn gaps(&self, reference: &Self) -> Vec<String> {
+        let mut gaps = Vec::new();
+        for (quantity, expected) in &reference.0 {
+            let Some(splits) = self.0.get(quantity) else {
+                gaps.push(format!("{quantity} is not compared: it was not run"));
+                continue;
+            };
+            let missing: Vec<&usize> = expected.keys().filter(|split| !splits.contains_key(split)).collect();
+            if !missing.is_empty() {
+                gaps.push(format!("{quantity} is not compared on splits {missing:?}: it was not run there"));
+            }
+            let seeds = || splits.values().map(BTreeMap::len);
+            if seeds().min() != seeds().max() {
+                let fewest = seeds().min().unwrap_or(0);
+                gaps.push(format!("{quantity} is compared by {fewest} of its seeds alone: a split has no more"));
+            }
+        }
+        gaps
+    }
+
     fn runs(&self, quantity: &Quantity) -> Option<Runs> {
         let splits = self.0.get(quantity)?.iter().map(|(split, seeds)| (*split, seeds.values().copied().collect()));
         Some(Runs::balanced(splits.collect()))
@@ -231,7 +257,7 @@ pub struct Alarms {
 /// records give the same count.
 ///
 /// # Errors
-/// As [`compare`].
+/// As [`compare`], or a split has fewer runs than are to be drawn.
 pub fn alarms(
     runs: &Sample,
     reference: &Sample,
@@ -240,6 +266,9 @@ pub fn alarms(
     rate: f64,
 ) -> Result<Alarms, VerdictError> {
     let mut alarms = Alarms { draws, any: 0, of: BTreeMap::new() };
+    if let Some(found) = runs.fewest_seeds().filter(|found| *found < seeds) {
+        return Err(VerdictError::TooFewSeeds { found, wanted: seeds });
+    }
     for draw in 0..draws {
         let drawn = runs.draw(seeds, &mut Draws::at([0, 0, seeds as u64, draw as u64]));
         let found = compare(&drawn, reference, rate)?;

@@ -46,6 +46,8 @@ pub enum VerdictError {
     Freedom { found: f64 },
     #[error("the permutation test has more than {most} distinct sums in half of the splits; give fewer seeds a split")]
     TooManyLabellings { most: usize },
+    #[error("seeds a split: {found} are there, and {wanted} are to be drawn; run more with --seeds, or draw fewer")]
+    TooFewSeeds { found: usize, wanted: usize },
     #[error("a false-alarm rate of {found}; a number between 0 and 1 is needed")]
     Rate { found: f64 },
 }
