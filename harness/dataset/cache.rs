@@ -38,11 +38,19 @@ impl ImageCache {
     /// Keeps an image where there is room for it. None is dropped for another: an epoch takes each image once, in an order of
     /// its own, so that no image is needed sooner than another.
     pub(super) fn offer(&self, path: &str, (height, width): (i64, i64), pixels: &[u8]) {
+        let fits = |kept: &Kept| {
+            let bytes = kept.bytes.saturating_add(pixels.len() as u64);
+            (bytes <= self.budget && !kept.images.contains_key(path)).then_some(bytes)
+        };
+        if fits(&self.kept()).is_none() {
+            return;
+        }
+        // Other threads may look while the pixels are copied.
+        let picture = Arc::new(Picture { height, width, pixels: pixels.to_vec() });
         let mut kept = self.kept();
-        let bytes = kept.bytes.saturating_add(pixels.len() as u64);
-        if bytes <= self.budget && !kept.images.contains_key(path) {
+        if let Some(bytes) = fits(&kept) {
             kept.bytes = bytes;
-            kept.images.insert(path.into(), Arc::new(Picture { height, width, pixels: pixels.to_vec() }));
+            kept.images.insert(path.into(), picture);
         }
     }
 

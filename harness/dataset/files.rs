@@ -14,6 +14,9 @@ use crate::ahead::spread;
 use crate::cores::Cores;
 use crate::fs;
 
+/// Most bytes of an image file; ImageNet's largest has 15 MB.
+const FILE_BYTES: u64 = 1 << 30;
+
 /// The images of one list, on disk.
 #[derive(Debug, Clone)]
 pub struct ImageFiles {
@@ -115,7 +118,7 @@ impl ImageFiles {
     /// The file at `index`.
     fn bytes(&self, index: i64) -> Result<Vec<u8>, DatasetError> {
         let path = self.path(index);
-        fs::read(&path).map_err(|source| {
+        fs::read_at_most(&path, FILE_BYTES).map_err(|source| {
             let (list, line) = self.line(index);
             let name = path.file_name().unwrap_or_default();
             let part = self.paths[index as usize].split('/').next().unwrap_or_default();
