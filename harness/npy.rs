@@ -297,6 +297,21 @@ pub fn read_uint8(path: &Path, expected: &'static str, fits: impl Fn(&[usize]) -
     Ok(Tensor::f_from_slice(&values)?.f_view(shape.as_slice())?)
 }
 
+/// A list of int64 as numpy.save writes it.
+pub fn list_bytes(values: &[i64]) -> Vec<u8> {
+    let header = header("<i8", &format!("{},", values.len()));
+    header.into_iter().chain(values.iter().flat_map(|value| value.to_le_bytes())).collect()
+}
+
+/// All that precedes the elements; `extents` are those of the shape, as a tuple lists them.
+fn header(descr: &str, extents: &str) -> Vec<u8> {
+    let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({extents}), }}");
+    let start = MAGIC.len() + 4;
+    let padded = (start + header.len() + 1).next_multiple_of(64) - start;
+    let header = format!("{header:<0$}\n", padded - 1);
+    [MAGIC, &[1, 0], &(header.len() as u16).to_le_bytes(), header.as_bytes()].concat()
+}
+
 /// Writes a uint8 or float32 tensor as numpy.save does.
 pub fn write(path: &Path, tensor: &Tensor) -> Result<(), NpyError> {
     let descr = match tensor.kind() {
@@ -307,18 +322,12 @@ pub fn write(path: &Path, tensor: &Tensor) -> Result<(), NpyError> {
     let extents: String = tensor.size().iter().map(|extent| format!("{extent}, ")).collect();
     // NumPy ends a tuple of one with a comma, longer ones without.
     let extents = extents.trim_end_matches(if tensor.dim() == 1 { " " } else { ", " });
-    let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({extents}), }}");
-    let start = MAGIC.len() + 4;
-    let padded = (start + header.len() + 1).next_multiple_of(64) - start;
-    header = format!("{header:<0$}\n", padded - 1);
+    let header = header(descr, extents);
     let tensor = tensor.f_to_device(Device::Cpu)?.f_contiguous()?;
     let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
     tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
     Ok(fs::write_with(path, |file| {
-        file.write_all(MAGIC)?;
-        file.write_all(&[1, 0])?;
-        file.write_all(&(header.len() as u16).to_le_bytes())?;
-        file.write_all(header.as_bytes())?;
+        file.write_all(&header)?;
         file.write_all(&bytes)
     })?)
 }

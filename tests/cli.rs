@@ -80,6 +80,7 @@ fn help_of_every_command() {
         "features",
         "export",
         "views",
+        "split",
         "replay",
         "analyse",
         "bench",

@@ -125,6 +125,7 @@ impl Run {
             },
             sha256: None,
             official: false,
+            lists: None,
         }
     }
 

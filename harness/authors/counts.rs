@@ -30,7 +30,7 @@ pub fn class_counts(dataset: DatasetName, split: usize, data: Option<&Path>) -> 
         DatasetName::Imagenet100 => "imagenet-100/imageNet_100_LT_train.txt".to_owned(),
         DatasetName::Cifar100 => format!("cifar100_imbSub_with_subsets/cifar100_split{split}_D_i.npy"),
         DatasetName::Cifar10 => format!("cifar10_imbSub_with_subsets/split{split}_D_i.npy"),
-        DatasetName::Digits => return Err(unpublished(dataset)),
+        DatasetName::Digits | DatasetName::Folders | DatasetName::Arrays => return Err(unpublished(dataset)),
     };
     let row = TABLE.lines().map(|line| line.split(',').collect::<Vec<_>>()).find(|row| row[0] == list);
     let counts = row.and_then(|row| row.get(2)?.split_whitespace().map(|count| count.parse().ok()).collect());

@@ -38,7 +38,7 @@ pub struct Cost {
 pub fn cost(plan: &[PlannedEncoder], scale: &Scale) -> Result<Option<Cost>, BenchError> {
     let Some(first) = plan.first() else { return Ok(None) };
     let device = environment::device(scale.device.as_deref()).map_err(|error| BenchError::Device(error.to_string()))?;
-    let dataset = Dataset::load(first.recipe.dataset, scale.data.as_deref(), Device::Cpu).ok();
+    let dataset = Dataset::of_recipe(&first.recipe, scale.data.as_deref(), Device::Cpu).ok();
     let (mut images, mut flop, mut device_bytes, mut missing) = (0.0, 0.0, 0, BTreeSet::new());
     for encoder in plan {
         let recipe = &encoder.recipe;

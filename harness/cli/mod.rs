@@ -16,6 +16,7 @@ mod probe;
 mod replay;
 mod report;
 mod repro;
+mod split;
 mod verify;
 mod views;
 
@@ -93,6 +94,7 @@ enum Command {
     Features(features::FeaturesArgs),
     Export(export::ExportArgs),
     Views(views::ViewsArgs),
+    Split(split::SplitArgs),
     Replay(replay::ReplayArgs),
     Analyse(analyse::AnalyseArgs),
     Bench(bench::BenchArgs),
@@ -335,6 +337,7 @@ impl Command {
             Command::Features(args) => args.run(),
             Command::Export(args) => args.run(),
             Command::Views(args) => args.run(),
+            Command::Split(args) => args.run(),
             Command::Replay(args) => args.run(),
             Command::Analyse(args) => args.run(),
             Command::Bench(args) => args.run(),

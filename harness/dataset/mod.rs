@@ -2,10 +2,12 @@
 //! `[N, 3, H, W]` in the official order, labels, class names, and a hash of the decoded content that is the same for
 //! every packaging of the same data. ImageNet's images stay on disk: lists name them, and they are decoded when needed.
 
+pub mod arrays;
 mod cache;
 mod cifar;
 mod digits;
 mod files;
+pub mod folders;
 mod imagenet;
 mod packed;
 mod picture;
@@ -18,7 +20,7 @@ use tch::{Device, Tensor};
 
 use crate::fs::{self, FsError};
 use crate::native::NativeError;
-use crate::recipe::{DatasetName, name_of};
+use crate::recipe::{DatasetName, OwnData, Recipe, name_of};
 use crate::text::shown;
 pub use cache::ImageCache;
 pub use files::ImageFiles;
@@ -58,6 +60,36 @@ pub enum DatasetError {
     Unsorted { list: String, line: usize, found: PathBuf, expected: PathBuf },
     #[error("{list}, line {line}: {} cannot be decoded: {reason}; unpack it again", shown(path))]
     Image { list: String, line: usize, path: PathBuf, reason: String },
+    #[error(
+        "images of one's own are read where a suite's file says that they are: dataset = {{ kind = ..., train = ..., ... }}"
+    )]
+    NotNamed,
+    #[error(
+        "{} is not a part of a data set: {reason}; expected the arrays images (uint8 [N, S, S, 3]) and labels (int64 or uint8 [N])",
+        shown(path)
+    )]
+    Arrays { path: PathBuf, reason: String },
+    #[error(
+        "{} and {} lie in two folders; the lists name files by their paths below one folder that holds both",
+        shown(train),
+        shown(test)
+    )]
+    Apart { train: PathBuf, test: PathBuf },
+    #[error(
+        "{} holds {found} folders of classes; at least 2 are needed, as torchvision's ImageFolder reads them",
+        shown(folder)
+    )]
+    Classes { folder: PathBuf, found: usize },
+    #[error(
+        "{} is no image by its name; only .jpg, .jpeg and .png files may lie in the folders of classes",
+        shown(path)
+    )]
+    NoImage { path: PathBuf },
+    #[error(
+        "{} has a name that a list cannot hold; rename it without control characters and backslashes, in UTF-8",
+        shown(path)
+    )]
+    Name { path: PathBuf },
     #[error("{what} needs images of one size; those of ImageNet are files of any size")]
     NotResident { what: &'static str },
     #[error(transparent)]
@@ -94,7 +126,10 @@ pub struct Dataset {
     /// none: the lists say which images a job reads, and their hashes stand for it.
     pub sha256: Option<String>,
     /// Whether the content is that of the official download; files of ImageNet are taken to be until they are read.
+    /// Nothing official is there for one's own images to differ from.
     pub official: bool,
+    /// The folder of one's own lists.
+    pub lists: Option<PathBuf>,
 }
 
 /// Decoded bytes of one part: `N * 3 * H * W` pixels and `N` labels.
@@ -131,6 +166,23 @@ impl Dataset {
         }
     }
 
+    /// Loads the data of `recipe`: its own, or what it names from `data`.
+    ///
+    /// # Errors
+    /// As [`Dataset::load`].
+    pub fn of_recipe(recipe: &Recipe, data: Option<&Path>, device: Device) -> Result<Self, DatasetError> {
+        match &recipe.own_data {
+            Some(own) if own.kind == DatasetName::Folders => folders::load(own),
+            Some(own) => arrays::load(own, device),
+            None => Self::load(recipe.dataset, data, device),
+        }
+    }
+
+    /// A data set of one's own.
+    fn own(own: &OwnData, classes: Vec<String>, content: Content, sha256: Option<String>) -> Self {
+        Self { name: own.kind, classes, content, sha256, official: true, lists: Some(own.lists.clone()) }
+    }
+
     /// Loads `name` from `data` onto `device`.
     ///
     /// # Errors
@@ -140,6 +192,7 @@ impl Dataset {
             DatasetName::Digits => return digits::load(device),
             DatasetName::Cifar10 | DatasetName::Cifar100 => cifar::layout(name),
             DatasetName::Imagenet100 | DatasetName::Imagenet => imagenet::layout(name),
+            DatasetName::Folders | DatasetName::Arrays => return Err(DatasetError::NotNamed),
         };
         let folder = data.ok_or_else(|| DatasetError::NoFolder { dataset: name_of(&name), layout: layout.clone() })?;
         if !fs::is_open_folder(folder)? {

@@ -15,7 +15,7 @@ use checks::{count, not_negative, positive, range};
 pub use job::{EncoderId, JobId, JobIdError, Part, PublishedKind};
 pub(crate) use overrides::{nearest, remark};
 pub use probe::{OrderName, ProbeRecipe, ProbeRecipes, Selection, TestTransform, TrainTransform};
-pub use suite::{EncoderSpec, MOST_SEEDS, Suite};
+pub use suite::{EncoderSpec, MOST_SEEDS, OwnData, Suite};
 
 /// A recipe could not be found, read or accepted.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +64,9 @@ pub struct Recipe {
     #[serde(skip)]
     pub own: serde_json::Map<String, serde_json::Value>,
     pub dataset: DatasetName,
+    /// Where the images lie if they are one's own.
+    #[serde(skip)]
+    pub own_data: Option<OwnData>,
     pub network: Depth,
     pub stem: Stem,
     /// Channels of the first stage; 64 as published.
@@ -111,9 +114,18 @@ pub enum DatasetName {
     Cifar100,
     Imagenet100,
     Imagenet,
+    /// One's own image files, one folder a class.
+    Folders,
+    /// One's own images in NumPy arrays.
+    Arrays,
 }
 
 impl DatasetName {
+    /// Whether its images and lists are the user's own, so that nothing published names them.
+    pub fn is_own(self) -> bool {
+        matches!(self, Self::Folders | Self::Arrays)
+    }
+
     /// Whether its images are part of this program.
     pub fn is_embedded(self) -> bool {
         self == Self::Digits

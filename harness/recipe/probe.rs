@@ -111,10 +111,10 @@ impl ProbeRecipe {
         )?;
         // Files of any size make no batch before they are resized; images of one size are kept as one.
         let (train, test) = match dataset {
-            DatasetName::Digits | DatasetName::Cifar10 | DatasetName::Cifar100 => {
+            DatasetName::Digits | DatasetName::Cifar10 | DatasetName::Cifar100 | DatasetName::Arrays => {
                 (TrainTransform::PadCrop, TestTransform::None)
             }
-            DatasetName::Imagenet100 | DatasetName::Imagenet => {
+            DatasetName::Imagenet100 | DatasetName::Imagenet | DatasetName::Folders => {
                 (TrainTransform::ResizedCrop, TestTransform::ResizeCentreCrop)
             }
         };

@@ -2,9 +2,12 @@
 //! user's own. Out: a [`Suite`], whose encoders each resolve to a [`Recipe`].
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::de::value::{MapAccessDeserializer, StrDeserializer};
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use toml::{Table, Value};
 
 use super::{DatasetName, EncoderId, PretrainSplit, Protocol, Recipe, RecipeError, overrides};
@@ -24,7 +27,7 @@ include!(concat!(env!("OUT_DIR"), "/suites.rs"));
 #[serde(deny_unknown_fields)]
 struct SuiteFile {
     title: String,
-    dataset: DatasetName,
+    dataset: DataKey,
     splits: Vec<usize>,
     #[serde(default = "one")]
     seeds: u16,
@@ -35,6 +38,60 @@ struct SuiteFile {
     method: BTreeMap<String, Table>,
     /// The keys that all encoders share.
     recipe: Table,
+}
+
+/// The data of a suite: a name, or where one's own data lie.
+#[derive(Debug, Clone)]
+struct DataKey {
+    name: DatasetName,
+    own: Option<OwnData>,
+}
+
+/// One's own data and lists, as `sdclr split make` writes them. The paths are relative to the suite's file until it is opened.
+/// They are no part of a recipe's JSON: records name data and lists by their hashes.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnData {
+    /// `folders` or `arrays`.
+    pub kind: DatasetName,
+    /// The folder of the training images, or their arrays.
+    pub train: PathBuf,
+    pub test: PathBuf,
+    /// The folder of the lists.
+    pub lists: PathBuf,
+}
+
+impl<'de> Deserialize<'de> for DataKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // By hand, so that an unknown name is told as such.
+        deserializer.deserialize_any(DataKeyVisitor)
+    }
+}
+
+struct DataKeyVisitor;
+
+impl<'de> Visitor<'de> for DataKeyVisitor {
+    type Value = DataKey;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str("the name of a data set, or { kind, train, test, lists }")
+    }
+
+    fn visit_str<E: Error>(self, name: &str) -> Result<DataKey, E> {
+        let name = DatasetName::deserialize(StrDeserializer::<E>::new(name))?;
+        match name.is_own() {
+            true => Err(E::custom("images of one's own are named by { kind, train, test, lists }")),
+            false => Ok(DataKey { name, own: None }),
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<DataKey, A::Error> {
+        let own = OwnData::deserialize(MapAccessDeserializer::new(map))?;
+        match own.kind.is_own() {
+            true => Ok(DataKey { name: own.kind, own: Some(own) }),
+            false => Err(A::Error::custom("the kind of one's own data is folders or arrays")),
+        }
+    }
 }
 
 /// An encoder of a suite: what trains it, and on which lists.
@@ -71,6 +128,7 @@ pub struct Suite {
     pub name: String,
     pub title: String,
     pub dataset: DatasetName,
+    own_data: Option<OwnData>,
     pub splits: Vec<usize>,
     /// Pre-training seeds an encoder where the command does not say; no part of a recipe.
     pub seeds: u16,
@@ -96,7 +154,13 @@ impl Suite {
             None if name.ends_with(".toml") => {
                 let path = Path::new(name);
                 let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-                Self::parse(&stem, &crate::fs::read_text(path, SUITE_BYTES)?)
+                let mut suite = Self::parse(&stem, &crate::fs::read_text(path, SUITE_BYTES)?)?;
+                if let Some(OwnData { train, test, lists, .. }) = &mut suite.own_data {
+                    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+                    let folder = folder.unwrap_or(Path::new("."));
+                    [train, test, lists].into_iter().for_each(|path| *path = folder.join(&*path));
+                }
+                Ok(suite)
             }
             None => Err(RecipeError::UnknownSuite {
                 name: name.to_owned(),
@@ -120,7 +184,8 @@ impl Suite {
         let suite = Self {
             name: name.to_owned(),
             title,
-            dataset,
+            dataset: dataset.name,
+            own_data: dataset.own,
             splits,
             seeds,
             protocols,
@@ -253,6 +318,7 @@ impl Suite {
             let value = serde_json::to_value(value)?;
             recipe.own.insert(key, value);
         }
+        recipe.own_data.clone_from(&self.own_data);
         recipe.validate()?;
         Ok(recipe)
     }

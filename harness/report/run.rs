@@ -111,11 +111,12 @@ pub(super) fn splits_words(suite: &SuiteRecord) -> String {
     }
 }
 
-/// What a command needs for images that are not part of this program, if any job read such.
+/// What a command needs for images that neither this program nor the suite's file brings, if any job read such.
 pub(super) fn data_option(suite: &SuiteRecord) -> &'static [&'static str] {
     let dataset = |recipe: &Value| DatasetName::deserialize(&recipe["dataset"]).ok();
-    let embedded = |record: &JobRecord| dataset(&record.header().recipe).is_some_and(DatasetName::is_embedded);
-    if suite.results.iter().all(embedded) { &[] } else { &["--data DIR"] }
+    let found = |name: DatasetName| name.is_embedded() || name.is_own();
+    let found = |record: &JobRecord| dataset(&record.header().recipe).is_some_and(found);
+    if suite.results.iter().all(found) { &[] } else { &["--data DIR"] }
 }
 
 /// `invocation` for the runs of one setting alone.

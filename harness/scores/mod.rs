@@ -50,6 +50,8 @@ pub fn groups_by_counts(class_counts: &[u64]) -> Groups {
 pub fn groups_of(dataset: DatasetName, class_counts: &[u64]) -> Groups {
     match dataset {
         DatasetName::Digits | DatasetName::Cifar10 | DatasetName::Cifar100 => groups_by_thirds(class_counts),
+        // The limits of ImageNet mean nothing where the counts are of another size.
+        DatasetName::Folders | DatasetName::Arrays => groups_by_thirds(class_counts),
         DatasetName::Imagenet100 | DatasetName::Imagenet => groups_by_counts(class_counts),
     }
 }

@@ -1,10 +1,11 @@
 //! Which images: the published lists of positions in the official training order, and those of ImageNet, which name files
 //! and labels. In: a list's file and a data set. Out: a [`Subset`] in the file's order, every entry checked.
 
+pub mod make;
 mod text;
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use tch::Tensor;
@@ -27,6 +28,10 @@ pub enum SplitError {
         "{source}; the published lists are expected under split/ of the data folder, and sdclr fetch splits brings them"
     )]
     File { source: FsError },
+    #[error(
+        "{source}; a suite of one's own needs the lists that sdclr split make writes, in the folder that it names as lists"
+    )]
+    OwnFile { source: FsError },
     #[error("{list} is not a .npy list of int64: {reason}; download it again")]
     Malformed { list: String, reason: FormatError },
     #[error("{list} has shape {found:?}, expected one dimension; download it again")]
@@ -117,16 +122,19 @@ pub fn published_splits(dataset: DatasetName) -> usize {
     match dataset {
         DatasetName::Digits | DatasetName::Cifar10 | DatasetName::Cifar100 => 5,
         DatasetName::Imagenet100 | DatasetName::Imagenet => 1,
+        // As many as one has made.
+        DatasetName::Folders | DatasetName::Arrays => usize::MAX,
     }
 }
 
 /// The published relative path of a list; `None` where the list is the whole test file.
 fn relative_path(dataset: DatasetName, list: ListName) -> Option<String> {
     let (subsets, whole, prefix) = match dataset {
-        DatasetName::Digits => ("", "", ""),
+        DatasetName::Digits | DatasetName::Arrays => ("", "", ""),
         DatasetName::Cifar10 => ("cifar10_imbSub_with_subsets/", "cifar10/", ""),
         DatasetName::Cifar100 => ("cifar100_imbSub_with_subsets/", "cifar100/", "cifar100_"),
         DatasetName::Imagenet100 | DatasetName::Imagenet => return Some(imagenet_path(dataset, list)),
+        DatasetName::Folders => return Some(folders_path(list)),
     };
     Some(match list {
         ListName::Pretrain(kind, split) => format!("{subsets}{prefix}split{split}_{}.npy", name_of(&kind)),
@@ -141,6 +149,17 @@ fn relative_path(dataset: DatasetName, list: ListName) -> Option<String> {
 /// What a list is called: its published relative path, or `test` where it is the whole test file.
 pub fn name(dataset: DatasetName, list: ListName) -> String {
     relative_path(dataset, list).unwrap_or_else(|| "test".to_owned())
+}
+
+/// The name of a list of one's own image files, after those of CIFAR and ImageNet.
+fn folders_path(list: ListName) -> String {
+    match list {
+        ListName::Pretrain(kind, split) => format!("split{split}_{}.txt", name_of(&kind)),
+        ListName::FewShot(split) => format!("split{split}_S_b.txt"),
+        ListName::Train => "train.txt".to_owned(),
+        ListName::Validation => "val.txt".to_owned(),
+        ListName::Test => "test.txt".to_owned(),
+    }
 }
 
 /// The published relative path of a list of ImageNet.
@@ -161,7 +180,7 @@ fn imagenet_path(dataset: DatasetName, list: ListName) -> String {
     format!("{folder}/{file}")
 }
 
-/// Reads `list` of `dataset` from `data`/split and checks every entry.
+/// Reads `list` of `dataset` from `data`/split, or from the folder of one's own lists, and checks every entry.
 ///
 /// # Errors
 /// The file is missing or not a list, an entry is malformed, out of range or repeated, or the split does not exist.
@@ -172,15 +191,17 @@ pub fn read(dataset: &Dataset, data: Option<&Path>, list: ListName) -> Result<Su
             return Err(SplitError::Number { dataset: name_of(&dataset.name), found: split, last });
         }
     }
-    let file = |name: &str| -> Result<PathBuf, SplitError> {
+    let file = |name: &str| -> Result<Vec<u8>, SplitError> {
+        if let Some(lists) = &dataset.lists {
+            return fs::read(&lists.join(name)).map_err(|source| SplitError::OwnFile { source });
+        }
         let folder = data.ok_or_else(|| SplitError::NoFolder { dataset: name_of(&dataset.name) })?;
-        Ok(folder.join("split").join(name))
+        fs::read(&folder.join("split").join(name)).map_err(|source| SplitError::File { source })
     };
     let set = match &dataset.content {
         Content::Folder(root) => {
-            let name = imagenet_path(dataset.name, list);
-            let bytes = fs::read(&file(&name)?).map_err(|source| SplitError::File { source })?;
-            return text::parse(name, &bytes, root, dataset.classes.len());
+            let name = name(dataset.name, list);
+            return text::parse(name.clone(), &file(&name)?, root, dataset.classes.len());
         }
         Content::Resident { test, .. } if list == ListName::Test => test,
         Content::Resident { train, .. } => train,
@@ -193,7 +214,7 @@ pub fn read(dataset: &Dataset, data: Option<&Path>, list: ListName) -> Result<Su
     let bytes = match DIGITS_LISTS.iter().find(|(known, _)| *known == name) {
         Some((_, bytes)) if dataset.name == DatasetName::Digits => *bytes,
         _ => {
-            from_disk = fs::read(&file(&name)?).map_err(|source| SplitError::File { source })?;
+            from_disk = file(&name)?;
             &from_disk
         }
     };

@@ -112,7 +112,7 @@ impl Context {
             tch::set_num_threads(recipe.threads as i32);
         }
         native::set_deterministic(scale.deterministic)?;
-        let dataset = Dataset::load(recipe.dataset, scale.data.as_deref(), device)?;
+        let dataset = Dataset::of_recipe(recipe, scale.data.as_deref(), device)?;
         if !dataset.official {
             tracing::warn!("the {} data differ from the official download", name_of(&recipe.dataset));
         }

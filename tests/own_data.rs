@@ -1,0 +1,227 @@
+//! Images and lists of one's own, named by a suite's file, go from `sdclr split make` to a report.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use image::ExtendedColorType;
+use ndarray::{Array1, Array4};
+use ndarray_npy::WriteNpyExt;
+use serde_json::Value;
+use zip::write::SimpleFileOptions;
+
+const CLASSES: [&str; 3] = ["blue", "green", "red"];
+
+fn sdclr(arguments: &[&str]) -> Output {
+    Command::new(assert_cmd::cargo::cargo_bin!("sdclr"))
+        .args(arguments)
+        .env_remove("SDCLR_DATA")
+        .env("SDCLR_CACHE", "/nonexistent")
+        .output()
+        .unwrap()
+}
+
+fn succeed(arguments: &[&str]) -> String {
+    let output = sdclr(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The one error, without the paths of this run.
+fn error(folder: &Path, arguments: &[&str]) -> String {
+    let output = sdclr(arguments);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), said.matches("error:").count()), (Some(1), 1), "{arguments:?}: {said}");
+    said.trim().replace(&folder.display().to_string(), "[DIR]")
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// An image of `class`, with a pattern of its own: `side` rows of red, green, blue.
+fn pixels(class: usize, index: usize, width: usize, height: usize) -> Vec<u8> {
+    let pixel = |at: usize| {
+        let (channel, x, y) = (at % 3, at / 3 % width, at / 3 / width);
+        let pattern = (x * (index + 1) + y * 7 + index * 13) % 60;
+        let bright = if channel == 2 - class { 180 } else { 10 };
+        (bright + pattern) as u8
+    };
+    (0..3 * width * height).map(pixel).collect()
+}
+
+/// `train/` and `test/` with images of several sizes, PNG and JPEG.
+fn image_folder(root: &Path) {
+    for (part, count) in [("train", 30), ("test", 4)] {
+        for (class, name) in CLASSES.into_iter().enumerate() {
+            let folder = root.join(part).join(name);
+            std::fs::create_dir_all(&folder).unwrap();
+            for i in 0..count {
+                let (width, height) = (18 + i % 5, 17 + i % 3);
+                let file = folder.join(format!("{i:02}.{}", if i % 2 == 0 { "png" } else { "jpg" }));
+                let pixels = pixels(class, i + count, width, height);
+                image::save_buffer(file, &pixels, width as u32, height as u32, ExtendedColorType::Rgb8).unwrap();
+            }
+        }
+    }
+}
+
+/// An `.npz` file as numpy.savez_compressed writes it, `count` images a class.
+fn archive(path: &Path, count: usize) {
+    let labels: Vec<i64> = (0..count * CLASSES.len()).map(|image| (image % CLASSES.len()) as i64).collect();
+    let images: Vec<u8> =
+        labels.iter().enumerate().flat_map(|(i, &label)| pixels(label as usize, i + count, 16, 16)).collect();
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let mut add = |name: &str, bytes: &[u8]| {
+        zip.start_file(name, SimpleFileOptions::default()).unwrap();
+        zip.write_all(bytes).unwrap();
+    };
+    let (mut of_images, mut of_labels) = (Vec::new(), Vec::new());
+    Array4::from_shape_vec((labels.len(), 16, 16, 3), images).unwrap().write_npy(&mut of_images).unwrap();
+    Array1::from(labels).write_npy(&mut of_labels).unwrap();
+    add("images.npy", &of_images);
+    add("labels.npy", &of_labels);
+    sdclr::fs::write(path, &zip.finish().unwrap().into_inner()).unwrap();
+}
+
+/// The suite of the digits with other data; files are cut as those of ImageNet are.
+fn suite(file: &Path, dataset: &str) {
+    let mut text = include_str!("../fixtures/suites/digits-lt.toml").replace("\"digits\"", dataset);
+    if dataset.contains("folders") {
+        text = text.replace("\"pad_crop\"", "\"resized_crop\"").replace("\"none\"", "\"resize_centre_crop\"");
+    }
+    sdclr::fs::write(file, text.as_bytes()).unwrap();
+}
+
+/// Small enough for a test, whole enough for no smoke run.
+const SMALL: [&str; 6] =
+    ["lr=0.05", "epochs=2", "warmup_epochs=1", "probe.full.epochs=2", "probe.few.epochs=5", "output_dim=8"];
+
+fn repro<'a>(file: &'a Path, out: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
+    let fixed = ["repro", text(file), "--device", "cpu", "--seeds", "1", "--out", text(out)];
+    [&fixed, more, &["--set"], &SMALL].concat()
+}
+
+/// The records of the jobs in `out`, by their folders.
+fn records(out: &Path) -> BTreeMap<String, Value> {
+    let mut records = BTreeMap::new();
+    for encoder in std::fs::read_dir(out).unwrap().map(|entry| entry.unwrap().path()) {
+        for part in ["", "full", "few"] {
+            let Ok(bytes) = std::fs::read(encoder.join(part).join("result.json")) else { continue };
+            let name = encoder.join(part).strip_prefix(out).unwrap().display().to_string();
+            records.insert(name.trim_end_matches('/').to_owned(), serde_json::from_slice(&bytes).unwrap());
+        }
+    }
+    records
+}
+
+/// Every list that `record` names by its hash is the one in `lists`.
+fn check_lists(record: &Value, lists: &Path) {
+    let hashes = record["splits_sha256"].as_object().unwrap();
+    assert!(!hashes.is_empty());
+    for (name, sha256) in hashes.iter().filter(|(name, _)| *name != "test") {
+        let bytes = std::fs::read(lists.join(name)).unwrap();
+        assert_eq!(*sha256, sdclr::recipe::hash_bytes(&bytes), "{name}");
+    }
+}
+
+#[test]
+fn a_folder_of_images_goes_from_lists_to_a_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let (data, lists, file) = (folder.join("data"), folder.join("lists"), folder.join("colours.toml"));
+    image_folder(&data);
+    let decay = ["--classes-decay", "exp", "--ratio", "4", "--per-class", "20", "--seeds", "2"];
+    let make = |out: &Path, seed: &str| {
+        succeed(&[&["split", "make", "--data", text(&data), "--out", text(out), "--seed", seed], &decay[..]].concat())
+    };
+    make(&lists, "1");
+    // Paths are relative to the suite's file.
+    suite(&file, r#"{ kind = "folders", train = "data/train", test = "data/test", lists = "lists" }"#);
+    let out = folder.join("out");
+    let select = ["--splits", "1-2", "--methods", "random,simclr,sdclr-D_i"];
+    let plan = succeed(&[&repro(&file, &out, &select)[..], &["--dry-run"]].concat());
+    assert!(!plan.contains("missing") && !out.exists(), "{plan}");
+
+    let printed = succeed(&repro(&file, &out, &select));
+    assert!(printed.contains("SimCLR") && printed.contains("SDCLR"), "{printed}");
+    let first = records(&out);
+    assert_eq!(first.len(), 2 * (2 + 3 * 3), "{:?}", first.keys());
+    for (job, record) in &first {
+        check_lists(record, &lists);
+        assert_eq!((&record["suite"], &record["smoke"]), (&"colours".into(), &false.into()), "{job}");
+        assert_eq!(record["recipe"]["dataset"], "folders");
+        assert_eq!(record["data_sha256"].as_str().unwrap().len(), 64);
+    }
+    // Of the long-tailed list: 20, 10 and 5 images.
+    let mut counts: Vec<u64> =
+        serde_json::from_value(first["simclr-D_b-split1/few"]["class_counts"].clone()).unwrap_or_default();
+    counts.sort_unstable();
+    assert_eq!(counts, [5, 10, 20], "{}", first["simclr-D_b-split1/few"]);
+    let report = std::fs::read_to_string(out.join("report.md")).unwrap();
+    assert!(report.contains("SDCLR") && !report.contains("--data DIR"), "{report}");
+
+    // The second time reads all of it back.
+    succeed(&repro(&file, &out, &select));
+    assert_eq!(records(&out), first);
+    // Other lists are other jobs, which the folder refuses.
+    let other = folder.join("other");
+    make(&other, "2");
+    suite(&file, r#"{ kind = "folders", train = "data/train", test = "data/test", lists = "other" }"#);
+    assert!(!sdclr(&repro(&file, &out, &select)).status.success());
+    assert_eq!(records(&out), first);
+}
+
+#[test]
+fn arrays_go_from_lists_to_a_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let (lists, file, out) = (folder.join("lists"), folder.join("own.toml"), folder.join("out"));
+    archive(&folder.join("train.npz"), 30);
+    archive(&folder.join("test.npz"), 4);
+    let train = folder.join("train.npz");
+    let fixed = ["split", "make", "--data", text(&train), "--classes-decay", "pareto", "--ratio", "5"];
+    succeed(&[&fixed[..], &["--per-class", "25", "--seeds", "1", "--out", text(&lists)]].concat());
+    suite(&file, r#"{ kind = "arrays", train = "train.npz", test = "test.npz", lists = "lists" }"#);
+    succeed(&repro(&file, &out, &["--splits", "1", "--methods", "simclr-D_i,sdclr-D_i"]));
+    let records = records(&out);
+    assert_eq!(records.len(), 6, "{:?}", records.keys());
+    let data = records["sdclr-D_i-split1"]["data_sha256"].clone();
+    for record in records.values() {
+        check_lists(record, &lists);
+        assert_eq!(record["data_sha256"], data);
+    }
+    // Other pixels have another hash.
+    archive(&folder.join("test.npz"), 5);
+    assert!(!sdclr(&repro(&file, &out, &["--splits", "1", "--methods", "simclr-D_i"])).status.success());
+}
+
+#[test]
+fn a_suite_of_ones_own_data_that_cannot_be_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let (file, out) = (folder.join("own.toml"), folder.join("out"));
+    image_folder(&folder.join("data"));
+    archive(&folder.join("train.npz"), 2);
+    std::fs::create_dir_all(folder.join("elsewhere")).unwrap();
+    let mut errors = Vec::new();
+    for dataset in [
+        "\"mnist\"",
+        "\"folders\"",
+        r#"{ kind = "cifar10", train = "a", test = "b", lists = "c" }"#,
+        r#"{ kind = "folders", train = "a", test = "b" }"#,
+        r#"{ kind = "folders", train = "data/train", test = "elsewhere/test", lists = "lists" }"#,
+        r#"{ kind = "folders", train = "data/training", test = "data/test", lists = "lists" }"#,
+        r#"{ kind = "arrays", train = "train.npz", test = "data", lists = "lists" }"#,
+    ] {
+        suite(&file, dataset);
+        errors.push(error(folder, &repro(&file, &out, &["--splits", "1", "--methods", "simclr-D_i"])));
+    }
+    insta::assert_snapshot!("own_data_errors", errors.join("\n"));
+    // A list that is missing fails the jobs that read it.
+    suite(&file, r#"{ kind = "folders", train = "data/train", test = "data/test", lists = "lists" }"#);
+    let output = sdclr(&repro(&file, &out, &["--splits", "1", "--methods", "simclr-D_i"]));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("sdclr split make"), "{said}");
+}
