@@ -1,7 +1,8 @@
 //! `docs/recipe.md` explains every key that a recipe of an embedded suite has, and no other key, with the values of
-//! cifar10-lt.
+//! cifar10-lt. The power of the reference runs is measured for every planted defect.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use sdclr::recipe::Suite;
 use serde_json::Value;
@@ -99,4 +100,19 @@ fn the_page_has_the_values_of_cifar10_lt() {
         let expected = values.iter().map(text).collect::<Vec<_>>().join(", ");
         assert_eq!(cell.replace(", ", ","), expected.replace(", ", ","), "the value of {key} in docs/recipe.md");
     }
+}
+
+/// What the reference runs catch was measured for every defect that there is to plant.
+#[test]
+fn every_planted_defect_has_a_measured_power() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read =
+        |path: &Path| std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let first_line = |path: &Path| read(path).lines().next().unwrap_or_default().to_owned();
+    let patches = root.join("tests/defects").read_dir().unwrap().map(|entry| first_line(&entry.unwrap().path()));
+    let planted: BTreeSet<String> = patches.chain(["no defect".to_owned()]).collect();
+    let power = read(&root.join("reports/gate-cpu/power.csv"));
+    let measured: BTreeSet<String> =
+        power.lines().skip(1).filter_map(|line| Some(line.split_once(',')?.0.to_owned())).collect();
+    assert_eq!(measured, planted);
 }
