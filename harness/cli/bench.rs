@@ -81,7 +81,8 @@ fn counted() -> RangedU64ValueParser<usize> {
 
 impl BenchArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let inputs = Inputs::default().file("--file", self.file.as_deref());
+        let named = if self.kind == Kind::Load { "the list" } else { "the checkpoint" };
+        let inputs = Inputs::default().file(named, self.file.as_deref());
         inputs.spare("--json", self.json.as_deref())?;
         inputs.spare("--markdown", self.markdown.as_deref())?;
         let grid = Grid { networks: self.network.clone(), sizes: self.size.clone(), batches: self.batch.clone() };
