@@ -1,43 +1,20 @@
 //! `sdclr verify`: claims judged by the records of suites, or records judged by recorded ones.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::Args;
-use serde::Deserialize;
 
 use super::output::outln;
 use super::pair::Pair;
 use crate::fs::{self, Inputs};
 use crate::paper::{Claims, Published};
+use crate::record::power::{self, Power};
 use crate::report::{self, Format, Report};
 use crate::suite;
 use crate::text::counted;
-use crate::verdict::{self, Agreement};
-
-/// A line of [`POWER`].
-#[derive(Debug, Deserialize)]
-struct Power {
-    defect: String,
-    seeds: u16,
-    rate: f64,
-    draws: usize,
-    differ: usize,
-}
-
-/// Beside reference runs: how often runs with a planted defect differed from them, as ci/gate-power measured it.
-const POWER: &str = "power.csv";
-
-fn power(reference: &Path) -> anyhow::Result<Vec<Power>> {
-    let path = reference.join(POWER);
-    if !fs::exists(&path)? {
-        return Ok(Vec::new());
-    }
-    let read = csv::Reader::from_reader(fs::read(&path)?.as_slice()).deserialize().collect::<Result<_, _>>();
-    read.with_context(|| format!("{} is not what ci/gate-power writes", path.display()))
-}
+use crate::verdict;
 
 /// Draws of a measured power.
 const DRAWS: usize = 1000;
@@ -134,44 +111,27 @@ impl VerifyArgs {
             }
             return Ok(ExitCode::SUCCESS);
         }
-        let scores = pair.compare(self.rate)?;
-        let comparison = pair.comparison(&scores, self.rate)?;
+        let mut judged = verdict::judge_by(&pair.samples[0], &pair.samples[1], self.rate)?;
+        let comparison = pair.comparison(&judged.scores, self.rate)?;
         let report = Report::of_comparison(&comparison)?;
         for (path, format) in [(&self.json, Format::Json), (&self.markdown, Format::Md)] {
             if let (Some(path), [file]) = (path, report.files(&[format]).as_slice()) {
                 fs::write(path, file.text.as_bytes())?;
             }
         }
-        outln!("{}", report::comparison_table(&scores)?)?;
-        let of = |agreement| move |score: &&verdict::Comparison| score.agreement == agreement;
-        let different: Vec<_> = scores.iter().filter(of(Agreement::Different)).collect();
-        let tested = scores.iter().filter(|score| score.agreement != Agreement::NotTestable).count();
-        // What only the new run has is no regression.
-        let mut open = pair.samples[0].gaps(&pair.samples[1]);
         if comparison.settings_differ() {
-            open.push(
-                "the recipes or the data are not those of the recorded runs (--markdown FILE tells which)".to_owned(),
-            );
+            let differ = "the recipes or the data are not those of the recorded runs (--markdown FILE tells which)";
+            judged.open.push(differ.to_owned());
         }
-        if tested == 0 {
-            open.push("nothing can be compared: no row has two runs of a split, or these are smoke runs".to_owned());
-        }
-        for line in &open {
+        outln!("{}", report::comparison_table(&judged.scores)?)?;
+        for line in &judged.open {
             outln!("{line}")?;
         }
-        outln!(
-            "{} of {} differ at a false-alarm rate of {} for all together",
-            different.len(),
-            counted(tested, "figure"),
-            self.rate
-        )?;
-        for Power { defect, seeds, rate, draws, differ } in power(reference)? {
+        let (different, tested) = (judged.different(), counted(judged.tested(), "figure"));
+        outln!("{different} of {tested} differ at a false-alarm rate of {} for all together", self.rate)?;
+        for Power { defect, seeds, rate, draws, differ } in power::read(reference)? {
             outln!("of runs with {defect}, {differ} of {draws} differed ({seeds} seeds a split, at a rate of {rate})")?;
         }
-        Ok(ExitCode::from(match (different.is_empty(), open.is_empty()) {
-            (false, _) => 3,
-            (true, false) => 4,
-            (true, true) => 0,
-        }))
+        Ok(ExitCode::from(judged.exit_code()))
     }
 }

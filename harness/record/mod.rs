@@ -3,6 +3,7 @@
 
 pub mod evidence;
 pub mod mechanism;
+pub mod power;
 pub mod tensorboard;
 
 use std::collections::BTreeMap;

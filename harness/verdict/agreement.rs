@@ -116,7 +116,7 @@ impl Sample {
     }
 
     /// What `reference` has and this lacks, or has of some splits less than of others: these runs are not compared.
-    pub fn gaps(&self, reference: &Self) -> Vec<String> {
+    fn gaps(&self, reference: &Self) -> Vec<String> {
         let mut gaps = Vec::new();
         for (quantity, expected) in &reference.0 {
             let Some(splits) = self.0.get(quantity) else {
@@ -161,8 +161,6 @@ pub struct Comparison {
     pub right: Option<f64>,
     /// Left minus right.
     pub difference: Option<f64>,
-    /// What the difference must leave to count: two-sided, of the level that the rate gives to one quantity.
-    pub interval: Option<[f64; 2]>,
     /// The 90 % interval of the difference alone.
     pub interval90: Option<[f64; 2]>,
     pub p_value: Option<f64>,
@@ -196,7 +194,6 @@ fn side_by_side(quantity: &Quantity, left: Option<Runs>, right: Option<Runs>) ->
         left: left.as_ref().map(|runs| mean(&runs.means())),
         right: right.as_ref().map(|runs| mean(&runs.means())),
         difference: None,
-        interval: None,
         interval90: None,
         p_value: None,
         agreement: Agreement::NotTestable,
@@ -231,7 +228,6 @@ fn side_by_side(quantity: &Quantity, left: Option<Runs>, right: Option<Runs>) ->
 
 fn judged(mut comparison: Comparison, estimate: Option<Estimate>, rate: f64) -> Result<Comparison, VerdictError> {
     let Some(estimate) = estimate else { return Ok(comparison) };
-    comparison.interval = Some(estimate.interval(1.0 - rate)?);
     comparison.interval90 = Some(estimate.interval(0.9)?);
     comparison.p_value = estimate.two_sided()?;
     let different = match comparison.p_value {
@@ -241,6 +237,48 @@ fn judged(mut comparison: Comparison, estimate: Option<Estimate>, rate: f64) -> 
     };
     comparison.agreement = if different { Agreement::Different } else { Agreement::NoDifference };
     Ok(comparison)
+}
+
+/// A run judged by recorded runs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judged {
+    /// The run at the left, the recorded ones at the right.
+    pub scores: Vec<Comparison>,
+    /// Why something that was recorded is not compared, a sentence each.
+    pub open: Vec<String>,
+}
+
+/// Judges `run` by the recorded runs in `reference`, at a false-alarm `rate` for the whole.
+///
+/// # Errors
+/// As [`compare`].
+pub fn judge_by(run: &Sample, reference: &Sample, rate: f64) -> Result<Judged, VerdictError> {
+    let mut judged = Judged { scores: compare(run, reference, rate)?, open: run.gaps(reference) };
+    if judged.tested() == 0 {
+        judged.open.push("nothing can be compared: no row has two runs of a split, or these are smoke runs".to_owned());
+    }
+    Ok(judged)
+}
+
+impl Judged {
+    /// Quantities that were compared.
+    pub fn tested(&self) -> usize {
+        self.scores.iter().filter(|score| score.agreement != Agreement::NotTestable).count()
+    }
+
+    /// Those that differ.
+    pub fn different(&self) -> usize {
+        self.scores.iter().filter(|score| score.agreement == Agreement::Different).count()
+    }
+
+    /// 0: nothing differs; 3: something does; 4: something that was recorded is not compared.
+    pub fn exit_code(&self) -> u8 {
+        match (self.different(), self.open.is_empty()) {
+            (1.., _) => 3,
+            (0, false) => 4,
+            (0, true) => 0,
+        }
+    }
 }
 
 /// How often as many runs as a comparison has, drawn from more of them, differ from a reference.

@@ -18,7 +18,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-pub use agreement::{Agreement, Alarms, Comparison, Measure, Quantity, Sample, alarms, compare};
+pub use agreement::{Agreement, Alarms, Comparison, Judged, Measure, Quantity, Sample, alarms, compare, judge_by};
 pub use permutation::{Labellings, label_permutation, smallest_p};
 pub use power::{ClaimPower, Design, ordering_power, powers, value_power};
 pub use tiers::{LAMBDA, Tier};
