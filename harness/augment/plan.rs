@@ -188,7 +188,7 @@ struct Work<'a> {
 
 /// The taps of a line in the table: where they stand, and which pixels of the line they weigh.
 #[derive(Debug, Clone)]
-struct Packed {
+struct Line {
     place: i32,
     read: Range<i64>,
 }
@@ -205,7 +205,7 @@ struct Table {
     /// Behind the views: how lines become those of a view, and where that stands for each filter, length, resized length and
     /// first pixel that is kept.
     taps: Vec<i32>,
-    places: HashMap<(Filter, i64, i64, i64), Packed>,
+    places: HashMap<(Filter, i64, i64, i64), Line>,
 }
 
 impl Table {
@@ -291,7 +291,7 @@ impl Table {
     }
 
     /// The taps of an axis. All pixels have the same number of taps; unused ones have a weight of 0.
-    fn place(&mut self, filter: Filter, axis: &Axis) -> Packed {
+    fn place(&mut self, filter: Filter, axis: &Axis) -> Line {
         let Self { count, taps: packed, places, .. } = self;
         let key = (filter, axis.length, axis.resized, axis.kept.start);
         let new = || {
@@ -309,7 +309,7 @@ impl Table {
                 packed.extend(&taps.weights);
                 packed.resize(end, 0);
             }
-            Packed { place, read: start as i64..end as i64 }
+            Line { place, read: start as i64..end as i64 }
         };
         places.entry(key).or_insert_with(new).clone()
     }

@@ -89,12 +89,14 @@ impl Drawing {
         batch.entries.iter().zip(sides).flat_map(draw).collect()
     }
 
-    /// Plans the views of images of one size.
-    fn plan(&self, batch: &Batch, sides: (i64, i64)) -> Result<Loaded, PretrainError> {
+    /// Plans the views of images of one size, which lie on the device.
+    fn plan(&self, batch: &Batch, images: &Tensor) -> Result<Loaded, PretrainError> {
+        let (_, _, height, width) = images.size4()?;
+        let sides = (height, width);
         let source: Vec<i64> = self.rows(batch).into_iter().flat_map(|row| [row; 2]).collect();
         let params = self.draw(batch, std::iter::repeat(sides));
         let plan = Plan::new(&source, &params, sides, self.recipe.size, self.device)?;
-        Ok(Loaded { packed: None, plan })
+        Ok(Loaded { pixels: images.shallow_clone(), plan })
     }
 
     /// Plans the views of decoded files.
@@ -102,15 +104,15 @@ impl Drawing {
         let params = self.draw(batch, packed.places.iter().map(|place| (place.height, place.width)));
         let places: Vec<Place> = packed.places.iter().flat_map(|&place| [place; 2]).collect();
         let plan = Plan::of_packed(&places, &params, self.recipe.size, self.device)?;
-        Ok(Loaded { packed: Some(packed), plan })
+        Ok(Loaded { pixels: packed.pixels, plan })
     }
 }
 
 /// A batch that only the device has still to compute.
 #[derive(Debug)]
 struct Loaded {
-    /// Its images; `None` where they lie on the device.
-    packed: Option<Packed>,
+    /// Its decoded images, or all of the list's where they lie on the device.
+    pixels: Tensor,
     plan: Plan,
 }
 
@@ -118,8 +120,6 @@ struct Loaded {
 /// which the last of an epoch may hold fewer. They are computed one batch ahead.
 #[derive(Debug)]
 pub struct Loader {
-    /// On the device; `None` where they are files.
-    images: Option<Tensor>,
     device: Device,
     /// Side of the views.
     size: i64,
@@ -166,27 +166,22 @@ impl Loader {
         };
         let side = SideStream::new(Purpose::Views, device)?;
         let batches = drawing.clone().batches(epochs);
-        let (images, loaded) = match &subset.images {
+        let loaded = match &subset.images {
             Images::Resident(images) => {
-                let (_, _, height, width) = images.size4()?;
-                let plan = move |batch: Result<Batch, _>| drawing.plan(&batch?, (height, width));
-                (Some(images.shallow_clone()), ahead(AHEAD, batches, plan))
+                let images = images.shallow_clone();
+                ahead(AHEAD, batches, move |batch: Result<Batch, _>| drawing.plan(&batch?, &images))
             }
-            Images::Files(files) => (None, of_files(files.clone(), drawing, batches)),
+            Images::Files(files) => of_files(files.clone(), drawing, batches),
         };
-        let mut loader = Self { images, device, size: recipe.augment.size, side, loaded, next: None };
+        let mut loader = Self { device, size: recipe.augment.size, side, loaded, next: None };
         loader.next = loader.compute();
         Ok(loader)
     }
 
     fn compute(&mut self) -> Option<Result<Tensor, PretrainError>> {
         let loaded = self.loaded.next()?;
-        let apply = |Loaded { packed, plan }: Loaded| {
-            let views = match (packed, &self.images) {
-                (Some(packed), _) => plan.apply(&native::send(&packed.pixels, self.device)?)?,
-                (None, Some(images)) => plan.apply(images)?,
-                (None, None) => plan.apply(&Tensor::new())?,
-            };
+        let apply = |Loaded { pixels, plan }: Loaded| {
+            let views = plan.apply(&native::send(&pixels, self.device)?)?;
             Ok(views.f_view([-1, 2, 3, self.size, self.size])?)
         };
         Some(loaded.and_then(|loaded| match &self.side {

@@ -6,13 +6,11 @@ use crate::random::randperm;
 /// Positions in the list that process `rank` of `world` visits in `epoch` (counted from 1): `randperm` of a CPU
 /// generator seeded with 0 + epoch, padded to a multiple of `world` by its own beginning, every `world`-th from `rank`.
 pub fn epoch_order(images: usize, epoch: usize, rank: usize, world: usize) -> Result<Vec<i64>, NativeError> {
-    let order = randperm(images, epoch as u64)?;
-    let padded = images.next_multiple_of(world);
-    Ok(order.iter().cycle().take(padded).skip(rank).step_by(world).copied().collect())
+    Ok(global_order(images, epoch, world)?.into_iter().skip(rank).step_by(world).collect())
 }
 
-/// The images of a global batch after the other, of all of `world` processes: [`epoch_order`] of one process, padded to a
-/// multiple of `world` by its own beginning. Whatever of it ranks take, batch for batch they take the same images.
+/// The positions that all of `world` processes visit in `epoch`, one global batch after the other: the permutation, padded to
+/// a multiple of `world` by its own beginning.
 pub fn global_order(images: usize, epoch: usize, world: usize) -> Result<Vec<i64>, NativeError> {
     let order = randperm(images, epoch as u64)?;
     Ok(order.iter().cycle().take(epoch_images(images, world)).copied().collect())
