@@ -512,7 +512,7 @@ fn kept_images_change_no_bit() {
     }
     assert_eq!((&few, &every), (&expected, &expected));
     let (output, _) = pretrain(folder, "wrong", &["--cache-images", "8"]);
-    assert!(String::from_utf8(output.stderr).unwrap().contains("'8' is no size; use 500MiB or 8GiB"));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("'8' is not a size; use 500MiB or 8GiB"));
 }
 
 #[test]

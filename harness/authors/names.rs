@@ -121,7 +121,7 @@ impl Run {
             DatasetName::Imagenet => {
                 format!("imageNet_{tail}_exp_train_res50_scheduling_sgd_lr0.5_temp0.2_epoch500_batch256")
             }
-            _ => format!(
+            DatasetName::Cifar10 | DatasetName::Digits | DatasetName::Folders | DatasetName::Arrays => format!(
                 "res18_scheduling_sgd_temp0.2_wd1e-4_lr0.5_b512_twolayerProj_epoch2000_\
                  split{split}_{list}_newNT_s10{}",
                 pruned("0.9")
@@ -168,7 +168,9 @@ impl Run {
         match self.dataset {
             DatasetName::Cifar100 => ("checkpoints_cifar100", "checkpoints_cifar100_tune"),
             DatasetName::Imagenet100 | DatasetName::Imagenet => ("checkpoints_imagenet", "checkpoints_imagenet_tune"),
-            _ => ("checkpoints", "checkpoints_tune"),
+            DatasetName::Cifar10 | DatasetName::Digits | DatasetName::Folders | DatasetName::Arrays => {
+                ("checkpoints", "checkpoints_tune")
+            }
         }
     }
 }

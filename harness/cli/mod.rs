@@ -146,7 +146,7 @@ impl std::str::FromStr for Size {
         let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
         let split = units.iter().find_map(|(unit, bits)| Some((text.strip_suffix(unit)?, 1_u64 << bits)));
         let bytes = split.and_then(|(number, unit)| number.trim_end().parse::<u64>().ok()?.checked_mul(unit));
-        bytes.map(Self).ok_or_else(|| format!("'{text}' is no size; use 500MiB or 8GiB"))
+        bytes.map(Self).ok_or_else(|| format!("'{text}' is not a size; use 500MiB or 8GiB"))
     }
 }
 

@@ -14,7 +14,7 @@ use crate::ahead::spread;
 use crate::cores::Cores;
 use crate::fs;
 
-/// Most bytes of an image file; ImageNet's largest has 15 MB.
+/// Most bytes of an image file, far more than a photograph has.
 const FILE_BYTES: u64 = 1 << 30;
 
 /// The images of one list, on disk.

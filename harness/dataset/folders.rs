@@ -43,7 +43,7 @@ pub fn classes(folder: &Path) -> Result<Vec<String>, DatasetError> {
 /// The images of `class` in the part `folder`, sorted: their paths below the folder that the part lies in.
 ///
 /// # Errors
-/// The folder cannot be listed, or holds a file that is no JPEG or PNG by its ending.
+/// The folder cannot be listed, or holds a file without the extension of a JPEG or PNG.
 pub fn images(folder: &Path, class: &str) -> Result<Vec<String>, DatasetError> {
     let mut found = Vec::new();
     walk(&folder.join(class), &format!("{}/{class}", name_of(folder)?), &mut found)?;

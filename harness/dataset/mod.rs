@@ -61,7 +61,7 @@ pub enum DatasetError {
     #[error("{list}, line {line}: {} cannot be decoded: {reason}; unpack it again", shown(path))]
     Image { list: String, line: usize, path: PathBuf, reason: String },
     #[error(
-        "images of one's own are read where a suite's file says that they are: dataset = {{ kind = ..., train = ..., ... }}"
+        "your own images must be named in the suite's file: dataset = {{ kind = ..., train = ..., test = ..., lists = ... }}"
     )]
     NotNamed,
     #[error(
@@ -81,7 +81,7 @@ pub enum DatasetError {
     )]
     Classes { folder: PathBuf, found: usize },
     #[error(
-        "{} is no image by its name; only .jpg, .jpeg and .png files may lie in the folders of classes",
+        "{} does not have an image extension; class folders may contain only .jpg, .jpeg and .png files",
         shown(path)
     )]
     NoImage { path: PathBuf },

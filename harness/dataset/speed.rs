@@ -8,7 +8,7 @@ use mozjpeg::{ColorSpace, Compress};
 
 use super::picture::{decode, with_libjpeg};
 
-/// Height and width of what is decoded: common sides in ImageNet.
+/// Height and width of the test image, common in ImageNet.
 pub const SIDES: (usize, usize) = (375, 500);
 
 unsafe extern "C" {

@@ -315,7 +315,7 @@ impl Group {
         if own.is_err() {
             self.say_failed("");
         }
-        // No rank goes on to look for failures while the reason is still there.
+        // A rank that continued now could read the old reason as a new failure.
         self.gathered(&[0])?;
         Err(GroupError::Failed { rank, reason })
     }

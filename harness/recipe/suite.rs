@@ -80,7 +80,7 @@ impl<'de> Visitor<'de> for DataKeyVisitor {
     fn visit_str<E: Error>(self, name: &str) -> Result<DataKey, E> {
         let name = DatasetName::deserialize(StrDeserializer::<E>::new(name))?;
         match name.is_own() {
-            true => Err(E::custom("images of one's own are named by { kind, train, test, lists }")),
+            true => Err(E::custom("name your own images by a table { kind, train, test, lists }")),
             false => Ok(DataKey { name, own: None }),
         }
     }
@@ -89,7 +89,7 @@ impl<'de> Visitor<'de> for DataKeyVisitor {
         let own = OwnData::deserialize(MapAccessDeserializer::new(map))?;
         match own.kind.is_own() {
             true => Ok(DataKey { name: own.kind, own: Some(own) }),
-            false => Err(A::Error::custom("the kind of one's own data is folders or arrays")),
+            false => Err(A::Error::custom("the kind of your own data is folders or arrays")),
         }
     }
 }

@@ -29,18 +29,18 @@ pub enum SplitError {
     )]
     File { source: FsError },
     #[error(
-        "{source}; a suite of one's own needs the lists that sdclr split make writes, in the folder that it names as lists"
+        "{source}; a suite with your own data needs the lists that sdclr split make writes, in the folder that its key lists names"
     )]
     OwnFile { source: FsError },
-    #[error("{list} is not a .npy list of int64: {reason}; download it again")]
+    #[error("{list} is not a .npy list of int64: {reason}; download or make it again")]
     Malformed { list: String, reason: FormatError },
-    #[error("{list} has shape {found:?}, expected one dimension; download it again")]
+    #[error("{list} has shape {found:?}, expected one dimension; download or make it again")]
     Shape { list: String, found: Vec<usize> },
     #[error(
         "{list}: entry {entry} is {found}, outside the {images} images of {dataset}; is the list of this data set?"
     )]
     OutOfRange { list: String, entry: usize, found: i64, images: usize, dataset: String },
-    #[error("{list}: entry {entry} repeats image {found}; a list names every image once: download it again")]
+    #[error("{list}: entry {entry} repeats image {found}; a list names every image once: download or make it again")]
     Repeated { list: String, entry: usize, found: i64 },
     #[error("{list}, line {line}: {found} {reason}; download the list again")]
     Line { list: String, line: usize, found: String, reason: String },
