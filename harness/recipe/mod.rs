@@ -232,11 +232,12 @@ pub enum PretrainSplit {
     D_b,
 }
 
-fn one() -> usize {
+/// For keys that are absent where they are 1.
+pub(crate) fn one() -> usize {
     1
 }
 
-fn is_one(value: &usize) -> bool {
+pub(crate) fn is_one(value: &usize) -> bool {
     *value == 1
 }
 

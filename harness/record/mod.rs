@@ -12,7 +12,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::fs::{self, FsError, Journal};
-use crate::recipe::{JobId, PretrainSplit, Protocol, PublishedKind};
+use crate::recipe::{self, JobId, PretrainSplit, Protocol, PublishedKind};
 use crate::scores::Scores;
 use crate::text::plain_words;
 use evidence::EvidenceRecord;
@@ -68,17 +68,9 @@ pub struct Session {
     /// Epochs that were finished before it began.
     pub from_epoch: usize,
     /// Processes that computed each step together.
-    #[serde(default = "one", skip_serializing_if = "is_one")]
+    #[serde(default = "recipe::one", skip_serializing_if = "recipe::is_one")]
     pub ranks: usize,
     pub environment: Environment,
-}
-
-fn one() -> usize {
-    1
-}
-
-fn is_one(ranks: &usize) -> bool {
-    *ranks == 1
 }
 
 /// What a job was asked to do and with what: the head of `run.jsonl` and of `result.json`.
