@@ -130,7 +130,14 @@ fn a_missing_list_fails_its_own_job_alone() {
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("failed: simclr-D_b-split1: ") && said.contains("(measured now)"), "{said}");
-    assert!(folder.path().join("out/simclr-D_i-split1/result.json").exists(), "{said}");
+    // Neither the images nor the list are the published ones.
+    let (images, list) = ("the cifar10 images are not", "split1_D_i.npy is not the published list");
+    assert!(said.matches(images).count() == 1 && said.matches(list).count() == 1, "{said}");
+    let record = std::fs::read(folder.path().join("out/simclr-D_i-split1/result.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+    let unofficial = serde_json::json!(["images", "cifar10_imbSub_with_subsets/split1_D_i.npy"]);
+    assert_eq!(record["unofficial"], unofficial);
+    assert_eq!(record["stamp"], "smoke run, not a result; not the published lists or images");
 }
 
 #[test]

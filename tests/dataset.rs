@@ -5,9 +5,10 @@ mod skip;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use sdclr::artifact::registry::Registry;
 use sdclr::dataset::Dataset;
 use sdclr::recipe::{DatasetName, PretrainSplit};
-use sdclr::split::{ListName, read};
+use sdclr::split::{self, ListName, read};
 use skip::skip;
 use tch::Device;
 
@@ -40,10 +41,46 @@ fn cifar10_and_its_lists_are_the_official_ones() {
         assert_eq!(sorted_counts(&set, data, ListName::FewShot(split)), [45; 10]);
         let few = read(&set, data, ListName::FewShot(split)).unwrap();
         assert_eq!(few.name, format!("cifar10_imbSub_with_subsets/split{split}_S_b.npy"));
+        assert!(few.official);
     }
     assert_eq!(sorted_counts(&set, data, ListName::Train), [4500; 10]);
     assert_eq!(sorted_counts(&set, data, ListName::Validation), [500; 10]);
     assert_eq!(read(&set, data, ListName::Test).unwrap().len(), 10_000);
+}
+
+/// A list in the place of a published one is told from it.
+#[test]
+fn another_list_is_not_the_published_one() {
+    let Some(data) = data() else { return };
+    let set = Dataset::load(DatasetName::Cifar10, Some(&data), Device::Cpu).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |data: &Path| data.join("split/cifar10_imbSub_with_subsets/split1_S_b.npy");
+    let mut list = std::fs::read(path(&data)).unwrap();
+    for (change, official) in [(0, true), (1, false)] {
+        // The lowest byte of the last entry: another image that exists, and stands in no other entry.
+        let last = list.len() - 8;
+        list[last] ^= change;
+        sdclr::fs::write(&path(folder.path()), &list).unwrap();
+        assert_eq!(read(&set, Some(folder.path()), ListName::FewShot(1)).unwrap().official, official);
+    }
+}
+
+#[test]
+fn the_registry_knows_every_published_list() {
+    use DatasetName::{Cifar10, Cifar100, Imagenet, Imagenet100};
+    let registry = Registry::load(None).unwrap();
+    for dataset in [Cifar10, Cifar100, Imagenet100, Imagenet] {
+        let of_split = |split| {
+            let kinds = [PretrainSplit::D_i, PretrainSplit::D_b].map(|kind| ListName::Pretrain(kind, split));
+            kinds.into_iter().chain([ListName::FewShot(split)])
+        };
+        let lists = (1..=split::published_splits(dataset)).flat_map(of_split);
+        for list in lists.chain([ListName::Train, ListName::Validation, ListName::Test]) {
+            let name = split::name(dataset, list);
+            // CIFAR's test list is its whole test file.
+            assert!(name == "test" || registry.file(&format!("split/{name}")).is_some(), "{name}");
+        }
+    }
 }
 
 #[test]

@@ -192,6 +192,28 @@ fn arrays_go_from_lists_to_a_report() {
         check_lists(record, &lists);
         assert_eq!(record["data_sha256"], data);
     }
+    // The same positions as text train the same encoder.
+    let (list, as_text) = (lists.join("split1_D_i.npy"), lists.join("split1_D_i.txt"));
+    let positions: Array1<i64> = ndarray_npy::read_npy(&list).unwrap();
+    let lines: String = positions.iter().map(|position| format!("{position}\n")).collect();
+    sdclr::fs::write(&as_text, lines.as_bytes()).unwrap();
+    let select = ["--splits", "1", "--methods", "simclr-D_i"];
+    let again = folder.join("again");
+    let output = sdclr(&repro(&file, &again, &select));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("split1_D_i.txt are both there; keep the one that is meant")
+    );
+    std::fs::remove_file(&list).unwrap();
+    succeed(&repro(&file, &again, &select));
+    let of_text = self::records(&again);
+    let state = |records: &BTreeMap<String, Value>| records["simclr-D_i-split1"]["state_sha256"].clone();
+    assert_eq!(state(&of_text), state(&records));
+    check_lists(&of_text["simclr-D_i-split1"], &lists);
+    sdclr::fs::write(&as_text, b"0\n1.5\n").unwrap();
+    let output = sdclr(&repro(&file, &folder.join("wrong"), &select));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("split1_D_i.txt, line 2: \"1.5\" is not a position"), "{said}");
+    std::fs::remove_file(&as_text).unwrap();
     // Other pixels have another hash.
     archive(&folder.join("test.npz"), 5);
     assert!(!sdclr(&repro(&file, &out, &["--splits", "1", "--methods", "simclr-D_i"])).status.success());

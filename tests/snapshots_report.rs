@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use imaginary::{IMAGINARY, parts, suite};
 use sdclr::recipe::{PretrainSplit, Protocol};
-use sdclr::record::{Failure, Invocation, JobRecord, SMOKE_STAMP, SuiteRecord};
+use sdclr::record::{self, Failure, Invocation, JobRecord, SMOKE_STAMP, SuiteRecord, UNOFFICIAL_STAMP};
 use sdclr::report::{self, Findings, Format, OutputFile, Report};
 
 /// One split scaled down to an epoch.
@@ -69,18 +69,46 @@ fn smoke_run_is_stamped_everywhere() {
     insta::assert_snapshot!("smoke_report_md", files["report.md"]);
     insta::assert_snapshot!("smoke_report_json", files["report.json"]);
     insta::assert_snapshot!("smoke_summary_table", report::summary_table(&record));
-    for (path, text) in &files {
-        assert!(text.contains(SMOKE_STAMP), "{path} lacks the stamp");
+    assert!(!files["report.md"].contains("the paper |"));
+    is_stamped(&files, SMOKE_STAMP);
+}
+
+/// Every file, every row for other programs and every table.
+fn is_stamped(files: &BTreeMap<String, String>, stamp: &str) {
+    for (path, text) in files {
+        assert!(text.contains(stamp), "{path} lacks the stamp");
         if path.ends_with(".csv") {
-            assert!(text.lines().skip(1).all(|row| row.contains(SMOKE_STAMP)), "a row of {path} lacks the stamp");
+            assert!(text.lines().skip(1).all(|row| row.contains(stamp)), "a row of {path} lacks the stamp");
         }
     }
     let markdown = &files["report.md"];
-    assert!(!markdown.contains("the paper |"));
     for table in markdown.split("\n\n").filter(|block| block.starts_with('|')) {
         let caption = markdown[..markdown.find(table).unwrap()].trim_end().lines().last().unwrap();
-        assert!(caption.contains(SMOKE_STAMP), "the table under '{caption}' lacks the stamp");
+        assert!(caption.contains(stamp), "the table under '{caption}' lacks the stamp");
     }
+}
+
+#[test]
+fn runs_on_lists_that_are_not_the_published_ones_are_stamped_everywhere() {
+    let mut record = suite("cifar10-lt", &[1, 2]);
+    for record in &mut record.results {
+        let header = &mut parts(record).0.header;
+        header.unofficial = vec!["images".to_owned(), "a|list.npy".to_owned()];
+        header.stamp = record::stamp(false, true);
+    }
+    let files = files(&record);
+    is_stamped(&files, UNOFFICIAL_STAMP);
+    assert!(report::summary_table(&record).contains(UNOFFICIAL_STAMP));
+    let note =
+        "> **Not the published inputs:** `a|list.npy`, `images`. The paper's numbers are about the published ones.";
+    assert!(files["report.md"].contains(note), "{}", files["report.md"]);
+    // What one job read is in the suite's tables.
+    for record in record.results.iter_mut().skip(1) {
+        parts(record).0.header.unofficial.clear();
+    }
+    assert_eq!(record.stamp().as_deref(), Some(UNOFFICIAL_STAMP));
+    record.smoke = true;
+    assert_eq!(record.stamp().unwrap(), format!("{SMOKE_STAMP}; {UNOFFICIAL_STAMP}"));
 }
 
 #[test]

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use sdclr::paper::{Claims, HEADER, Metric, Published, Row};
 use sdclr::recipe::{PretrainSplit, Protocol};
+use sdclr::record::UNOFFICIAL_STAMP;
+use sdclr::report::{verdicts_markdown, verdicts_table};
 use sdclr::scores::Scores;
 use sdclr::verdict::{
     Agreement, AuthorsValue, Observation, Outcome, Sample, Tier, Training, Verdict, VerdictError, Verdicts, compare,
@@ -25,7 +27,7 @@ fn scores(value: f64) -> Scores {
 }
 
 fn run(method: &str, split: usize, seed: u64, value: f64) -> Observation {
-    Observation { row: row(method), split, seed, probe_seed: 1, smoke: false, values: scores(value) }
+    Observation { row: row(method), split, seed, probe_seed: 1, smoke: false, unofficial: false, values: scores(value) }
 }
 
 /// One seed a split.
@@ -318,6 +320,7 @@ fn json_has_every_key_and_null_for_what_is_absent() {
     let verdicts = judge(&claims, &published, &seeds("simclr", &CLOSE), &[]).unwrap();
     let json = serde_json::to_value(&verdicts).unwrap();
     assert_eq!((&json["format"], &json["claims_sha256"]), (&1.into(), &claims.sha256.clone().into()));
+    assert!(json["stamp"].is_null());
     let claim = json["claims"][0].as_object().unwrap();
     let keys = [
         "id",
@@ -346,6 +349,13 @@ fn json_has_every_key_and_null_for_what_is_absent() {
     assert_eq!(claim["ours"]["n"], 10);
     assert_eq!(claim["theirs"]["confidence"], "primary");
     assert!(claim["theirs"]["values"].is_null());
+    let mut others = seeds("simclr", &CLOSE);
+    others[0].unofficial = true;
+    let others = judge(&claims, &published, &others, &[]).unwrap();
+    assert_eq!(serde_json::to_value(&others).unwrap()["stamp"], UNOFFICIAL_STAMP);
+    for text in [verdicts_table(&others).unwrap(), verdicts_markdown(&others).unwrap()] {
+        assert!(text.contains(UNOFFICIAL_STAMP), "{text}");
+    }
     let empty = serde_json::to_value(judge(&claims, &published, &[], &[]).unwrap()).unwrap();
     let claim = &empty["claims"][0];
     assert!(
@@ -359,7 +369,7 @@ fn the_exit_code_follows_the_worst_claim() {
     let verdict = |outcome, better_allowed| Verdict { outcome, better_allowed, ..judged(&shifted(0.0)) };
     let code = |claims: &[(Outcome, bool)]| {
         let claims = claims.iter().map(|(outcome, allowed)| verdict(*outcome, *allowed)).collect();
-        Verdicts { claims_sha256: String::new(), claims }.exit_code()
+        Verdicts { unofficial: false, claims_sha256: String::new(), claims }.exit_code()
     };
     use Outcome::{Better, Inconclusive, NotRun, NotTestable, Reproduced, Worse};
     assert_eq!(code(&[(Reproduced, false), (Better, true)]), 0);

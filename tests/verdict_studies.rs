@@ -49,7 +49,15 @@ fn scores(value: f64) -> Scores {
 }
 
 fn observation(row: &Row, split: usize, seed: usize, value: f64) -> Observation {
-    Observation { row: row.clone(), split, seed: seed as u64, probe_seed: 1, smoke: false, values: scores(value) }
+    Observation {
+        row: row.clone(),
+        split,
+        seed: seed as u64,
+        probe_seed: 1,
+        smoke: false,
+        unofficial: false,
+        values: scores(value),
+    }
 }
 
 fn claims(margin: f64) -> Claims {

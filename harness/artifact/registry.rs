@@ -277,6 +277,15 @@ impl Registry {
         problem.map_or(Ok(registry), |problem| Err(refuse(problem)))
     }
 
+    /// The single file that is published as `path`, as `--data DIR` has it.
+    pub fn file(&self, path: &str) -> Option<&RemoteFile> {
+        let lists = self.artifacts.iter().filter_map(|artifact| match &artifact.source {
+            Source::Lists(lists) => Some(&lists.files),
+            _ => None,
+        });
+        lists.flatten().find(|file| file.path == path)
+    }
+
     /// The artefacts that `names` (of artefacts or groups) and `suite` stand for, each once, in the registry's order.
     ///
     /// # Errors

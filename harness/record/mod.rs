@@ -6,7 +6,7 @@ pub mod mechanism;
 pub mod power;
 pub mod tensorboard;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,15 @@ use tensorboard::EventFile;
 
 /// Stamped on every table, JSON and report of a scaled-down run.
 pub const SMOKE_STAMP: &str = "smoke run, not a result";
+/// Stamped where lists or images stood in the place of published ones, and were others.
+pub const UNOFFICIAL_STAMP: &str = "not the published lists or images";
+
+/// What is stamped on everything made of such records.
+pub fn stamp(smoke: bool, unofficial: bool) -> Option<String> {
+    let stamps = [(smoke, SMOKE_STAMP), (unofficial, UNOFFICIAL_STAMP)];
+    let stamps: Vec<&str> = stamps.into_iter().filter(|(applies, _)| *applies).map(|(_, stamp)| stamp).collect();
+    (!stamps.is_empty()).then(|| stamps.join("; "))
+}
 
 /// The version of `result.json`, `run.jsonl` and `suite.json`.
 pub const FORMAT: u32 = 2;
@@ -104,7 +113,10 @@ pub struct JobHeader {
     pub seed: u64,
     /// Scaled down by `--limit-images` or `--limit-epochs`: no result.
     pub smoke: bool,
-    /// [`SMOKE_STAMP`] where `smoke`.
+    /// Lists (by their published names) and images that are not the published ones in whose place they stood.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub unofficial: Vec<String>,
+    /// That of [`stamp`].
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub stamp: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -305,6 +317,16 @@ pub struct SuiteRecord {
 }
 
 impl SuiteRecord {
+    /// Lists and images in the place of published ones that are others.
+    pub fn unofficial(&self) -> BTreeSet<&str> {
+        self.results.iter().flat_map(|record| &record.header().unofficial).map(String::as_str).collect()
+    }
+
+    /// That of everything made of these records.
+    pub fn stamp(&self) -> Option<String> {
+        stamp(self.smoke, !self.unofficial().is_empty())
+    }
+
     pub fn pretrainings(&self) -> impl Iterator<Item = &PretrainRecord> {
         self.results
             .iter()
@@ -351,6 +373,19 @@ pub struct PublishedRecord {
     pub warnings: Vec<String>,
     /// Wall-clock seconds of this session; `None` where the record was read back.
     pub seconds: Option<f64>,
+}
+
+impl PublishedRecord {
+    /// As [`SuiteRecord::unofficial`].
+    pub fn unofficial(&self) -> BTreeSet<&str> {
+        let jobs = self.outcomes.iter().filter_map(|outcome| outcome.job.as_ref());
+        jobs.flat_map(|job| &job.header.unofficial).map(String::as_str).collect()
+    }
+
+    /// As [`SuiteRecord::stamp`].
+    pub fn stamp(&self) -> Option<String> {
+        stamp(self.smoke, !self.unofficial().is_empty())
+    }
 }
 
 /// One line of `run.jsonl`.

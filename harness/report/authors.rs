@@ -12,10 +12,10 @@ use super::quoted::{Quoted, quoted};
 use super::summary::{SCORES, Setting, scores_of, source};
 use super::table::{Table, one_line, plus_minus};
 use super::text::{Text, Tone, marked};
-use super::{OutputFile, ReportError, csv as csv_file, run};
+use super::{OutputFile, ReportError, csv as csv_file, run, stamp};
 use crate::paper::{Published, PublishedRow};
 use crate::recipe::{JobId, PretrainSplit, Protocol, PublishedKind, name_of};
-use crate::record::{Failure, Invocation, Job, PublishedOutcome, PublishedRecord, SMOKE_STAMP};
+use crate::record::{Failure, Invocation, Job, PublishedOutcome, PublishedRecord};
 use crate::scores::{MeanStd, mean_std};
 
 /// What the terminal shows: per setting one row of the paper, the logs, the models and our probes each.
@@ -24,12 +24,11 @@ use crate::scores::{MeanStd, mean_std};
 /// The paper's numbers cannot be read, which a test excludes.
 pub fn published_table(record: &PublishedRecord) -> Result<String, ReportError> {
     let table = side_by_side(record, &cells(record), |paper| paper.confidence)?;
-    let stamp = if record.smoke { format!(" ({SMOKE_STAMP})") } else { String::new() };
     let text = match table.is_empty() {
         true => "nothing could be read\n".to_owned(),
         false => table.to_text(),
     };
-    Ok(format!("published runs of {}: {CAPTION}{stamp}\n\n{text}", record.suite))
+    Ok(format!("published runs of {}: {CAPTION}{}\n\n{text}", record.suite, stamp(record.stamp().as_deref())))
 }
 
 const CAPTION: &str = "test accuracy in per cent, mean ± population standard deviation over splits";
@@ -66,15 +65,14 @@ fn source_words(kind: PublishedKind) -> &'static str {
     }
 }
 
-fn smoke(outcome: &PublishedOutcome) -> bool {
-    outcome.job.as_ref().is_some_and(|job| job.header.smoke)
+fn stamp_of(outcome: &PublishedOutcome) -> Option<&str> {
+    outcome.job.as_ref()?.header.stamp.as_deref()
 }
 
 fn how_sure(outcomes: &[&PublishedOutcome]) -> String {
     match outcomes {
         [first, ..] if first.kind == PublishedKind::Log => "read from the logs".to_owned(),
-        _ if outcomes.iter().any(|outcome| smoke(outcome)) => format!("measured ({SMOKE_STAMP})"),
-        _ => "measured".to_owned(),
+        _ => format!("measured{}", stamp(outcomes.iter().find_map(|outcome| stamp_of(outcome)))),
     }
 }
 
@@ -107,7 +105,7 @@ fn side_by_side(record: &PublishedRecord, cells: &Cells, sure: fn(Quoted) -> Str
 /// The whole report.
 pub(super) fn document(record: &PublishedRecord, places: &BTreeMap<JobId, String>) -> Result<Document, ReportError> {
     let sections = sections(record, &|job| source(places, job))?;
-    Ok(Document { title: format!("{}: the published runs", record.suite), smoke: record.smoke, sections })
+    Ok(Document { title: format!("{}: the published runs", record.suite), stamp: record.stamp(), sections })
 }
 
 /// Its sections; `source` finds the record of a job.
@@ -147,7 +145,8 @@ fn introduction(record: &PublishedRecord) -> Vec<Block> {
     let smoke = "Models and encoders were run on a part of the images or epochs: this shows that everything runs, and nothing else. \
                  The logs are whole.";
     let smoke = record.smoke.then(|| Block::Note(smoke.into()));
-    smoke.into_iter().chain([Block::Paragraph(summary.into())]).collect()
+    let others = run::unofficial(&record.unofficial());
+    smoke.into_iter().chain(others).chain([Block::Paragraph(summary.into())]).collect()
 }
 
 /// A section with a list; nothing where the list is empty.
@@ -271,7 +270,7 @@ struct Json<'a> {
     invocation: &'a Invocation,
     smoke: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    stamp: Option<&'static str>,
+    stamp: Option<String>,
     seconds: Option<f64>,
     settings: Vec<SettingRow>,
     missing: &'a [String],
@@ -306,7 +305,7 @@ pub(super) fn json(record: &PublishedRecord) -> Result<OutputFile, ReportError> 
         suite: &record.suite,
         invocation: &record.invocation,
         smoke: record.smoke,
-        stamp: record.smoke.then_some(SMOKE_STAMP),
+        stamp: record.stamp(),
         seconds: record.seconds,
         settings: cells.iter().map(row).collect(),
         missing: &record.missing,
@@ -344,7 +343,7 @@ pub(super) fn csv(record: &PublishedRecord) -> Result<OutputFile, ReportError> {
             name_of(&outcome.protocol),
             outcome.split.to_string(),
             name_of(&outcome.kind),
-            if smoke(outcome) { SMOKE_STAMP } else { "" }.to_owned(),
+            stamp_of(outcome).unwrap_or_default().to_owned(),
             outcome.file.clone(),
         ];
         row.extend(scores_of(&outcome.outcome).map(|(_, score)| score.to_string()));

@@ -13,7 +13,7 @@ use super::table::{Table, interval, signed};
 use super::text::{Text, Tone, marked};
 use super::{OutputFile, ReportError, csv, draw};
 use crate::recipe::{PretrainSplit, Protocol, name_of};
-use crate::record::{JobHeader, JobRecord, SuiteRecord};
+use crate::record::{self, JobHeader, JobRecord, SuiteRecord};
 use crate::text::counted;
 use crate::verdict::{Agreement, Comparison as Score, Measure, Quantity};
 
@@ -36,7 +36,8 @@ pub(super) fn document(comparison: &Comparison) -> Result<Document, ReportError>
         Section::new("What was run", machines(comparison)),
     ];
     // A smoke run has no score that is compared, so nothing here is of one.
-    Ok(Document { title: "Two sets of records, side by side".to_owned(), smoke: false, sections })
+    let stamp = record::stamp(false, comparison.sides.iter().any(|side| !side.unofficial().is_empty()));
+    Ok(Document { title: "Two sets of records, side by side".to_owned(), stamp, sections })
 }
 
 fn head(comparison: &Comparison) -> Vec<Block> {

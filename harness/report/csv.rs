@@ -4,7 +4,7 @@
 use super::summary::{Summary, run_key, scores_of};
 use super::{OutputFile, ReportError};
 use crate::recipe::name_of;
-use crate::record::{EpochRecord, Job, SMOKE_STAMP};
+use crate::record::{EpochRecord, Job};
 
 /// The three files.
 pub(super) fn files(summary: &Summary) -> Result<Vec<OutputFile>, ReportError> {
@@ -28,7 +28,7 @@ fn key(summary: &Summary, job: &Job) -> Vec<String> {
         header.pretrain_split.map(|list| name_of(&list)).unwrap_or_default(),
         header.protocol.map(|protocol| name_of(&protocol)).unwrap_or_default(),
         header.split.to_string(),
-        if header.smoke { SMOKE_STAMP } else { "" }.to_owned(),
+        header.stamp.clone().unwrap_or_default(),
         summary.source(job),
         header.encoder.clone(),
         seed.to_string(),

@@ -9,8 +9,8 @@ use super::text::Text;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Document {
     pub title: String,
-    /// Whether every table and figure is stamped as a smoke run.
-    pub smoke: bool,
+    /// Why this is no result with the published inputs: on the title, every table and every figure.
+    pub stamp: Option<String>,
     pub sections: Vec<Section>,
 }
 

@@ -7,7 +7,6 @@ use super::document::{Block, Document, Figure, Picture, Section};
 use super::table::{Row, Table};
 use super::text::{Span, Text, Tone};
 use super::{OutputFile, heading};
-use crate::record::SMOKE_STAMP;
 
 const STYLE: &str = include_str!("page.css");
 /// Characters that a cell keeps on one line.
@@ -17,6 +16,7 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src dat
 
 /// `NAME.html`.
 pub(super) fn export(document: &Document, name: &str) -> OutputFile {
+    let stamp = document.stamp.as_deref();
     let titled = || document.sections.iter().enumerate().filter(|(_, section)| !section.title.is_empty());
     let page = html! {
         (DOCTYPE)
@@ -32,10 +32,10 @@ pub(super) fn export(document: &Document, name: &str) -> OutputFile {
             }
             body {
                 main {
-                    h1 { (document.title) @if document.smoke { " " span.stamp { (SMOKE_STAMP) } } }
+                    h1 { (document.title) @if let Some(stamp) = stamp { " " span.stamp { (stamp) } } }
                     @for (place, Section { title, blocks }) in document.sections.iter().enumerate() {
                         @if !title.is_empty() { h2 id=(anchor(place)) { (title) } }
-                        @for inner in blocks { (block(inner, document.smoke)) }
+                        @for inner in blocks { (block(inner, stamp)) }
                         @if place == 0 {
                             nav aria-label="Sections" {
                                 @for (place, section) in titled() { a href={ "#" (anchor(place)) } { (section.title) } " " }
@@ -54,7 +54,7 @@ fn anchor(place: usize) -> String {
     format!("section-{place}")
 }
 
-fn block(block: &Block, smoke: bool) -> Markup {
+fn block(block: &Block, stamp: Option<&str>) -> Markup {
     html! {
         @match block {
             Block::Lead(text) => p.lead { (inline(text)) },
@@ -62,24 +62,24 @@ fn block(block: &Block, smoke: bool) -> Markup {
             Block::Note(text) => p.note { (inline(text)) },
             Block::List(points) => ul { @for point in points { li { (inline(point)) } } },
             Block::Table(caption, table) => figure.table {
-                figcaption { (self::caption(caption, smoke)) }
+                figcaption { (self::caption(caption, stamp)) }
                 div.scroll tabindex="0" role="region" aria-label=(caption.plain()) { (self::table(table)) }
             },
             Block::Figure(Figure { caption, pictures }) => figure {
                 div.pictures { @for picture in pictures { div.scroll tabindex="0" { (drawn(picture)) } } }
-                figcaption { (self::caption(caption, smoke)) }
+                figcaption { (self::caption(caption, stamp)) }
             },
             Block::Fold(summary, blocks) => details {
                 summary { (summary) }
-                @for inner in blocks { (self::block(inner, smoke)) }
+                @for inner in blocks { (self::block(inner, stamp)) }
             },
         }
     }
 }
 
-/// A caption, which carries the stamp of a smoke run.
-fn caption(caption: &Text, smoke: bool) -> Markup {
-    html! { (inline(caption)) @if smoke { " " span.stamp { (SMOKE_STAMP) } } "." }
+/// A caption with the stamp.
+fn caption(caption: &Text, stamp: Option<&str>) -> Markup {
+    html! { (inline(caption)) @if let Some(stamp) = stamp { " " span.stamp { (stamp) } } "." }
 }
 
 fn table(table: &Table) -> Markup {

@@ -9,7 +9,7 @@ use super::{OutputFile, ReportError};
 use crate::recipe::{PretrainSplit, Protocol};
 use crate::record::evidence::EvidenceRecord;
 use crate::record::mechanism::MechanismRecord;
-use crate::record::{Failure, Invocation, JobRecord, SMOKE_STAMP};
+use crate::record::{Failure, Invocation, JobRecord};
 use crate::scores::MeanStd;
 
 #[derive(Serialize)]
@@ -18,7 +18,7 @@ struct Document<'a> {
     invocation: &'a Invocation,
     smoke: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    stamp: Option<&'static str>,
+    stamp: Option<String>,
     seconds: Option<f64>,
     settings: Vec<SettingRow<'a>>,
     differences: Vec<DifferenceRow<'a>>,
@@ -112,7 +112,7 @@ pub(super) fn file(summary: &Summary) -> Result<OutputFile, ReportError> {
         suite: &suite.suite,
         invocation: &suite.invocation,
         smoke: suite.smoke,
-        stamp: suite.smoke.then_some(SMOKE_STAMP),
+        stamp: suite.stamp(),
         seconds: suite.seconds,
         settings: summary.cells.iter().map(|cell| setting_row(summary, cell)).collect(),
         differences: summary.comparisons.iter().map(difference_row).collect(),

@@ -5,7 +5,6 @@ use super::document::{Block, Document, Figure, Section};
 use super::table::{Table, one_line};
 use super::text::{Span, Text};
 use super::{OutputFile, heading};
-use crate::record::SMOKE_STAMP;
 
 const HEAD: &str = r"\documentclass{article}
 \usepackage[a4paper,margin=2cm]{geometry}
@@ -22,19 +21,19 @@ pub(super) fn export(document: &Document, name: &str) -> Vec<OutputFile> {
         if !title.is_empty() {
             text += &format!("\n\\subsection*{{{}}}\n", escaped(title));
         }
-        blocks.iter().for_each(|inner| text += &format!("\n{}\n", block(inner, document.smoke)));
+        blocks.iter().for_each(|inner| text += &format!("\n{}\n", block(inner, document.stamp.as_deref())));
     }
     let mut files = vec![OutputFile::new(format!("{name}.tex"), text + "\\end{document}\n")];
     files.extend(super::pictures(document));
     files
 }
 
-fn block(block: &Block, smoke: bool) -> String {
+fn block(block: &Block, stamp: Option<&str>) -> String {
     match block {
         Block::Lead(text) | Block::Paragraph(text) => inline(text),
         Block::Note(text) => format!("\\begin{{quote}}{}\\end{{quote}}", inline(text)),
         Block::List(points) => list(points.iter().map(inline)),
-        Block::Table(caption, table) => whole_table(&self::caption(caption, smoke), table),
+        Block::Table(caption, table) => whole_table(&self::caption(caption, stamp), table),
         Block::Figure(Figure { caption, pictures }) => {
             let shown = |path: &str| {
                 let pdf = path.replace(".svg", ".pdf");
@@ -47,11 +46,11 @@ fn block(block: &Block, smoke: bool) -> String {
             format!(
                 "\\begin{{center}}\n{}\n\n{}\n\\end{{center}}",
                 pictures.join("\n\n"),
-                self::caption(caption, smoke)
+                self::caption(caption, stamp)
             )
         }
         Block::Fold(summary, blocks) => {
-            let blocks: Vec<String> = blocks.iter().map(|inner| self::block(inner, smoke)).collect();
+            let blocks: Vec<String> = blocks.iter().map(|inner| self::block(inner, stamp)).collect();
             format!("\\subsubsection*{{{}}}\n{}", escaped(summary), blocks.join("\n\n"))
         }
     }
@@ -62,9 +61,9 @@ fn list(points: impl Iterator<Item = String>) -> String {
     format!("\\begin{{itemize}}\n{points}\\end{{itemize}}")
 }
 
-/// A caption, which carries the stamp of a smoke run.
-fn caption(caption: &Text, smoke: bool) -> String {
-    let stamp = if smoke { format!(" (\\textbf{{{SMOKE_STAMP}}})") } else { String::new() };
+/// A caption with the stamp.
+fn caption(caption: &Text, stamp: Option<&str>) -> String {
+    let stamp = stamp.map(|stamp| format!(" (\\textbf{{{stamp}}})")).unwrap_or_default();
     format!("{}{stamp}.", inline(caption))
 }
 

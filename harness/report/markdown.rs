@@ -4,7 +4,6 @@ use super::document::{Block, Document, Figure, Section};
 use super::table::{Table, one_line};
 use super::text::{Span, Text};
 use super::{OutputFile, heading};
-use crate::record::SMOKE_STAMP;
 
 /// `NAME.md` and its pictures.
 pub(super) fn export(document: &Document, name: &str) -> Vec<OutputFile> {
@@ -20,31 +19,31 @@ pub(super) fn text(document: &Document) -> String {
         if !title.is_empty() {
             parts.push(format!("## {}", plain(title)));
         }
-        parts.extend(blocks.iter().map(|block| self::block(block, document.smoke)));
+        parts.extend(blocks.iter().map(|block| self::block(block, document.stamp.as_deref())));
     }
     parts.join("\n\n") + "\n"
 }
 
-fn block(block: &Block, smoke: bool) -> String {
+fn block(block: &Block, stamp: Option<&str>) -> String {
     match block {
         Block::Lead(text) | Block::Paragraph(text) => inline(text),
         Block::Note(text) => format!("> {}", inline(text)),
         Block::List(points) => points.iter().map(|point| format!("- {}", inline(point))).collect::<Vec<_>>().join("\n"),
-        Block::Table(caption, table) => format!("{}\n\n{}", self::caption(caption, smoke), whole_table(table)),
+        Block::Table(caption, table) => format!("{}\n\n{}", self::caption(caption, stamp), whole_table(table)),
         Block::Figure(Figure { caption, pictures }) => {
             let pictures = pictures.iter().map(|picture| format!("![{}]({})", plain(&picture.title), picture.path));
-            pictures.chain([self::caption(caption, smoke)]).collect::<Vec<_>>().join("\n\n")
+            pictures.chain([self::caption(caption, stamp)]).collect::<Vec<_>>().join("\n\n")
         }
         Block::Fold(summary, blocks) => {
-            let blocks: Vec<String> = blocks.iter().map(|inner| self::block(inner, smoke)).collect();
+            let blocks: Vec<String> = blocks.iter().map(|inner| self::block(inner, stamp)).collect();
             format!("<details><summary>{}</summary>\n\n{}\n\n</details>", plain(summary), blocks.join("\n\n"))
         }
     }
 }
 
-/// A caption, which carries the stamp of a smoke run.
-fn caption(caption: &Text, smoke: bool) -> String {
-    let stamp = if smoke { format!(" (**{SMOKE_STAMP}**)") } else { String::new() };
+/// A caption with the stamp.
+fn caption(caption: &Text, stamp: Option<&str>) -> String {
+    let stamp = stamp.map(|stamp| format!(" (**{stamp}**)")).unwrap_or_default();
     format!("*{}{stamp}.*", inline(caption))
 }
 

@@ -37,7 +37,7 @@ use clap::ValueEnum;
 use crate::fs::{self, FsError};
 use crate::paper::PaperError;
 use crate::recipe::JobId;
-use crate::record::{JobRecord, PublishedRecord, SMOKE_STAMP, SuiteRecord};
+use crate::record::{JobRecord, PublishedRecord, SuiteRecord};
 use crate::verdict::{VerdictError, Verdicts};
 use summary::Summary;
 use table::Table;
@@ -218,17 +218,21 @@ fn pictures(document: &Document) -> Vec<OutputFile> {
     document.sections.iter().flat_map(|section| section.blocks.iter().flat_map(of)).collect()
 }
 
-/// The title, which carries the stamp of a smoke run.
+/// The title with the stamp.
 fn heading(document: &Document) -> String {
-    let stamp = if document.smoke { format!(" ({SMOKE_STAMP})") } else { String::new() };
-    format!("{}{stamp}", document.title)
+    format!("{}{}", document.title, stamp(document.stamp.as_deref()))
+}
+
+/// ` (smoke run, not a result)`, after the caption of everything that is one.
+fn stamp(stamp: Option<&str>) -> String {
+    stamp.map(|stamp| format!(" ({stamp})")).unwrap_or_default()
 }
 
 /// What the terminal shows at a suite's end: one row per method, pre-training list and probe.
 pub fn summary_table(suite: &SuiteRecord) -> String {
     let findings = Findings::of(suite);
     let summary = Summary::of(&findings);
-    let mut text = format!("{}: {}{}\n\n", suite.suite, caption(&summary), stamp(suite));
+    let mut text = format!("{}: {}{}\n\n", suite.suite, caption(&summary), stamp(suite.stamp().as_deref()));
     match summary.cells.is_empty() {
         true => text += "no probe has finished\n",
         false => text += &main_table(&summary).to_text(),
@@ -239,7 +243,7 @@ pub fn summary_table(suite: &SuiteRecord) -> String {
 /// What the terminal shows of one probe or evaluation.
 pub fn job_table(record: &JobRecord) -> String {
     let header = record.header();
-    let stamp = if header.smoke { format!(" ({SMOKE_STAMP})") } else { String::new() };
+    let stamp = stamp(header.stamp.as_deref());
     let mut table = Table::new(&["method", "probe", "split", "All", "Many", "Medium", "Few", "Std"]);
     if let (Some(outcome), Some(protocol)) = (record.outcome(), header.protocol) {
         let mut row = vec![header.label.clone(), summary::probe_label(protocol).to_owned(), header.split.to_string()];
@@ -260,11 +264,6 @@ pub fn summary_json(suite: &SuiteRecord, report: &Path) -> Result<String, Report
 /// What the numbers of the main table are.
 fn caption(summary: &Summary) -> String {
     format!("test accuracy in per cent, mean ± population standard deviation over {}", summary.over())
-}
-
-/// ` (smoke run, not a result)` after the caption of everything that is one.
-fn stamp(suite: &SuiteRecord) -> String {
-    if suite.smoke { format!(" ({SMOKE_STAMP})") } else { String::new() }
 }
 
 /// One row per cell: the scores, and the gain over the random encoder where its probe was run on the same splits.

@@ -64,7 +64,7 @@ fn picture(
         return Ok(None);
     }
     let path = format!("plots/{name}.svg");
-    let heading = format!("{}: {title}{}", summary.suite.suite, stamp(summary.suite));
+    let heading = format!("{}: {title}{}", summary.suite.suite, stamp(summary.suite.stamp().as_deref()));
     let svg = draw::chart(&Chart { heading, axes, series }, &path)?;
     Ok(Some(Picture { path, title, svg }))
 }
@@ -224,7 +224,7 @@ pub(super) fn dots(
     }
     let path = format!("plots/runs_{}.svg", name_of(&protocol));
     let title = format!("{} probe, every run", probe_label(protocol));
-    let heading = format!("{}: {title}{}", summary.suite.suite, stamp(summary.suite));
+    let heading = format!("{}: {title}{}", summary.suite.suite, stamp(summary.suite.stamp().as_deref()));
     let svg = draw::dots(&heading, &SCORES, &rows, &path)?;
     Ok(Some(Picture { path, title, svg }))
 }

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{OutputFile, ReportError, run};
-use crate::record::{Environment, Job, JobRecord, SMOKE_STAMP, SuiteRecord, mechanism};
+use super::{OutputFile, ReportError, run, stamp};
+use crate::record::{Environment, Job, JobRecord, SuiteRecord, mechanism};
 
 const FILE: &str = "ro-crate-metadata.json";
 const PROFILE: &str = "https://w3id.org/ro/wfrun/process/0.5";
@@ -36,8 +36,7 @@ fn metadata(suite: &SuiteRecord, date: &str) -> Value {
     for (path, format) in REPORT {
         graph.file(path, &format!("Report of {}", suite.suite), format);
     }
-    let title = format!("{} by sdclr", suite.suite);
-    let name = if suite.smoke { format!("{title} ({SMOKE_STAMP})") } else { title };
+    let name = format!("{} by sdclr{}", suite.suite, stamp(suite.stamp().as_deref()));
     let root = json!({
         "@id": "./",
         "@type": "Dataset",

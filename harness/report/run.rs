@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::document::Block;
 use super::summary::Setting;
-use super::text::Text;
+use super::text::{Text, Tone};
 use crate::recipe::{DatasetName, Protocol, name_of};
 use crate::record::{Environment, Invocation, Job, JobRecord, SuiteRecord};
 use crate::text::shell_word;
@@ -94,6 +95,14 @@ pub(super) fn inputs(suite: &SuiteRecord) -> BTreeSet<(&str, &str)> {
     let headers = || suite.results.iter().map(|record| record.header());
     let lists = headers().flat_map(|header| &header.splits_sha256).map(|(name, hash)| (name.as_str(), hash.as_str()));
     headers().map(|header| ("images and labels", header.data_sha256.as_str())).chain(lists).collect()
+}
+
+/// A warning about lists and images in the place of published ones that are others.
+pub(super) fn unofficial(others: &BTreeSet<&str>) -> Option<Block> {
+    let mut names = others.iter().map(|name| Text::code(*name));
+    let first = Text::strong("Not the published inputs:", Tone::Bad).and(" ").and(names.next()?);
+    let names = names.fold(first, |text, name| text.and(", ").and(name));
+    Some(Block::Note(names.and(". The paper's numbers are about the published ones.")))
 }
 
 /// The splits that have any result.

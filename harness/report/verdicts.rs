@@ -11,6 +11,7 @@ use super::table::{Table, interval, signed};
 use super::text::{Text, Tone};
 use super::{ReportError, draw, markdown};
 use crate::paper::{Metric, Row};
+use crate::record;
 use crate::text::counted;
 use crate::verdict::{Outcome, Verdict, Verdicts};
 
@@ -207,7 +208,8 @@ pub(super) fn claims(verdicts: &Verdicts) -> Result<Vec<Block>, ReportError> {
 /// # Errors
 /// An interval cannot be drawn.
 pub fn verdicts_table(verdicts: &Verdicts) -> Result<String, ReportError> {
-    let mut text = format!("{}\n", table(&verdicts.claims.iter().collect::<Vec<_>>())?.to_text());
+    let stamp = record::stamp(false, verdicts.unofficial).map(|stamp| format!("({stamp})\n\n")).unwrap_or_default();
+    let mut text = format!("{stamp}{}\n", table(&verdicts.claims.iter().collect::<Vec<_>>())?.to_text());
     for verdict in judged(verdicts) {
         text += &format!("{}: {}. {}\n", verdict.id, verdict.outcome_words(), verdict.why);
     }
@@ -229,7 +231,7 @@ pub fn verdicts_markdown(verdicts: &Verdicts) -> Result<String, ReportError> {
     ];
     let document = Document {
         title: "Verdicts".to_owned(),
-        smoke: false,
+        stamp: record::stamp(false, verdicts.unofficial),
         sections: vec![Section { title: String::new(), blocks }],
     };
     Ok(markdown::text(&document))

@@ -10,10 +10,13 @@ use std::sync::Arc;
 
 use tch::Tensor;
 
+use crate::artifact::registry::Registry;
+use crate::artifact::{ArtifactError, check};
 use crate::dataset::{Content, Dataset, DatasetError, ImageCache, ImageFiles, ImageSet};
 use crate::fs::{self, FsError};
 use crate::npy::{self, FormatError};
 use crate::recipe::{DatasetName, PretrainSplit, hash_bytes, name_of};
+use crate::text::shown;
 
 /// A list could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -42,10 +45,14 @@ pub enum SplitError {
     OutOfRange { list: String, entry: usize, found: i64, images: usize, dataset: String },
     #[error("{list}: entry {entry} repeats image {found}; a list names every image once: download or make it again")]
     Repeated { list: String, entry: usize, found: i64 },
-    #[error("{list}, line {line}: {found} {reason}; download the list again")]
+    #[error("{list}, line {line}: {found} {reason}; download or make the list again")]
     Line { list: String, line: usize, found: String, reason: String },
     #[error("{list} is empty")]
     Empty { list: String },
+    #[error("{first} and {second} are both there; keep the one that is meant")]
+    Both { first: String, second: String },
+    #[error(transparent)]
+    Registry(#[from] ArtifactError),
 }
 
 /// One list of one data set.
@@ -78,6 +85,8 @@ pub struct Subset {
     pub name: String,
     /// sha256 of the file.
     pub sha256: String,
+    /// Whether it is the published list, where one is published under its name.
+    pub official: bool,
     pub images: Images,
     /// Of each entry: its place among `images`.
     pub rows: Vec<i64>,
@@ -191,35 +200,40 @@ pub fn read(dataset: &Dataset, data: Option<&Path>, list: ListName) -> Result<Su
             return Err(SplitError::Number { dataset: name_of(&dataset.name), found: split, last });
         }
     }
-    let file = |name: &str| -> Result<Vec<u8>, SplitError> {
+    let file = |name: &str| -> Result<(Vec<u8>, bool), SplitError> {
         if let Some(lists) = &dataset.lists {
-            return fs::read(&lists.join(name)).map_err(|source| SplitError::OwnFile { source });
+            let bytes = fs::read(&lists.join(name)).map_err(|source| SplitError::OwnFile { source })?;
+            return Ok((bytes, true));
         }
         let folder = data.ok_or_else(|| SplitError::NoFolder { dataset: name_of(&dataset.name) })?;
-        fs::read(&folder.join("split").join(name)).map_err(|source| SplitError::File { source })
+        let bytes = fs::read(&folder.join("split").join(name)).map_err(|source| SplitError::File { source })?;
+        let registry = Registry::load(None)?;
+        let official = registry.file(&format!("split/{name}")).is_some_and(|known| check::holds(&bytes, known));
+        Ok((bytes, official))
     };
     let set = match &dataset.content {
         Content::Folder(root) => {
             let name = name(dataset.name, list);
-            return text::parse(name.clone(), &file(&name)?, root, dataset.classes.len());
+            let (bytes, official) = file(&name)?;
+            return Ok(Subset { official, ..text::parse(name, &bytes, root, dataset.classes.len())? });
         }
         Content::Resident { test, .. } if list == ListName::Test => test,
         Content::Resident { train, .. } => train,
     };
-    let Some(name) = relative_path(dataset.name, list) else {
+    let Some(mut name) = relative_path(dataset.name, list) else {
         let sha256 = dataset.sha256.clone().unwrap_or_default();
         return Ok(Subset::of("test".to_owned(), sha256, set, (0..set.labels.len() as i64).collect()));
     };
-    let from_disk;
-    let bytes = match DIGITS_LISTS.iter().find(|(known, _)| *known == name) {
-        Some((_, bytes)) if dataset.name == DatasetName::Digits => *bytes,
-        _ => {
-            from_disk = file(&name)?;
-            &from_disk
-        }
+    if let Some(lists) = &dataset.lists {
+        name = of_either_form(lists, name)?;
+    }
+    let embedded = DIGITS_LISTS.iter().find(|(known, _)| dataset.name == DatasetName::Digits && *known == name);
+    let (bytes, official) = match embedded {
+        Some((_, bytes)) => (bytes.to_vec(), true),
+        None => file(&name)?,
     };
-    let entries = parse(&name, bytes, set.labels.len(), &name_of(&dataset.name))?;
-    Ok(Subset::of(name, hash_bytes(bytes), set, entries))
+    let entries = parse(&name, &bytes, set.labels.len(), &name_of(&dataset.name))?;
+    Ok(Subset { official, ..Subset::of(name, hash_bytes(&bytes), set, entries) })
 }
 
 /// A list of image files, lines `PATH LABEL`, whose paths are relative to its folder.
@@ -232,14 +246,31 @@ pub fn read_files(list: &Path) -> Result<Subset, SplitError> {
     text::parse(list.display().to_string(), &bytes, root, usize::MAX)
 }
 
-/// The entries of a list from the bytes of its `.npy` file, checked against `images`.
+/// The name of one's own list of positions: that ending in `.npy`, or the same in `.txt` where that is the one in `folder`.
+fn of_either_form(folder: &Path, name: String) -> Result<String, SplitError> {
+    let Some(text) = name.strip_suffix(".npy").map(|stem| format!("{stem}.txt")) else { return Ok(name) };
+    let there = |name: &str| fs::exists(&folder.join(name)).map_err(|source| SplitError::OwnFile { source });
+    match (there(&name)?, there(&text)?) {
+        (true, true) => Err(SplitError::Both { first: shown(&folder.join(name)), second: text }),
+        (false, true) => Ok(text),
+        (_, false) => Ok(name),
+    }
+}
+
+/// The entries of a list from the bytes of its file, `.npy` or one a line in `.txt`, checked against `images`.
 fn parse(name: &str, bytes: &[u8], images: usize, dataset: &str) -> Result<Vec<i64>, SplitError> {
     let list_name = || name.to_owned();
-    let malformed = |reason| SplitError::Malformed { list: list_name(), reason };
-    let npy::Array { shape, values: list } = npy::parse::<i64>(bytes).map_err(malformed)?;
-    if shape.len() != 1 {
-        return Err(SplitError::Shape { list: list_name(), found: shape });
-    }
+    let list = match name.ends_with(".txt") {
+        true => text::positions(name, bytes)?,
+        false => {
+            let malformed = |reason| SplitError::Malformed { list: list_name(), reason };
+            let npy::Array { shape, values } = npy::parse::<i64>(bytes).map_err(malformed)?;
+            if shape.len() != 1 {
+                return Err(SplitError::Shape { list: list_name(), found: shape });
+            }
+            values
+        }
+    };
     if list.is_empty() {
         return Err(SplitError::Empty { list: list_name() });
     }
@@ -267,7 +298,7 @@ impl Subset {
         let labels = entries.iter().map(|&entry| set.labels[entry as usize]).collect();
         let addresses = entries.iter().map(|&entry| entry as u64).collect();
         let images = Images::Resident(set.images.shallow_clone());
-        Self { name, sha256, images, rows: entries, labels, addresses }
+        Self { name, sha256, official: true, images, rows: entries, labels, addresses }
     }
 
     /// Entries of the list.

@@ -1,5 +1,5 @@
-//! Lists of ImageNet: text files of lines `PATH LABEL`. In: a list's text. Out: its images and labels, every line
-//! checked (REFERENCE.md "Evaluation", Lists).
+//! Lists as text: those of ImageNet, lines `PATH LABEL` (REFERENCE.md "Evaluation", Lists), and one's own of positions. In: a
+//! list's bytes. Out: its images and labels, or the positions, every line checked.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -34,7 +34,23 @@ pub fn parse(name: String, bytes: &[u8], root: &Path, classes: usize) -> Result<
     let files = ImageFiles::new(root, &name, paths);
     let addresses = rows.iter().map(|&row| files.address(row)).collect();
     let sha256 = hash_bytes(bytes);
-    Ok(Subset { name, sha256, images: Images::Files(files), rows, labels, addresses })
+    Ok(Subset { name, sha256, official: true, images: Images::Files(files), rows, labels, addresses })
+}
+
+/// Positions, one a line, as `numpy.savetxt(..., fmt="%d")` writes them.
+///
+/// # Errors
+/// A line is no such number.
+pub fn positions(name: &str, bytes: &[u8]) -> Result<Vec<i64>, SplitError> {
+    let position = |(line, found): (usize, &str)| {
+        found.trim().parse::<i64>().map_err(|_| SplitError::Line {
+            list: name.to_owned(),
+            line,
+            found: shortened(found),
+            reason: "is not a position: a whole number is expected on each line".to_owned(),
+        })
+    };
+    (1..).zip(decoded(bytes).lines()).map(position).collect()
 }
 
 /// Path and label of a line, or what is wrong with it. Blanks around either are not part of them, as in Python's `split`.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ use crate::probe::{self, ProbeData, ProbeJob, TrainingLists};
 use crate::progress::Progress;
 use crate::recipe::{JobId, PretrainSplit, ProbeRecipe, Protocol, Recipe, hash_json, name_of};
 use crate::record::mechanism::{self, MechanismRecord};
-use crate::record::{self, Environment, Job, JobHeader, JobRecord, PretrainRecord, SMOKE_STAMP};
+use crate::record::{self, Environment, Job, JobHeader, JobRecord, PretrainRecord};
 use crate::split::{self, ListName, Subset};
 use crate::stop::Stop;
 
@@ -73,6 +73,8 @@ pub struct Context {
     /// How encoders from elsewhere are read.
     pub foreign: Foreign,
     scale: Scale,
+    /// Lists that were warned of.
+    warned: Mutex<BTreeSet<ListName>>,
     pub(super) environment: Environment,
 }
 
@@ -114,15 +116,30 @@ impl Context {
         native::set_deterministic(scale.deterministic)?;
         let dataset = Dataset::of_recipe(recipe, scale.data.as_deref(), device)?;
         if !dataset.official {
-            tracing::warn!("the {} data differ from the official download", name_of(&recipe.dataset));
+            tracing::warn!(
+                "the {} images are not those of the official download; every table will say so",
+                name_of(&recipe.dataset)
+            );
         }
         let environment = Environment { eager: scale.eager, ..environment::describe(device)? };
-        Ok(Self { dataset, device, deadline: None, foreign: scale.foreign.clone(), scale, environment })
+        Ok(Self {
+            dataset,
+            device,
+            deadline: None,
+            foreign: scale.foreign.clone(),
+            scale,
+            warned: Mutex::default(),
+            environment,
+        })
     }
 
     /// A whole list, whatever the limits.
     fn whole_list(&self, name: ListName) -> Result<Subset, SuiteError> {
-        Ok(split::read(&self.dataset, self.scale.data.as_deref(), name)?.cached(self.scale.cache.as_ref()))
+        let list = split::read(&self.dataset, self.scale.data.as_deref(), name)?;
+        if !list.official && self.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(name) {
+            tracing::warn!("{} is not the published list; every table will say so", list.name);
+        }
+        Ok(list.cached(self.scale.cache.as_ref()))
     }
 
     /// A list, cut to its first entries where images are limited.
@@ -193,6 +210,9 @@ impl Context {
             "limit_epochs": limit_epochs,
         }));
         let smoke = self.scale.is_smoke();
+        let images = (!self.dataset.official).then_some("images");
+        let others = lists.iter().filter(|list| !list.official).map(|list| list.name.as_str());
+        let unofficial: Vec<String> = images.into_iter().chain(others).map(str::to_owned).collect();
         Ok(JobHeader {
             format: record::FORMAT,
             suite: encoder.suite.clone(),
@@ -209,7 +229,8 @@ impl Context {
             splits_sha256: splits,
             seed: protocol.map_or(recipe.seed, |protocol| recipe.probe(protocol).seed),
             smoke,
-            stamp: smoke.then(|| SMOKE_STAMP.to_owned()),
+            stamp: record::stamp(smoke, !unofficial.is_empty()),
+            unofficial,
             limit_images,
             limit_epochs,
             checkpoint: encoder.checkpoint.as_ref().map(|path| path.display().to_string()),

@@ -129,8 +129,15 @@ fn observation(probe: &ProbeRecord) -> Option<Observation> {
     let (protocol, method) = (header.protocol?, header.encoder.clone());
     let row = Row { suite: header.suite.clone(), protocol, method, pretrain_split: header.pretrain_split };
     let seed = header.recipe["seed"].as_u64()?;
-    let (split, probe_seed, smoke) = (header.split, header.seed, header.smoke);
-    Some(Observation { row, split, seed, probe_seed, smoke, values: probe.outcome.scores })
+    Some(Observation {
+        row,
+        split: header.split,
+        seed,
+        probe_seed: header.seed,
+        smoke: header.smoke,
+        unofficial: !header.unofficial.is_empty(),
+        values: probe.outcome.scores,
+    })
 }
 
 /// What a record of pre-training shows; `None` of other records and of an encoder that is not trained.

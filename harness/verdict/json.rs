@@ -5,6 +5,7 @@ use serde::{Serialize, Serializer};
 use super::{Kind, Ours, TheirSide, Tier, Verdict, Verdicts};
 use crate::paper::Metric;
 use crate::recipe::{PretrainSplit, Protocol};
+use crate::record;
 
 /// Raised when a key changes its meaning.
 const FORMAT: u32 = 1;
@@ -12,6 +13,8 @@ const FORMAT: u32 = 1;
 #[derive(Serialize)]
 struct Document<'a> {
     format: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stamp: Option<String>,
     claims_sha256: &'a str,
     claims: &'a [Verdict],
 }
@@ -39,7 +42,9 @@ struct Claim<'a> {
 
 impl Serialize for Verdicts {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Document { format: FORMAT, claims_sha256: &self.claims_sha256, claims: &self.claims }.serialize(serializer)
+        let stamp = record::stamp(false, self.unofficial);
+        Document { format: FORMAT, stamp, claims_sha256: &self.claims_sha256, claims: &self.claims }
+            .serialize(serializer)
     }
 }
 

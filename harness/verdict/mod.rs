@@ -64,6 +64,8 @@ pub struct Observation {
     pub probe_seed: u64,
     /// Of a smoke run, which never yields a verdict.
     pub smoke: bool,
+    /// Of lists or images in the place of published ones that are others.
+    pub unofficial: bool,
     pub values: Scores,
 }
 
@@ -192,6 +194,8 @@ impl Verdict {
 /// Every claim judged, in the order of the claims.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verdicts {
+    /// Whether a run stood on lists or images in the place of published ones that are others.
+    pub unofficial: bool,
     pub claims_sha256: String,
     pub claims: Vec<Verdict>,
 }
@@ -227,5 +231,6 @@ pub fn judge(
         judged.push(value::judge(claim, published, &observed, authors)?);
     }
     judged.extend(ordering::judge(&claims.orderings, published, &observed)?);
-    Ok(Verdicts { claims_sha256: claims.sha256.clone(), claims: judged })
+    let unofficial = observations.iter().any(|observation| observation.unofficial);
+    Ok(Verdicts { unofficial, claims_sha256: claims.sha256.clone(), claims: judged })
 }

@@ -21,7 +21,7 @@ impl Observed {
         let mut observed = Self { rows: BTreeMap::new(), smoke: BTreeSet::new() };
         let mut known = BTreeSet::new();
         for observation in observations {
-            let Observation { row, split, seed, probe_seed, smoke, values } = observation;
+            let Observation { row, split, seed, probe_seed, smoke, values, .. } = observation;
             let run = || format!("{row}, split {split}, seed {seed}, probe seed {probe_seed}");
             if let Some(metric) = Metric::ALL.into_iter().find(|metric| !metric.of(values).is_finite()) {
                 return Err(VerdictError::NotFinite { run: run(), metric, found: metric.of(values) });

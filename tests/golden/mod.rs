@@ -245,6 +245,7 @@ pub fn probe_header() -> JobHeader {
         splits_sha256: Default::default(),
         seed: 1,
         smoke: false,
+        unofficial: Vec::new(),
         stamp: None,
         limit_images: None,
         limit_epochs: None,

@@ -50,6 +50,7 @@ fn header(
         splits_sha256: list_name.into_iter().map(|name| (name.clone(), hash_bytes(name.as_bytes()))).collect(),
         seed: 10,
         smoke: false,
+        unofficial: Vec::new(),
         stamp: None,
         limit_images: None,
         limit_epochs: None,

@@ -21,6 +21,7 @@ pub(super) fn answer(summary: &Summary) -> Result<Section, ReportError> {
             Err(reason) => Text::strong("No verdict", Tone::Open).and(format!(": {}.", one_line(reason))),
         }));
     }
+    blocks.extend(run::unofficial(&suite.unofficial()));
     blocks.push(Block::Paragraph(what_was_run(summary).into()));
     if !suite.failures.is_empty() {
         blocks.push(Block::Note("These jobs have not finished; what depends on them is missing below.".into()));

@@ -51,7 +51,7 @@ pub(super) fn document(summary: &Summary) -> Result<Document, ReportError> {
         }));
     }
     sections.retain(|section| !section.blocks.is_empty());
-    Ok(Document { title: summary.suite.suite.clone(), smoke: summary.suite.smoke, sections })
+    Ok(Document { title: summary.suite.suite.clone(), stamp: summary.suite.stamp(), sections })
 }
 
 /// A section that has nothing to show here.
