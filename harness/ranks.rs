@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::native::group::{Group, GroupError, Meeting};
 use crate::native::{self, CudaState};
+use crate::stop::Stop;
 
 /// The environment does not say which process this is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -108,12 +109,12 @@ impl Place {
         }
     }
 
-    /// Meets the others.
+    /// Meets the others, unless `stop` asks to give that up.
     ///
     /// # Errors
     /// As [`Group::join`].
-    pub fn join(&self) -> Result<Group, RanksError> {
-        Ok(Group::join(&self.meeting)?)
+    pub fn join(&self, stop: &Stop) -> Result<Group, RanksError> {
+        Ok(Group::join(&self.meeting, &|| stop.requested().is_some())?)
     }
 }
 

@@ -4,7 +4,7 @@
 
 mod golden;
 
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use sdclr::network::{Network, NetworkSpec, StateDict};
 use sdclr::pretrain::Trainer;
 use sdclr::ranks;
 use sdclr::recipe::{Depth, Recipe};
+use sdclr::stop::Stop;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
@@ -123,7 +124,7 @@ fn is_a_rank() {
     let Some(folder) = std::env::var_os("SDCLR_TEST_RANKS").map(std::path::PathBuf::from) else { return };
     tch::set_num_threads(1);
     let group = match (ranks::place().unwrap(), std::env::var("MASTER_PORT")) {
-        (Some(place), _) => place.join().unwrap(),
+        (Some(place), _) => place.join(&Stop::default()).unwrap(),
         (None, Ok(port)) => group_of_one(port.parse().unwrap()),
         (None, Err(_)) => Group::default(),
     };
@@ -152,7 +153,7 @@ fn is_a_rank() {
 /// One process that computes as several do.
 fn group_of_one(port: u16) -> Group {
     let (host, name, timeout) = ("127.0.0.1".to_owned(), "one".to_owned(), Duration::from_secs(60));
-    Group::join(&Meeting { host, port, rank: 0, size: 1, served: false, name, timeout }).unwrap()
+    Group::join(&Meeting { host, port, rank: 0, size: 1, served: false, name, timeout }, &|| false).unwrap()
 }
 
 fn free_port() -> u16 {
@@ -491,6 +492,33 @@ fn a_missing_rank_and_a_port_in_use_are_errors() {
         let output = as_rank(&mut command, rank, 2, port).env("SDCLR_RANKS_TIMEOUT", "3").output().unwrap();
         assert_eq!(output.status.code(), Some(1));
         assert!(said(&output).contains(expected), "{}", said(&output));
+    }
+}
+
+/// Whether a rank waits for the others or for the store itself.
+#[test]
+fn a_signal_while_ranks_meet_is_no_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let other = TcpListener::bind("0.0.0.0:0").unwrap();
+    let taken = other.local_addr().unwrap().port();
+    for (rank, port) in [(0, free_port()), (1, taken)] {
+        let mut command = Command::new(golden::program());
+        command.args(pretrain(folder.path())).stderr(Stdio::piped()).stdout(Stdio::piped());
+        let child = as_rank(&mut command, rank, 2, port).spawn().unwrap();
+        // Rank 0 serves the store, or rank 1 asks for it.
+        let _connection = match rank {
+            0 => {
+                wait_until(|| TcpStream::connect(("127.0.0.1", port)).is_ok());
+                None
+            }
+            _ => Some(other.accept().unwrap()),
+        };
+        send(&child, libc::SIGTERM);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(75), "{}", said(&output));
+        // Only rank 0 tells what is no error.
+        let told = said(&output).contains("was asked to stop while it waited for the others");
+        assert_eq!(told, rank == 0, "{}", said(&output));
     }
 }
 

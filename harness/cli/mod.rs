@@ -29,12 +29,13 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::cores;
 use crate::dataset::ImageCache;
-use crate::native::group::Group;
+use crate::native::group::{Group, GroupError};
 use crate::progress;
-use crate::ranks::place;
+use crate::ranks::{RanksError, place};
 use output::OutputError;
 
 use crate::recipe::{self, Precision, Recipe, name_of};
+use crate::stop::{self, Stop};
 use crate::suite::context::Scale;
 
 /// Reproduce, evaluate and benchmark Self-Damaging Contrastive Learning (SDCLR, ICML 2021).
@@ -298,13 +299,20 @@ fn recipe_file(name: &str) -> Option<&Path> {
 }
 
 /// Runs `command` as one of the processes that compute together, with the device of this one, and tells the others where it
-/// fails.
+/// fails. Where `stop` asks before they have met, the command can be run again.
 fn as_rank(
+    stop: &Stop,
     device: Option<String>,
     command: impl FnOnce(Group, Option<String>) -> anyhow::Result<ExitCode>,
 ) -> anyhow::Result<ExitCode> {
     let Some(place) = place()? else { return command(Group::default(), device) };
-    let group = place.join()?;
+    let group = match place.join(stop) {
+        Err(RanksError::Group(stopped @ GroupError::Stopped { .. })) => {
+            tracing::info!("{stopped}");
+            return Ok(ExitCode::from(stop::EXIT_CODE));
+        }
+        met => met?,
+    };
     let outcome = crate::native::guarded(|| command(group.clone(), place.device(device)));
     match outcome.unwrap_or_else(|crash| Err(crash.into())) {
         // Nobody leaves while another still needs it.

@@ -49,7 +49,9 @@ impl PretrainArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let (eager, tensorboard) = (self.engine.eager, self.show.tensorboard.clone());
         let scale = Scale { eager, tensorboard, stop: Stop::on_signals()?, ..self.scale.clone().into() };
-        as_rank(scale.device.clone(), |group, device| self.run_as(Scale { group, device, ..scale }))
+        as_rank(&scale.stop.clone(), scale.device.clone(), |group, device| {
+            self.run_as(Scale { group, device, ..scale })
+        })
     }
 
     fn run_as(&self, scale: Scale) -> anyhow::Result<ExitCode> {

@@ -11,6 +11,7 @@ use crate::checkpoint;
 use crate::fs::{self, Inputs};
 use crate::native::group::Group;
 use crate::pretrain::replay::{self, ReplayReport, Tolerance};
+use crate::stop::Stop;
 use crate::suite::environment;
 
 /// Train on given inputs and report what happened; compare with expected.json where there is one
@@ -42,7 +43,7 @@ pub(super) struct ReplayArgs {
 
 impl ReplayArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        as_rank(self.device.clone(), |group, device| self.run_as(&group, device.as_deref()))
+        as_rank(&Stop::default(), self.device.clone(), |group, device| self.run_as(&group, device.as_deref()))
     }
 
     fn run_as(&self, group: &Group, device: Option<&str>) -> anyhow::Result<ExitCode> {

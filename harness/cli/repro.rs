@@ -119,7 +119,7 @@ impl ReproArgs {
         }
         let pace = suite::Pace { budget: self.budget.map(|budget| budget.0), jobs, only: self.job };
         let scale = Scale { tensorboard: self.show.tensorboard, ..asked.scale.clone() };
-        as_rank(scale.device.clone(), |group, device| {
+        as_rank(&scale.stop.clone(), scale.device.clone(), |group, device| {
             let scale = Scale { group, device, ..scale };
             run(Asked { scale, ..asked }, pace, self.json)
         })

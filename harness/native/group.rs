@@ -51,6 +51,8 @@ pub enum GroupError {
         "rank 0 and rank {rank} differ in {what}: {first} and {other}; start every rank with the same command on the same files"
     )]
     Differ { what: String, rank: usize, first: String, other: String },
+    #[error("rank {rank} was asked to stop while it waited for the others; run the same command again")]
+    Stopped { rank: usize },
     #[error("rank {rank} failed: {reason}")]
     Failed { rank: usize, reason: String },
     #[error("rank {rank} ended: {reason}")]
@@ -122,6 +124,9 @@ impl Drop for Link {
         }
     }
 }
+
+/// Whether this process was asked to stop.
+pub type Asked<'a> = &'a dyn Fn() -> bool;
 
 /// Pause between two looks at the store.
 const LOOK: Duration = Duration::from_millis(20);
@@ -207,9 +212,14 @@ fn host_name() -> String {
 
 /// The number of a group that has not met yet, with its store. c10d waits without end for a server that takes the
 /// connection and never answers, as a program that is no store may: a thread waits for it, and stays behind.
-fn open(meeting: &Meeting, serve: bool) -> Result<i64, NativeError> {
+fn open(meeting: &Meeting, serve: bool, stop: Asked) -> Result<i64, GroupError> {
     let (host, port, timeout) = (meeting.host.clone(), meeting.port, meeting.timeout);
-    let host = CString::new(host).map_err(|error| NativeError(error.to_string()))?;
+    let rank = meeting.rank;
+    let unreachable = |reason: String| {
+        let address = format!("{}:{port}", meeting.host);
+        GroupError::Unreachable { rank, address, reason }
+    };
+    let host = CString::new(host).map_err(|error| unreachable(error.to_string()))?;
     let (sender, opened) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let mut id = 0;
@@ -219,35 +229,40 @@ fn open(meeting: &Meeting, serve: bool) -> Result<i64, NativeError> {
         // Nobody hears it who has given up.
         let _ = sender.send(done.map(|()| id));
     });
-    let silent = |_| Err(NativeError(format!("no answer within {} s", timeout.as_secs())));
-    opened.recv_timeout(timeout + LOOK).unwrap_or_else(silent)
+    let start = Instant::now();
+    loop {
+        match opened.recv_timeout(LOOK) {
+            Ok(done) => return done.map_err(|error| unreachable(error.0)),
+            Err(_) if stop() => return Err(GroupError::Stopped { rank }),
+            Err(_) if start.elapsed() > timeout + LOOK => {
+                return Err(unreachable(format!("no answer within {} s", timeout.as_secs())));
+            }
+            Err(_) => {}
+        }
+    }
 }
 
 impl Group {
-    /// Joins the other ranks, and waits for them.
+    /// Joins the other ranks, and waits for them unless it is asked to `stop`.
     ///
     /// # Errors
-    /// They cannot be reached, do not come, say different sizes, or two of them have one number. Every rank that is there is
-    /// told.
-    pub fn join(meeting: &Meeting) -> Result<Self, GroupError> {
-        let Meeting { host, port, rank, size, name, timeout, .. } = meeting;
+    /// They cannot be reached, do not come, say different sizes, or two of them have one number, of which every rank that is
+    /// there is told; or it was asked to stop.
+    pub fn join(meeting: &Meeting, stop: Asked) -> Result<Self, GroupError> {
+        let Meeting { port, rank, size, name, timeout, .. } = meeting;
         let (rank, size) = (*rank, *size);
         let serve = rank == 0 && !meeting.served;
-        let unreachable = |error: NativeError| {
-            let (address, reason) = (format!("{host}:{port}"), error.0);
-            GroupError::Unreachable { rank, address, reason }
-        };
-        let id = match open(meeting, serve) {
+        let id = match open(meeting, serve, stop) {
             // Another rank 0 may serve it, who has to be told.
-            Err(error) if serve && error.0.contains("EADDRINUSE") => {
+            Err(GroupError::Unreachable { reason, .. }) if serve && reason.contains("EADDRINUSE") => {
                 let short = Meeting { timeout: Duration::from_secs(3), ..meeting.clone() };
-                open(&short, false).map_err(|_| GroupError::PortInUse { port: *port })?
+                open(&short, false, stop).map_err(|_| GroupError::PortInUse { port: *port })?
             }
-            other => other.map_err(unreachable)?,
+            other => other?,
         };
         let (slices, told) = Default::default();
         let mut link = Link { id, rank, size, serves: serve, name: name.clone(), peers: Vec::new(), slices, told };
-        link.peers = meet(&link, *timeout).inspect_err(|_| {
+        link.peers = meet(&link, *timeout, stop).inspect_err(|_| {
             // With this rank the store ends, in which the others read why.
             if serve {
                 std::thread::sleep(REASON);
@@ -510,7 +525,7 @@ fn gather(id: i64, own: &Tensor) -> Result<Tensor, NativeError> {
 }
 
 /// Waits until every rank has said who it is.
-fn meet(link: &Link, timeout: Duration) -> Result<Vec<Peer>, GroupError> {
+fn meet(link: &Link, timeout: Duration, stop: Asked) -> Result<Vec<Peer>, GroupError> {
     let Link { id, rank, size, .. } = *link;
     let mut count = 0;
     // SAFETY: a NUL-terminated string and a number, which outlive the call.
@@ -540,6 +555,9 @@ fn meet(link: &Link, timeout: Duration) -> Result<Vec<Peer>, GroupError> {
         let missing: Vec<usize> = (0..size).filter(|rank| peers[*rank].is_none()).collect();
         if missing.is_empty() {
             return Ok(peers.into_iter().flatten().collect());
+        }
+        if stop() {
+            return Err(GroupError::Stopped { rank });
         }
         if start.elapsed() > timeout {
             return Err(GroupError::Missing { missing, size, seconds: timeout.as_secs() });
