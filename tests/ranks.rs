@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use golden::skip::skip;
 use golden::{assert_digests, assert_near, pixels};
 use sdclr::native::group::{Group, Meeting};
 use sdclr::network::{Network, NetworkSpec, StateDict};
@@ -417,6 +418,43 @@ fn a_killed_rank_is_named_within_seconds() {
         wait_until(|| out.join("run.jsonl").exists());
         std::thread::sleep(Duration::from_millis(500));
         let named = format!("rank {killed} of 3 (process {} ", ranks[killed].id());
+        send(&ranks[killed], libc::SIGKILL);
+        let start = Instant::now();
+        for (rank, output) in outputs(ranks).into_iter().enumerate().filter(|(rank, _)| *rank != killed) {
+            assert_eq!(output.status.code(), Some(1), "rank {rank}: {}", said(&output));
+            assert!(said(&output).contains(&named), "rank {rank}: {}", said(&output));
+        }
+        println!("the others ended {:.2} s after rank {killed} was killed", start.elapsed().as_secs_f64());
+    }
+}
+
+/// Each rank as on a machine of its own, where nobody sees the others' processes.
+#[test]
+fn a_killed_rank_of_another_machine_is_named_within_seconds() {
+    let machine = |rank: usize| {
+        let name = format!("hostname m{rank} && exec \"$0\" \"$@\"");
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+        command.args(["sh", "-c", &name]).arg(golden::program());
+        command
+    };
+    if !machine(0).arg("--version").output().is_ok_and(|output| output.status.success()) {
+        return skip("namespaces", "unshare makes no namespaces here");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for killed in [1, 0] {
+        let (out, port) = (folder.path().join(killed.to_string()), free_port());
+        let words = with_limits(&out, "--limit-images 61 --set batch_size=16 lr=0.001 epochs=500");
+        let start = |rank| {
+            let mut command = machine(rank);
+            command.args(&words).stdout(Stdio::piped()).stderr(Stdio::piped());
+            as_rank(&mut command, rank, 3, port).spawn().unwrap()
+        };
+        let ranks: Vec<Child> = (0..3).map(start).collect();
+        wait_until(|| out.join("run.jsonl").exists());
+        std::thread::sleep(Duration::from_millis(500));
+        let named = format!("rank {killed} of 3 (process 1 on m{killed}) was lost");
+        // Which takes its child along.
         send(&ranks[killed], libc::SIGKILL);
         let start = Instant::now();
         for (rank, output) in outputs(ranks).into_iter().enumerate().filter(|(rank, _)| *rank != killed) {

@@ -108,6 +108,8 @@ struct Link {
     size: usize,
     /// The store is a part of this process.
     serves: bool,
+    /// The store is a part of the launcher.
+    agent: bool,
     name: String,
     peers: Vec<Peer>,
     /// Rows of each rank's slice of the batch under way.
@@ -166,15 +168,28 @@ impl Link {
     /// A rank of this machine whose process is gone.
     fn gone(&self) -> Option<GroupError> {
         let here = &self.peers[self.rank].host;
-        let gone = |(rank, peer): (usize, &Peer)| {
-            (rank != self.rank && peer.host == *here && !is_alive(peer.process)).then(|| GroupError::Lost {
-                rank,
-                size: self.size,
-                process: peer.process,
-                host: peer.host.clone(),
-            })
-        };
-        self.peers.iter().enumerate().find_map(gone)
+        let gone = |(rank, peer): &(usize, &Peer)| *rank != self.rank && peer.host == *here && !is_alive(peer.process);
+        self.peers.iter().enumerate().find(gone).map(|(rank, _)| self.lost(rank))
+    }
+
+    fn lost(&self, rank: usize) -> GroupError {
+        let Peer { process, host, .. } = &self.peers[rank];
+        let host = host.split(' ').next().unwrap_or_default().to_owned();
+        GroupError::Lost { rank, size: self.size, process: *process, host }
+    }
+
+    /// The ranks of which nothing was heard since an exchange failed: whoever still runs, on any machine, has said so.
+    ///
+    /// # Errors
+    /// The store has ended.
+    fn silent(&self) -> Result<Vec<usize>, NativeError> {
+        let mut silent = Vec::new();
+        for rank in (0..self.size).filter(|rank| *rank != self.rank) {
+            if self.hear(&format!("alone/{rank}"))?.is_none() {
+                silent.push(rank);
+            }
+        }
+        Ok(silent)
     }
 
     /// What another rank said before it ended.
@@ -261,7 +276,17 @@ impl Group {
             other => other?,
         };
         let (slices, told) = Default::default();
-        let mut link = Link { id, rank, size, serves: serve, name: name.clone(), peers: Vec::new(), slices, told };
+        let mut link = Link {
+            id,
+            rank,
+            size,
+            serves: serve,
+            agent: meeting.served,
+            name: name.clone(),
+            peers: Vec::new(),
+            slices,
+            told,
+        };
         link.peers = meet(&link, *timeout, stop).inspect_err(|_| {
             // With this rank the store ends, in which the others read why.
             if serve {
@@ -491,10 +516,9 @@ impl Group {
 
     /// Why an exchange failed with `error`: the rank that was lost or said why it ended, where that can be found out.
     pub fn explained(&self, error: impl std::fmt::Display) -> GroupError {
-        let apart = || GroupError::Apart(error.to_string());
-        let Some(link) = &self.0 else { return apart() };
+        let Some(link) = &self.0 else { return GroupError::Apart(error.to_string()) };
         let start = Instant::now();
-        let mut store = true;
+        let mut store = link.tell(&format!("alone/{}", link.rank), "").is_ok();
         loop {
             // It ends with the rank that serves it.
             let said = if store { link.failed() } else { Ok(None) };
@@ -503,7 +527,13 @@ impl Group {
                 return reason;
             }
             if start.elapsed() > REASON {
-                return apart();
+                return match link.silent() {
+                    Ok(silent) if silent.is_empty() => GroupError::Apart(error.to_string()),
+                    Ok(silent) if silent.len() == 1 => link.lost(silent[0]),
+                    Ok(silent) => GroupError::Apart(format!("nothing is heard of ranks {silent:?} ({error})")),
+                    Err(_) if !link.serves && !link.agent => link.lost(0),
+                    Err(_) => GroupError::Apart(error.to_string()),
+                };
             }
             std::thread::sleep(LOOK);
         }
