@@ -193,6 +193,21 @@ fn snakemake_does_the_jobs() {
     assert_eq!(states(&out), alone(folder.path()));
 }
 
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn has_slurm() -> bool {
+    ["slurmctld", "slurmd", "slurm-client"].iter().zip(["slurmctld", "slurmd", "sbatch"]).all(|(package, name)| {
+        // Without a configuration they fail even to tell their version.
+        let there = Command::new(name).arg("-V").output().is_ok();
+        if !there {
+            skip("slurm", &format!("there is no {name} here; Debian: apt-get install {package}"));
+        }
+        there
+    })
+}
+
 /// Slurm on this machine, as two nodes.
 struct Slurm {
     folder: PathBuf,
@@ -201,7 +216,6 @@ struct Slurm {
 
 impl Slurm {
     fn start(folder: &Path) -> Self {
-        let port = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim().to_owned();
         let (at, node) = (folder.display(), format!("NodeHostname={host} NodeAddr=127.0.0.1 CPUs=1"));
         let configuration = format!(
@@ -214,14 +228,14 @@ impl Slurm {
              SlurmctldLogFile={at}/slurmctld.log\nSlurmdLogFile={at}/slurmd.%n.log\n\
              NodeName=n1 {node} Port={}\nNodeName=n2 {node} Port={}\n\
              PartitionName=p Nodes=n1,n2 Default=YES State=UP\n",
-            port(),
-            port(),
-            port()
+            free_port(),
+            free_port(),
+            free_port()
         );
-        sdclr::fs::write(&folder.join("slurm.conf"), configuration.as_bytes()).unwrap();
         for name in ["state", "spool.n1", "spool.n2"] {
-            std::fs::create_dir(folder.join(name)).unwrap();
+            std::fs::create_dir_all(folder.join(name)).unwrap();
         }
+        sdclr::fs::write(&folder.join("slurm.conf"), configuration.as_bytes()).unwrap();
         let mut slurm = Self { folder: folder.to_owned(), daemons: Vec::new() };
         for daemon in
             [&["slurmctld", "-D", "-c", "-i"][..], &["slurmd", "-D", "-N", "n1"], &["slurmd", "-D", "-N", "n2"]]
@@ -270,14 +284,7 @@ fn slurm_is_told_of_no_folder_that_its_lines_cannot_hold() {
 /// One task is killed in mid-training, saves and is queued again by its own script; another is requeued from outside.
 #[test]
 fn slurm_does_the_jobs_and_queues_again_what_was_stopped() {
-    if !["slurmctld", "slurmd", "sbatch"].iter().all(|name| {
-        // Without a configuration they fail even to tell their version.
-        let there = Command::new(name).arg("-V").output().is_ok();
-        if !there {
-            skip("slurm", &format!("there is no {name} here; Debian: apt-get install slurmctld slurmd slurm-client"));
-        }
-        there
-    }) {
+    if !has_slurm() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -288,9 +295,7 @@ fn slurm_does_the_jobs_and_queues_again_what_was_stopped() {
     sdclr::fs::write(&file, script.as_bytes()).unwrap();
     // As the script's header asks.
     std::fs::create_dir(&out).unwrap();
-    let home = folder.path().join("slurm");
-    std::fs::create_dir(&home).unwrap();
-    let slurm = Slurm::start(&home);
+    let slurm = Slurm::start(&folder.path().join("slurm"));
     let submitted = slurm.ask(&["sbatch", file.to_str().unwrap()]);
     assert!(submitted.contains("Submitted batch job"), "{submitted}");
 
@@ -314,4 +319,33 @@ fn slurm_does_the_jobs_and_queues_again_what_was_stopped() {
         let log = log(task);
         assert!(log.contains("stopped by SIGTERM") && records[encoder].job().sessions.len() == 2, "{encoder}: {log}");
     }
+}
+
+/// A task on each of two nodes: they train together, and a signal to the step saves what they have.
+#[test]
+fn srun_starts_the_ranks_of_one_run() {
+    if !has_slurm() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let slurm = Slurm::start(&folder.path().join("slurm"));
+    let out = folder.path().join("out");
+    let start = || {
+        let mut srun = slurm.command(&["srun", "--nodes", "2", "--ntasks", "2", "--job-name", "ranks"]);
+        srun.arg(assert_cmd::cargo::cargo_bin!("sdclr")).args(["pretrain", "--recipe", "digits-lt/sdclr", "--out"]);
+        srun.arg(&out).args(["--split", "1", "--pretrain-split", "D_i", "--set", "epochs=60", "lr=0.01"]);
+        srun.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", free_port().to_string()).env("OMP_NUM_THREADS", "1");
+        srun.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let stopped = start();
+    wait_for("a checkpoint", || out.join("checkpoint.safetensors").exists());
+    slurm.ask(&["scancel", "--signal=TERM", "--name", "ranks"]);
+    let output = stopped.wait_with_output().unwrap();
+    assert!(output.status.code() == Some(75) && said(&output).contains("stopped by SIGTERM"), "{}", said(&output));
+    let output = start().wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let record: serde_json::Value = serde_json::from_slice(&std::fs::read(out.join("result.json")).unwrap()).unwrap();
+    let ranks: Vec<_> = record["sessions"].as_array().unwrap().iter().map(|session| &session["ranks"]).collect();
+    assert_eq!(ranks, [2, 2]);
+    assert_eq!(record["epochs"].as_array().unwrap().len(), 60);
 }
