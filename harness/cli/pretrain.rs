@@ -60,7 +60,10 @@ impl PretrainArgs {
         warn_of(&encoder.recipe, &overrides);
         let rank = scale.group.rank();
         let context = Context::open(&encoder.recipe, scale)?;
-        context.check_data([ListName::Pretrain(list, self.split)].into_iter())?;
+        if rank == 0 {
+            context.check_data([ListName::Pretrain(list, self.split)].into_iter())?;
+        }
+        context.group().from_first("the data can be read")?;
         let progress = Progress::default();
         let outcome = progress.job(&encoder.id.to_string(), || context.pretrain(&encoder, list, &self.out, &progress));
         let record = match outcome {
