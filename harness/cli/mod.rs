@@ -307,7 +307,7 @@ fn as_rank(
 ) -> anyhow::Result<ExitCode> {
     let Some(place) = place()? else { return command(Group::default(), device) };
     let group = match place.join(stop) {
-        Err(RanksError::Group(stopped @ GroupError::Stopped { .. })) => {
+        Err(RanksError::Group(stopped @ GroupError::Stopped)) => {
             tracing::info!("{stopped}");
             return Ok(ExitCode::from(stop::EXIT_CODE));
         }

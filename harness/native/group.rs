@@ -4,6 +4,7 @@
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr::null_mut;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -51,8 +52,8 @@ pub enum GroupError {
         "rank 0 and rank {rank} differ in {what}: {first} and {other}; start every rank with the same command on the same files"
     )]
     Differ { what: String, rank: usize, first: String, other: String },
-    #[error("rank {rank} was asked to stop while it waited for the others; run the same command again")]
-    Stopped { rank: usize },
+    #[error("the ranks were asked to stop while they waited for each other; run the same command again")]
+    Stopped,
     #[error("rank {rank} failed: {reason}")]
     Failed { rank: usize, reason: String },
     #[error("rank {rank} ended: {reason}")]
@@ -73,6 +74,9 @@ impl GroupError {
         matches!(self, Self::Failed { .. } | Self::Differ { .. })
     }
 }
+
+/// Tells whether this process was asked to stop.
+pub type Asked<'a> = &'a dyn Fn() -> bool;
 
 /// Where and as which of several processes this one joins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,6 +120,8 @@ struct Link {
     slices: Mutex<Vec<i64>>,
     /// Messages of rank 0 told or heard so far.
     told: Mutex<usize>,
+    /// Says that this rank lives, until it is dropped.
+    beating: Option<Sender<()>>,
 }
 
 impl Drop for Link {
@@ -127,12 +133,11 @@ impl Drop for Link {
     }
 }
 
-/// Whether this process was asked to stop.
-pub type Asked<'a> = &'a dyn Fn() -> bool;
-
 /// Pause between two looks at the store.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long a rank that lost another looks for the reason: processes end and tell within it.
+/// Pause between two signs of life.
+const BEAT: Duration = Duration::from_millis(200);
+/// How long a rank that lost another looks for the reason: processes end and tell within it, and those that live beat.
 const REASON: Duration = Duration::from_secs(2);
 /// How long a rank that ends keeps the store for those who look.
 const KEPT: Duration = Duration::from_secs(1);
@@ -141,6 +146,28 @@ impl Link {
     fn key(&self, key: &str) -> CString {
         // The names are ours; a launcher's id with a NUL in it cannot come from an environment.
         CString::new(format!("{}/{key}", self.name)).unwrap_or_default()
+    }
+
+    /// Counts on in the store from now on, by which the others know that this rank lives, be it slow.
+    fn beat(&mut self) {
+        let (id, key) = (self.id, self.key(&format!("beat/{}", self.rank)));
+        let (sender, stopped) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut count = 0;
+            // SAFETY: a NUL-terminated string and a number, which outlive the call.
+            while check(unsafe { sdclr_group_count(id, key.as_ptr(), &raw mut count) }).is_ok()
+                && stopped.recv_timeout(BEAT) == Err(RecvTimeoutError::Timeout)
+            {}
+        });
+        self.beating = Some(sender);
+    }
+
+    /// The last count of every rank.
+    ///
+    /// # Errors
+    /// The store has ended.
+    fn beats(&self) -> Result<Vec<Option<String>>, NativeError> {
+        (0..self.size).map(|rank| self.hear(&format!("beat/{rank}"))).collect()
     }
 
     fn tell(&self, key: &str, text: &str) -> Result<(), NativeError> {
@@ -165,11 +192,15 @@ impl Link {
         Ok(Some(owned))
     }
 
+    /// Whether `rank` is a process of this machine, and whether that runs; `None`: nobody here knows.
+    fn runs(&self, rank: usize) -> Option<bool> {
+        let peer = &self.peers[rank];
+        (peer.host == self.peers[self.rank].host).then(|| is_alive(peer.process))
+    }
+
     /// A rank of this machine whose process is gone.
     fn gone(&self) -> Option<GroupError> {
-        let here = &self.peers[self.rank].host;
-        let gone = |(rank, peer): &(usize, &Peer)| *rank != self.rank && peer.host == *here && !is_alive(peer.process);
-        self.peers.iter().enumerate().find(gone).map(|(rank, _)| self.lost(rank))
+        (0..self.size).find(|rank| self.runs(*rank) == Some(false)).map(|rank| self.lost(rank))
     }
 
     fn lost(&self, rank: usize) -> GroupError {
@@ -178,18 +209,24 @@ impl Link {
         GroupError::Lost { rank, size: self.size, process: *process, host }
     }
 
-    /// The ranks of which nothing was heard since an exchange failed: whoever still runs, on any machine, has said so.
-    ///
-    /// # Errors
-    /// The store has ended.
-    fn silent(&self) -> Result<Vec<usize>, NativeError> {
-        let mut silent = Vec::new();
-        for rank in (0..self.size).filter(|rank| *rank != self.rank) {
-            if self.hear(&format!("alone/{rank}"))?.is_none() {
-                silent.push(rank);
+    /// The other rank that said why it ended or is lost; `None`: within [`REASON`] there was no sign of one.
+    fn cause(&self) -> Option<GroupError> {
+        let (start, before) = (Instant::now(), self.beats());
+        while start.elapsed() < REASON {
+            match self.failed() {
+                Ok(Some(error)) => return Some(error),
+                // The store ends with rank 0, which serves it.
+                Err(_) if !self.agent && self.runs(0).is_none() => return Some(self.lost(0)),
+                _ => {}
             }
+            if let Some(error) = self.gone() {
+                return Some(error);
+            }
+            std::thread::sleep(LOOK);
         }
-        Ok(silent)
+        let (before, now) = (before.ok()?, self.beats().ok()?);
+        let silent = |rank: &usize| before[*rank].is_some() && before[*rank] == now[*rank];
+        (0..self.size).filter(silent).find(|rank| self.runs(*rank).is_none()).map(|rank| self.lost(rank))
     }
 
     /// What another rank said before it ended.
@@ -199,7 +236,8 @@ impl Link {
     fn failed(&self) -> Result<Option<GroupError>, NativeError> {
         for rank in (0..self.size).filter(|rank| *rank != self.rank) {
             if let Some(reason) = self.failure(rank)? {
-                return Ok(Some(GroupError::Ended { rank, reason }));
+                let (rank, reason) = first_cause(rank, &reason);
+                return Ok(Some(GroupError::Ended { rank, reason: reason.to_owned() }));
             }
         }
         Ok(None)
@@ -235,7 +273,7 @@ fn open(meeting: &Meeting, serve: bool, stop: Asked) -> Result<i64, GroupError> 
         GroupError::Unreachable { rank, address, reason }
     };
     let host = CString::new(host).map_err(|error| unreachable(error.to_string()))?;
-    let (sender, opened) = std::sync::mpsc::channel();
+    let (sender, opened) = mpsc::channel();
     std::thread::spawn(move || {
         let mut id = 0;
         // SAFETY: a NUL-terminated string and a number, which outlive the call.
@@ -248,11 +286,9 @@ fn open(meeting: &Meeting, serve: bool, stop: Asked) -> Result<i64, GroupError> 
     loop {
         match opened.recv_timeout(LOOK) {
             Ok(done) => return done.map_err(|error| unreachable(error.0)),
-            Err(_) if stop() => return Err(GroupError::Stopped { rank }),
-            Err(_) if start.elapsed() > timeout + LOOK => {
-                return Err(unreachable(format!("no answer within {} s", timeout.as_secs())));
-            }
-            Err(_) => {}
+            Err(RecvTimeoutError::Timeout) if stop() => return Err(GroupError::Stopped),
+            Err(RecvTimeoutError::Timeout) if start.elapsed() < timeout + LOOK => {}
+            Err(_) => return Err(unreachable(format!("no answer within {} s", timeout.as_secs()))),
         }
     }
 }
@@ -271,11 +307,14 @@ impl Group {
             // Another rank 0 may serve it, who has to be told.
             Err(GroupError::Unreachable { reason, .. }) if serve && reason.contains("EADDRINUSE") => {
                 let short = Meeting { timeout: Duration::from_secs(3), ..meeting.clone() };
-                open(&short, false, stop).map_err(|_| GroupError::PortInUse { port: *port })?
+                open(&short, false, stop).map_err(|error| match error {
+                    GroupError::Stopped => error,
+                    _ => GroupError::PortInUse { port: *port },
+                })?
             }
             other => other?,
         };
-        let (slices, told) = Default::default();
+        let (slices, told, beating) = Default::default();
         let mut link = Link {
             id,
             rank,
@@ -286,6 +325,7 @@ impl Group {
             peers: Vec::new(),
             slices,
             told,
+            beating,
         };
         link.peers = meet(&link, *timeout, stop).inspect_err(|_| {
             // With this rank the store ends, in which the others read why.
@@ -298,9 +338,18 @@ impl Group {
         let joined = check(unsafe {
             sdclr_group_join(id, prefix.as_ptr(), rank as i32, size as i32, timeout.as_millis() as i64)
         });
-        let group = Self(Some(Arc::new(link)));
-        joined.map_err(|error| group.explained(error))?;
-        Ok(group)
+        match joined {
+            Ok(()) => link.beat(),
+            Err(error) => {
+                link.tell(&format!("failed/{rank}"), &error.to_string())?;
+                let error = link.cause().unwrap_or_else(|| GroupError::Apart(error.to_string()));
+                if serve {
+                    std::thread::sleep(KEPT);
+                }
+                return Err(error);
+            }
+        }
+        Ok(Self(Some(Arc::new(link))))
     }
 
     pub fn size(&self) -> usize {
@@ -514,29 +563,24 @@ impl Group {
         }
     }
 
-    /// Why an exchange failed with `error`: the rank that was lost or said why it ended, where that can be found out.
-    pub fn explained(&self, error: impl std::fmt::Display) -> GroupError {
-        let Some(link) = &self.0 else { return GroupError::Apart(error.to_string()) };
-        let start = Instant::now();
-        let mut store = link.tell(&format!("alone/{}", link.rank), "").is_ok();
-        loop {
-            // It ends with the rank that serves it.
-            let said = if store { link.failed() } else { Ok(None) };
-            store &= said.is_ok();
-            if let Some(reason) = said.unwrap_or_default().or_else(|| link.gone()) {
-                return reason;
-            }
-            if start.elapsed() > REASON {
-                return match link.silent() {
-                    Ok(silent) if silent.is_empty() => GroupError::Apart(error.to_string()),
-                    Ok(silent) if silent.len() == 1 => link.lost(silent[0]),
-                    Ok(silent) => GroupError::Apart(format!("nothing is heard of ranks {silent:?} ({error})")),
-                    Err(_) if !link.serves && !link.agent => link.lost(0),
-                    Err(_) => GroupError::Apart(error.to_string()),
-                };
-            }
-            std::thread::sleep(LOOK);
-        }
+    /// The other rank by whose end a step of this one may have failed; `None`: there is no sign of one.
+    pub fn cause(&self) -> Option<GroupError> {
+        self.0.as_ref()?.cause()
+    }
+
+    /// Why an exchange failed with `error`.
+    fn explained(&self, error: impl std::fmt::Display) -> GroupError {
+        self.cause().unwrap_or_else(|| GroupError::Apart(error.to_string()))
+    }
+}
+
+/// What began it where `rank` gave `reason`, which may be that another one ended.
+fn first_cause(rank: usize, reason: &str) -> (usize, &str) {
+    // As [`GroupError::Ended`] says it.
+    let ended = || reason.strip_prefix("rank ")?.split_once(" ended: ");
+    match ended().and_then(|(rank, reason)| Some((rank.parse().ok()?, reason))) {
+        Some((rank, reason)) => first_cause(rank, reason),
+        None => (rank, reason),
     }
 }
 
@@ -587,7 +631,10 @@ fn meet(link: &Link, timeout: Duration, stop: Asked) -> Result<Vec<Peer>, GroupE
             return Ok(peers.into_iter().flatten().collect());
         }
         if stop() {
-            return Err(GroupError::Stopped { rank });
+            link.tell("stop", "")?;
+        }
+        if link.hear("stop")?.is_some() {
+            return Err(GroupError::Stopped);
         }
         if start.elapsed() > timeout {
             return Err(GroupError::Missing { missing, size, seconds: timeout.as_secs() });
@@ -616,6 +663,13 @@ mod tests {
             let lengths: Vec<usize> = slices.iter().map(ExactSizeIterator::len).collect();
             assert!(lengths.iter().max().unwrap() - lengths.iter().min().unwrap() <= 1, "{lengths:?}");
         }
+    }
+
+    #[test]
+    fn the_first_of_a_chain_of_ends_is_told() {
+        let lost = "rank 2 of 4 (process 7 on there) was lost";
+        assert_eq!(first_cause(0, &format!("rank 1 ended: rank 3 ended: {lost}")), (3, lost));
+        assert_eq!(first_cause(0, "rank x ended: y"), (0, "rank x ended: y"));
     }
 
     #[test]

@@ -114,8 +114,7 @@ fn together<T>(job: &PretrainJob, own: Result<T, PretrainError>) -> Result<T, Pr
 fn seen_by_all(job: &PretrainJob, error: PretrainError) -> PretrainError {
     match error {
         PretrainError::NotFinite { .. } | PretrainError::Group(_) => error,
-        other if job.group.is_single() => other,
-        other => job.group.explained(other).into(),
+        other => job.group.cause().map_or(other, Into::into),
     }
 }
 

@@ -170,7 +170,7 @@ impl Trainer {
         let done = native::guarded(|| self.step(views)).map_err(PretrainError::from).flatten();
         done.map_err(|error| match error {
             PretrainError::Group(_) => error,
-            other => self.network.group().explained(other).into(),
+            other => self.network.group().cause().map_or(other, Into::into),
         })
     }
 
