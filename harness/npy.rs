@@ -23,7 +23,7 @@ pub enum NpyError {
     Shape { path: PathBuf, found: Vec<usize>, expected: &'static str },
     #[error("a tensor of kind {0:?} cannot be written as .npy; uint8 and float32 can")]
     Kind(Kind),
-    #[error("libtorch: {0}")]
+    #[error("libtorch: {}", crate::native::said(.0))]
     Torch(#[from] tch::TchError),
 }
 

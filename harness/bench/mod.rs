@@ -68,7 +68,7 @@ pub enum BenchError {
     List(#[from] SplitError),
     #[error(transparent)]
     File(#[from] FsError),
-    #[error("libtorch: {0}")]
+    #[error("libtorch: {}", crate::native::said(.0))]
     Torch(#[from] tch::TchError),
 }
 

@@ -87,7 +87,7 @@ pub enum CheckpointError {
         path.display()
     )]
     Kind { path: PathBuf, name: String, kind: String },
-    #[error("tensor '{name}' cannot be copied to memory: {source}; free some and try again")]
+    #[error("tensor '{name}' cannot be copied to memory: {}; free some and try again", crate::native::said(source))]
     Copy { name: String, source: TchError },
 }
 

@@ -94,7 +94,7 @@ pub enum DatasetError {
     NotResident { what: &'static str },
     #[error(transparent)]
     Native(#[from] NativeError),
-    #[error("libtorch: {0}")]
+    #[error("libtorch: {}", crate::native::said(.0))]
     Torch(#[from] tch::TchError),
 }
 

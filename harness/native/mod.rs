@@ -40,10 +40,15 @@ impl NativeError {
 
 impl From<tch::TchError> for NativeError {
     fn from(error: tch::TchError) -> Self {
-        match error {
-            tch::TchError::Torch(text) => Self::of(&text),
-            other => Self::of(&other.to_string()),
-        }
+        Self(said(&error))
+    }
+}
+
+/// What libtorch said, without the C++ stack trace behind it.
+pub(crate) fn said(error: &tch::TchError) -> String {
+    match error {
+        tch::TchError::Torch(text) => NativeError::of(text).0,
+        other => NativeError::of(&other.to_string()).0,
     }
 }
 
@@ -78,6 +83,8 @@ fn pointers<T: std::borrow::Borrow<Tensor>>(tensors: &[T]) -> Vec<*mut c_void> {
 
 #[cfg(test)]
 mod tests {
+    use tch::{Device, Kind};
+
     use super::*;
 
     unsafe extern "C" {
@@ -91,6 +98,15 @@ mod tests {
             let error = check(unsafe { sdclr_throw(number) }).unwrap_err();
             assert_eq!(error.to_string(), message);
         }
+    }
+
+    /// Out of memory comes with a page of C++.
+    #[test]
+    fn an_error_of_an_operation_is_one_line() {
+        let error = Tensor::f_zeros([1 << 60], (Kind::Float, Device::Cpu)).unwrap_err();
+        assert!(error.to_string().lines().count() > 1, "{error}");
+        let error = crate::network::NetworkError::from(error).to_string();
+        assert!(error.starts_with("libtorch: ") && error.lines().count() == 1, "{error}");
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub enum NetworkError {
     NotPublished { missing: &'static str },
     #[error(transparent)]
     Native(#[from] NativeError),
-    #[error("libtorch: {0}")]
+    #[error("libtorch: {}", crate::native::said(.0))]
     Torch(#[from] tch::TchError),
 }
 

@@ -101,7 +101,7 @@ pub enum PretrainError {
     Record(#[from] RecordError),
     #[error(transparent)]
     File(#[from] FsError),
-    #[error("libtorch: {0}")]
+    #[error("libtorch: {}", crate::native::said(.0))]
     Torch(#[from] tch::TchError),
 }
 

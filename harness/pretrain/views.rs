@@ -27,7 +27,7 @@ pub enum ViewsError {
     Npy(#[from] NpyError),
     #[error(transparent)]
     File(#[from] FsError),
-    #[error("libtorch: {0}")]
+    #[error("libtorch: {}", crate::native::said(.0))]
     Torch(#[from] TchError),
 }
 
