@@ -70,12 +70,7 @@ fn the_registry_knows_every_published_list() {
     use DatasetName::{Cifar10, Cifar100, Imagenet, Imagenet100};
     let registry = Registry::load(None).unwrap();
     for dataset in [Cifar10, Cifar100, Imagenet100, Imagenet] {
-        let of_split = |split| {
-            let kinds = [PretrainSplit::D_i, PretrainSplit::D_b].map(|kind| ListName::Pretrain(kind, split));
-            kinds.into_iter().chain([ListName::FewShot(split)])
-        };
-        let lists = (1..=split::published_splits(dataset)).flat_map(of_split);
-        for list in lists.chain([ListName::Train, ListName::Validation, ListName::Test]) {
+        for list in ListName::all(split::published_splits(dataset)) {
             let name = split::name(dataset, list);
             // CIFAR's test list is its whole test file.
             assert!(name == "test" || registry.file(&format!("split/{name}")).is_some(), "{name}");

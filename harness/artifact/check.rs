@@ -84,19 +84,13 @@ pub fn check(path: &Path, file: &RemoteFile) -> Result<(Digests, Option<Mismatch
     Ok((found, wrong))
 }
 
-/// Whether `bytes` have the length and every hash that is known of `file`.
-pub fn holds(bytes: &[u8], file: &RemoteFile) -> bool {
+/// Whether `bytes` are `file`, by the first hash that is known of it.
+pub fn is(bytes: &[u8], file: &RemoteFile) -> bool {
     let hashes = [(Algorithm::Sha256, &file.sha256), (Algorithm::Md5, &file.md5), (Algorithm::GitBlob, &file.git_blob)];
-    let length = bytes.len() as u64;
-    file.size.is_none_or(|size| size == length)
-        && hashes.into_iter().all(|(algorithm, expected)| {
-            let hash = || {
-                let mut hasher = Hasher::new(algorithm, length);
-                hasher.update(bytes);
-                hasher.finish()
-            };
-            expected.as_ref().is_none_or(|expected| *expected == hash())
-        })
+    let Some((algorithm, known)) = hashes.into_iter().find(|(_, known)| known.is_some()) else { return false };
+    let mut hasher = Hasher::new(algorithm, bytes.len() as u64);
+    hasher.update(bytes);
+    known.as_ref() == Some(&hasher.finish())
 }
 
 /// Renames a file that must not be used, so that the new name contains its hash `found`. Returns the new name.

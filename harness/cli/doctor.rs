@@ -107,9 +107,17 @@ fn data_set(check: &DataCheck) -> Vec<String> {
             let hash = sha256.as_deref().unwrap_or("no hash");
             vec![format!("data       {}: differs from the official download ({hash})", name_of(name))]
         }
+        DataCheck::OtherLists { name, lists } => {
+            let images = format!("data       {}: the official download", name_of(name));
+            let list = |list: &String| format!("  {list}: not the published list");
+            std::iter::once(images).chain(lists.iter().map(list)).collect()
+        }
         DataCheck::Files { name, root, lists } => {
             let list = |list: &Result<_, _>| match list {
-                Ok(ListCheck { name, images }) => format!("  {name}: {images} images, the first decodes"),
+                Ok(ListCheck { name, official, images }) => {
+                    let differs = if *official { "" } else { "; not the published list" };
+                    format!("  {name}: {images} images, the first decodes{differs}")
+                }
                 Err(error) => format!("  {error}"),
             };
             let first = format!("data       {}: images in {}", name_of(name), root.display());

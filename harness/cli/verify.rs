@@ -123,6 +123,9 @@ impl VerifyArgs {
             let differ = "the recipes or the data are not those of the recorded runs (--markdown FILE tells which)";
             judged.open.push(differ.to_owned());
         }
+        if let Some(stamp) = comparison.stamp() {
+            outln!("({stamp})\n")?;
+        }
         outln!("{}", report::comparison_table(&judged.scores)?)?;
         for line in &judged.open {
             outln!("{line}")?;

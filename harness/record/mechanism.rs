@@ -70,6 +70,9 @@ pub struct MechanismRecord {
     /// takes the statistics of the pruned weights on these images.
     pub trained_pruned: bool,
     pub smoke: bool,
+    /// That of the encoder's record.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub stamp: Option<String>,
     pub environment: Environment,
     pub seconds: f64,
     pub layers: Vec<LayerKept>,

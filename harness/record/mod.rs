@@ -21,7 +21,7 @@ use tensorboard::EventFile;
 
 /// Stamped on every table, JSON and report of a scaled-down run.
 pub const SMOKE_STAMP: &str = "smoke run, not a result";
-/// Stamped where lists or images stood in the place of published ones, and were others.
+/// Stamped where the lists or images differ from the published ones.
 pub const UNOFFICIAL_STAMP: &str = "not the published lists or images";
 
 /// What is stamped on everything made of such records.
@@ -113,7 +113,7 @@ pub struct JobHeader {
     pub seed: u64,
     /// Scaled down by `--limit-images` or `--limit-epochs`: no result.
     pub smoke: bool,
-    /// Lists (by their published names) and images that are not the published ones in whose place they stood.
+    /// Lists, by name, and images that differ from the published ones: what the job or its encoder's pre-training read.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub unofficial: Vec<String>,
     /// That of [`stamp`].
@@ -317,7 +317,7 @@ pub struct SuiteRecord {
 }
 
 impl SuiteRecord {
-    /// Lists and images in the place of published ones that are others.
+    /// Lists and images that differ from the published ones.
     pub fn unofficial(&self) -> BTreeSet<&str> {
         self.results.iter().flat_map(|record| &record.header().unofficial).map(String::as_str).collect()
     }

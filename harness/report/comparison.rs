@@ -28,6 +28,13 @@ pub struct Comparison<'a> {
     pub rate: f64,
 }
 
+impl Comparison<'_> {
+    /// That of everything made of it. A smoke run has no score that is compared, so nothing here is of one.
+    pub fn stamp(&self) -> Option<String> {
+        record::stamp(false, self.sides.iter().any(|side| !side.unofficial().is_empty()))
+    }
+}
+
 pub(super) fn document(comparison: &Comparison) -> Result<Document, ReportError> {
     let sections = vec![
         Section::new("", head(comparison)),
@@ -35,9 +42,7 @@ pub(super) fn document(comparison: &Comparison) -> Result<Document, ReportError>
         Section::new("What else differs", differences(comparison)),
         Section::new("What was run", machines(comparison)),
     ];
-    // A smoke run has no score that is compared, so nothing here is of one.
-    let stamp = record::stamp(false, comparison.sides.iter().any(|side| !side.unofficial().is_empty()));
-    Ok(Document { title: "Two sets of records, side by side".to_owned(), stamp, sections })
+    Ok(Document { title: "Two sets of records, side by side".to_owned(), stamp: comparison.stamp(), sections })
 }
 
 fn head(comparison: &Comparison) -> Vec<Block> {
@@ -276,6 +281,8 @@ const FORMAT: u32 = 1;
 #[derive(Serialize)]
 struct Json<'a> {
     format: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stamp: Option<String>,
     names: &'a [String; 2],
     false_alarm_rate: f64,
     scores: Vec<JsonScore<'a>>,
@@ -330,6 +337,7 @@ pub(super) fn json(comparison: &Comparison, name: &str) -> Result<OutputFile, Re
     }
     let document = Json {
         format: FORMAT,
+        stamp: comparison.stamp(),
         names: comparison.names,
         false_alarm_rate: comparison.rate,
         scores: comparison.scores.iter().map(of).collect(),
@@ -352,7 +360,9 @@ pub(super) fn csv(comparison: &Comparison, name: &str) -> Result<OutputFile, Rep
         "high90",
         "p_value",
         "result",
+        "stamp",
     ];
+    let stamp = comparison.stamp().unwrap_or_default();
     let optional = |value: Option<f64>| value.map(|value| value.to_string()).unwrap_or_default();
     let rows = comparison.scores.iter().map(|score| {
         let quantity = &score.quantity;
@@ -366,7 +376,7 @@ pub(super) fn csv(comparison: &Comparison, name: &str) -> Result<OutputFile, Rep
         ];
         let [low, high] = score.interval90.map_or([None, None], |ends| ends.map(Some));
         row.extend([score.left, score.right, score.difference, low, high, score.p_value].map(optional));
-        row.push(words(score.agreement).to_owned());
+        row.extend([words(score.agreement).to_owned(), stamp.clone()]);
         row
     });
     Ok(OutputFile::new(format!("{name}.csv"), csv::text(&header, rows)?))

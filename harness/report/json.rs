@@ -41,6 +41,7 @@ pub(super) fn summary(summary: &Summary, report: &Path) -> serde_json::Value {
         "format": FORMAT,
         "suite": suite.suite,
         "smoke": suite.smoke,
+        "stamp": suite.stamp(),
         "report": report,
         "finished": suite.results.len(),
         "settings": summary.cells.iter().map(|cell| setting_row(summary, cell)).collect::<Vec<_>>(),

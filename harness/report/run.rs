@@ -97,7 +97,7 @@ pub(super) fn inputs(suite: &SuiteRecord) -> BTreeSet<(&str, &str)> {
     headers().map(|header| ("images and labels", header.data_sha256.as_str())).chain(lists).collect()
 }
 
-/// A warning about lists and images in the place of published ones that are others.
+/// A warning about lists and images that differ from the published ones.
 pub(super) fn unofficial(others: &BTreeSet<&str>) -> Option<Block> {
     let mut names = others.iter().map(|name| Text::code(*name));
     let first = Text::strong("Not the published inputs:", Tone::Bad).and(" ").and(names.next()?);

@@ -69,6 +69,17 @@ pub enum ListName {
     Test,
 }
 
+impl ListName {
+    /// Those of a data set with so many splits.
+    pub fn all(splits: usize) -> impl Iterator<Item = Self> {
+        let of_split = |split| {
+            let kinds = [PretrainSplit::D_i, PretrainSplit::D_b].map(|kind| Self::Pretrain(kind, split));
+            kinds.into_iter().chain([Self::FewShot(split)])
+        };
+        (1..=splits).flat_map(of_split).chain([Self::Train, Self::Validation, Self::Test])
+    }
+}
+
 /// Where the images of a list are.
 #[derive(Debug)]
 pub enum Images {
@@ -208,7 +219,7 @@ pub fn read(dataset: &Dataset, data: Option<&Path>, list: ListName) -> Result<Su
         let folder = data.ok_or_else(|| SplitError::NoFolder { dataset: name_of(&dataset.name) })?;
         let bytes = fs::read(&folder.join("split").join(name)).map_err(|source| SplitError::File { source })?;
         let registry = Registry::load(None)?;
-        let official = registry.file(&format!("split/{name}")).is_some_and(|known| check::holds(&bytes, known));
+        let official = registry.file(&format!("split/{name}")).is_some_and(|known| check::is(&bytes, known));
         Ok((bytes, official))
     };
     let set = match &dataset.content {

@@ -210,9 +210,7 @@ impl Context {
             "limit_epochs": limit_epochs,
         }));
         let smoke = self.scale.is_smoke();
-        let images = (!self.dataset.official).then_some("images");
-        let others = lists.iter().filter(|list| !list.official).map(|list| list.name.as_str());
-        let unofficial: Vec<String> = images.into_iter().chain(others).map(str::to_owned).collect();
+        let unofficial = self.unofficial(encoder, lists);
         Ok(JobHeader {
             format: record::FORMAT,
             suite: encoder.suite.clone(),
@@ -235,6 +233,17 @@ impl Context {
             limit_epochs,
             checkpoint: encoder.checkpoint.as_ref().map(|path| path.display().to_string()),
         })
+    }
+
+    /// Which of a job's inputs differ from the published ones, that of its encoder's pre-training among them.
+    fn unofficial(&self, encoder: &PlannedEncoder, lists: &[&Subset]) -> Vec<String> {
+        // For an encoder from elsewhere it may not be here.
+        let trained_on =
+            encoder.id.list.and_then(|list| self.whole_list(ListName::Pretrain(list, encoder.id.split)).ok());
+        let lists = trained_on.iter().chain(lists.iter().copied());
+        let differing: BTreeSet<&str> = lists.filter(|list| !list.official).map(|list| list.name.as_str()).collect();
+        let images = (!self.dataset.official).then_some("images");
+        images.into_iter().chain(differing).map(str::to_owned).collect()
     }
 
     /// The list and the head of the records of an encoder's pre-training.
@@ -331,6 +340,7 @@ impl Context {
             prune_ratio,
             trained_pruned,
             smoke: header.smoke,
+            stamp: header.stamp.clone(),
             environment: self.environment.clone(),
             seconds: start.elapsed().as_secs_f64(),
             layers,

@@ -13,7 +13,7 @@ use crate::network::{Network, NetworkSpec};
 use crate::pretrain::Trainer;
 use crate::pretrain::loader::Loader;
 use crate::random;
-use crate::recipe::{DatasetName, PretrainSplit, Recipe};
+use crate::recipe::{DatasetName, Recipe};
 use crate::record::Environment;
 use crate::split::{self, Images, ListName, Subset};
 
@@ -61,6 +61,11 @@ pub enum DataCheck {
         name: DatasetName,
         sha256: Option<String>,
     },
+    /// The images are the official ones, these lists are not the published ones.
+    OtherLists {
+        name: DatasetName,
+        lists: Vec<String>,
+    },
     /// Images that are files under `root`, and the lists that name them.
     Files {
         name: DatasetName,
@@ -73,6 +78,8 @@ pub enum DataCheck {
 #[derive(Debug)]
 pub struct ListCheck {
     pub name: String,
+    /// Whether it is the published one.
+    pub official: bool,
     pub images: usize,
 }
 
@@ -90,13 +97,16 @@ impl Examination {
             json!({ "device": format!("{:?}", check.device), "name": check.name, "step": step })
         };
         let list = |list: &Result<ListCheck, SuiteError>| match list {
-            Ok(ListCheck { name, images }) => json!({ "list": name, "images": images }),
+            Ok(ListCheck { name, official, images }) => json!({ "list": name, "official": official, "images": images }),
             Err(error) => failed(error),
         };
         let data = |check: &DataCheck| match check {
             DataCheck::Unreadable(error) => failed(error),
             DataCheck::Official(name) => json!({ "dataset": name, "official": true }),
             DataCheck::Differs { name, sha256 } => json!({ "dataset": name, "official": false, "sha256": sha256 }),
+            DataCheck::OtherLists { name, lists } => {
+                json!({ "dataset": name, "official": true, "other_lists": lists })
+            }
             DataCheck::Files { name, root, lists } => {
                 json!({ "dataset": name, "root": root, "lists": lists.iter().map(list).collect::<Vec<_>>() })
             }
@@ -164,14 +174,19 @@ fn examine_data(name: DatasetName, folder: &Path) -> DataCheck {
         Err(error) => return DataCheck::Unreadable(error),
     };
     if let Content::Folder(root) = &set.content {
-        let tail = [PretrainSplit::D_i, PretrainSplit::D_b].map(|kind| ListName::Pretrain(kind, 1));
-        let probe = [ListName::FewShot(1), ListName::Train, ListName::Validation, ListName::Test];
-        let lists = tail.into_iter().chain(probe).map(|list| first_of(&set, folder, list)).collect();
+        let lists = ListName::all(1).map(|list| first_of(&set, folder, list)).collect();
         return DataCheck::Files { name, root: root.clone(), lists };
     }
-    match set.official {
+    if !set.official {
+        return DataCheck::Differs { name, sha256: set.sha256 };
+    }
+    // One that is missing or damaged is an error where it is needed.
+    let lists =
+        ListName::all(split::published_splits(name)).filter_map(|list| split::read(&set, Some(folder), list).ok());
+    let lists: Vec<String> = lists.filter(|list| !list.official).map(|list| list.name).collect();
+    match lists.is_empty() {
         true => DataCheck::Official(name),
-        false => DataCheck::Differs { name, sha256: set.sha256 },
+        false => DataCheck::OtherLists { name, lists },
     }
 }
 
@@ -181,5 +196,5 @@ fn first_of(set: &Dataset, folder: &Path, list: ListName) -> Result<ListCheck, S
     if let Images::Files(files) = &list.images {
         files.read(0)?;
     }
-    Ok(ListCheck { images: list.len(), name: list.name })
+    Ok(ListCheck { images: list.len(), official: list.official, name: list.name })
 }

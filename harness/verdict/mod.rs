@@ -64,7 +64,7 @@ pub struct Observation {
     pub probe_seed: u64,
     /// Of a smoke run, which never yields a verdict.
     pub smoke: bool,
-    /// Of lists or images in the place of published ones that are others.
+    /// Of lists or images that differ from the published ones.
     pub unofficial: bool,
     pub values: Scores,
 }
@@ -194,7 +194,7 @@ impl Verdict {
 /// Every claim judged, in the order of the claims.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verdicts {
-    /// Whether a run stood on lists or images in the place of published ones that are others.
+    /// Whether any run used lists or images that differ from the published ones.
     pub unofficial: bool,
     pub claims_sha256: String,
     pub claims: Vec<Verdict>,
