@@ -10,7 +10,7 @@ use std::io::{BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 pub use inputs::{Inputs, ReplacesInput};
-pub use lock::{FolderLock, Holder};
+pub use lock::FolderLock;
 pub use staging::{StagedFile, Staging};
 
 /// A file could not be read or written.
@@ -78,6 +78,13 @@ impl FsError {
     /// Whether this user may not write there, or nobody may.
     pub fn forbids_writing(&self) -> bool {
         matches!(self.source.kind(), std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem)
+    }
+
+    /// Whether no file could be created there: it may not be, or there is no room.
+    fn prevents_creation(&self) -> bool {
+        use std::io::ErrorKind;
+        let full = matches!(self.source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+        !self.action.only_reads() && (full || self.forbids_writing())
     }
 
     /// Whether nothing lies at the path.

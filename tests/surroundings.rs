@@ -4,8 +4,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant, SystemTime};
 
 use tempfile::TempDir;
 
@@ -107,18 +107,48 @@ fn an_output_never_replaces_an_input() {
     );
 }
 
-/// A library that makes flock fail with `FLOCK_ERRNO`, as file systems without it do.
-fn no_flock(folder: &Path) -> PathBuf {
-    let (source, library) = (folder.join("no_flock.c"), folder.join("no_flock.so"));
-    write(
-        &source,
-        b"#include <errno.h>\n#include <stdlib.h>\n\
-          int flock(int file, int how) { (void)file; (void)how; errno = atoi(getenv(\"FLOCK_ERRNO\")); return -1; }\n",
-    );
-    let output = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).output().unwrap();
+/// A library that takes the place of functions of libc.
+fn library(folder: &Path, source: &str) -> PathBuf {
+    let (file, library) = (folder.join("preload.c"), folder.join("preload.so"));
+    write(&file, source.as_bytes());
+    let output = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &file]).output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
     library
 }
+
+/// Makes flock fail with `FLOCK_ERRNO`, as file systems without it do.
+const NO_FLOCK: &str = "
+    #include <errno.h>
+    #include <stdlib.h>
+    int flock(int file, int how) { (void)file; (void)how; errno = atoi(getenv(\"FLOCK_ERRNO\")); return -1; }
+";
+
+/// A host that is called `HOST`, with a kernel of its own, for one process: flock tells nothing of other hosts.
+const HOST: &str = "
+    #define _GNU_SOURCE
+    #include <dlfcn.h>
+    #include <fcntl.h>
+    #include <stdarg.h>
+    #include <stdlib.h>
+    #include <string.h>
+    #include <sys/mman.h>
+    #include <unistd.h>
+    int flock(int file, int how) { (void)file; (void)how; return 0; }
+    int open64(const char *path, int flags, ...) {
+        if (!strcmp(path, \"/proc/sys/kernel/random/boot_id\") || !strcmp(path, \"/proc/sys/kernel/hostname\")) {
+            const char *host = getenv(\"HOST\");
+            int file = memfd_create(host, MFD_CLOEXEC);
+            if (write(file, host, strlen(host)) < 0) abort();
+            lseek(file, 0, SEEK_SET);
+            return file;
+        }
+        va_list list;
+        va_start(list, flags);
+        mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(list, mode_t) : 0;
+        va_end(list);
+        return ((int (*)(const char *, int, ...))dlsym(RTLD_NEXT, \"open64\"))(path, flags, mode);
+    }
+";
 
 fn wait_until(what: impl Fn() -> bool) {
     let start = Instant::now();
@@ -131,7 +161,7 @@ fn wait_until(what: impl Fn() -> bool) {
 #[test]
 fn without_flock_a_file_is_the_lock() {
     let folder = tempfile::tempdir().unwrap();
-    let library = no_flock(folder.path());
+    let library = library(folder.path(), NO_FLOCK);
     let run = |name: &str, errno: i32, more: &[&str]| {
         let mut command = pretrain(&folder.path().join(name), more);
         command.env("LD_PRELOAD", &library).env("FLOCK_ERRNO", errno.to_string());
@@ -179,6 +209,53 @@ fn without_flock_a_file_is_the_lock() {
         holder.wait().unwrap();
         assert!(held.exists());
     }
+}
+
+/// Hosts whose flock does not tell of each other, one of which is suspended so long that it is taken for dead.
+#[test]
+fn a_job_is_taken_over_from_a_host_without_a_heartbeat() {
+    let folder = tempfile::tempdir().unwrap();
+    let library = library(folder.path(), HOST);
+    let runs = folder.path().join("runs");
+    let job = runs.join("sdclr-D_i-split1");
+    let start = |host: &str| {
+        let mut command = sdclr(&["repro", "digits-lt", "--splits", "1", "--seeds", "1", "--methods", "sdclr-D_i"]);
+        command.args(["--device", "cpu", "--jobs", "1", "--set", "epochs=20", "warmup_epochs=3"]);
+        command.args(["probe.full.epochs=3", "probe.few.epochs=3", "--out"]).arg(&runs);
+        command.env("LD_PRELOAD", &library).env("HOST", host).stdout(Stdio::null());
+        let log = std::fs::File::options().create(true).append(true).open(folder.path().join(host)).unwrap();
+        command.stderr(log).spawn().unwrap()
+    };
+    let said = |host: &str| std::fs::read_to_string(folder.path().join(host)).unwrap();
+    let signal = |process: &Child, number: i32| {
+        // SAFETY: a signal to a child that was not waited for yet.
+        assert_eq!(unsafe { libc::kill(process.id() as i32, number) }, 0);
+    };
+    let first = start("node1");
+    wait_until(|| job.join("checkpoint.safetensors").exists());
+    signal(&first, libc::SIGSTOP);
+    let log = || std::fs::read_to_string(job.join("run.jsonl")).unwrap();
+    let left = log();
+    let second = start("node2");
+    let in_use = format!("sdclr-D_i-split1 is in use by process {} on node1", first.id());
+    wait_until(|| said("node2").contains(&in_use));
+    // It asks every two seconds.
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(log(), left, "a job that another host holds was begun");
+
+    let marker = std::fs::File::options().write(true).open(job.join(".lock.held")).unwrap();
+    marker.set_modified(SystemTime::now() - Duration::from_secs(130)).unwrap();
+    wait_until(|| log() != left);
+    assert!(log().lines().nth(left.lines().count()).unwrap().contains("\"from_epoch\":"), "{}", log());
+    signal(&first, libc::SIGCONT);
+    for (mut process, host) in [(first, "node1"), (second, "node2")] {
+        assert!(process.wait().unwrap().success(), "{}", said(host));
+    }
+    assert!(said("node1").contains("sdclr-D_i-split1 is in use by process"), "{}", said("node1"));
+    let record: serde_json::Value = serde_json::from_slice(&std::fs::read(job.join("result.json")).unwrap()).unwrap();
+    let epochs = |events: &str| events.matches("\"event\":\"epoch\"").count();
+    assert_eq!((record["sessions"].as_array().unwrap().len(), epochs(&log())), (2, 20), "{}", log());
+    assert!(!job.join(".lock.held").exists() && !job.join("checkpoint.safetensors").exists());
 }
 
 #[test]

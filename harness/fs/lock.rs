@@ -1,24 +1,25 @@
 //! A folder or file for one process at a time. In: its path. Out: the lock, or nothing where another process holds it.
 //!
-//! The lock is the kernel's (flock). File systems without it (Lustre, CIFS, some NFS and FUSE) get a file instead, which
-//! only one process can create; see [`marker`].
+//! Between processes of one kernel, in containers too, its flock decides. Many cluster file systems grant flock on each host
+//! separately (Lustre's `localflock`, NFS with `local_lock`), others have none (CIFS, some FUSE): between hosts, and
+//! where there is no flock, a file decides that only one process can create; see [`marker`].
 
 mod marker;
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
 use super::{Action, FsError, TEMPORARY, create_folder, error, is_file, list_folder, parent, remove};
-pub use marker::Holder;
-use marker::Marker;
+use marker::{Holder, Marker, Taker};
 
 /// An exclusive lock on a folder or file, held until it is dropped or the process ends.
 #[derive(Debug)]
 pub struct FolderLock {
+    /// Removed before flock is given back: the next process of this machine would take it for a dead one's. None where no
+    /// file can be created, and hence no result written either.
+    marker: Option<Marker>,
     _file: File,
-    _marker: Option<Marker>,
 }
 
 impl FolderLock {
@@ -37,33 +38,41 @@ impl FolderLock {
         Self::open(&file.with_added_extension("lock"))
     }
 
-    /// Who holds the lock on `folder`, once [`FolderLock::take`] has given `None`; nobody where it was freed since.
-    pub fn holder(folder: &Path) -> Option<Holder> {
-        let lock = lock_of(folder);
-        Holder::read(&marker::path_of(&lock)).or_else(|| Holder::read(&lock))
+    /// Who holds the lock on `folder`, in words, once [`FolderLock::take`] has given `None`.
+    pub fn holder(folder: &Path) -> String {
+        let holder = Holder::read(&marker::path_of(&lock_of(folder)));
+        holder.map_or_else(|| "another process".to_owned(), |holder| holder.to_string())
+    }
+
+    /// Whether this process still holds it: while it was suspended, another host may have taken it for dead.
+    pub fn is_held(&self) -> bool {
+        self.marker.as_ref().is_none_or(Marker::is_held)
     }
 
     fn open(path: &Path) -> Result<Option<Self>, FsError> {
         create_folder(parent(path))?;
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
             .open(path)
             .map_err(error(Action::OpenLock, path))?;
-        match file.try_lock() {
-            Ok(()) => {
-                // For messages of those who wait; a disk that is full must not stop the holder.
-                let _ = file.set_len(0).and_then(|()| file.write_all(Holder::this_process().to_line().as_bytes()));
-                Ok(Some(Self { _file: file, _marker: None }))
-            }
-            Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+        let flocked = match file.try_lock() {
+            Ok(()) => true,
+            Err(std::fs::TryLockError::WouldBlock) => return Ok(None),
             Err(std::fs::TryLockError::Error(source)) if is_unsupported(&source) => {
                 warn_once(path, &source);
-                Ok(Marker::take(path)?.map(|marker| Self { _file: file, _marker: Some(marker) }))
+                false
             }
-            Err(std::fs::TryLockError::Error(source)) => Err(error(Action::Lock, path)(source)),
-        }
+            Err(std::fs::TryLockError::Error(source)) => return Err(error(Action::Lock, path)(source)),
+        };
+        let marker = match Taker::new(path, &file, flocked).take() {
+            Ok(None) => return Ok(None),
+            Ok(marker) => marker,
+            Err(failure) if flocked && failure.prevents_creation() => None,
+            Err(failure) => return Err(failure),
+        };
+        Ok(Some(Self { marker, _file: file }))
     }
 }
 
@@ -112,4 +121,42 @@ fn remove_half_written(folder: &Path) -> Result<(), FsError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_leaves_no_marker_and_names_its_holder() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = FolderLock::take(folder.path()).unwrap().unwrap();
+        assert!(held.is_held() && FolderLock::take(folder.path()).unwrap().is_none());
+        let holder = FolderLock::holder(folder.path());
+        assert!(holder.starts_with(&format!("process {} on ", std::process::id())), "{holder}");
+        drop(held);
+        assert_eq!(list_folder(folder.path()).unwrap(), [lock_of(folder.path())]);
+        assert_eq!(FolderLock::holder(folder.path()), "another process");
+    }
+
+    /// A marker is gone before flock is free for the next.
+    #[test]
+    fn flock_and_markers_agree() {
+        let folder = tempfile::tempdir().unwrap();
+        let (inside, turns) = (std::sync::atomic::AtomicUsize::new(0), 200);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let mut taken = 0;
+                    while taken < turns {
+                        let Some(lock) = FolderLock::take(folder.path()).unwrap() else { continue };
+                        assert_eq!(inside.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
+                        assert!(lock.is_held());
+                        inside.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                        taken += 1;
+                    }
+                });
+            }
+        });
+    }
 }

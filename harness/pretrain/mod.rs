@@ -75,8 +75,8 @@ pub enum PretrainError {
     Stopped { request: crate::stop::Request, epoch: usize, epochs: usize, steps: usize },
     #[error("budget used up after epoch {epoch} of {epochs}: run the same command again to continue")]
     TimeUp { epoch: usize, epochs: usize },
-    #[error("{folder} is in use by another process; wait for it or choose another --out")]
-    InUse { folder: String },
+    #[error("{folder} is in use by {holder}; wait for it or choose another --out")]
+    InUse { folder: String, holder: String },
     #[error("a training step could not be recorded as a CUDA graph ({0}); run with --eager, which records none")]
     Recording(NativeError),
     #[error(

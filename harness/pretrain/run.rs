@@ -1,6 +1,6 @@
 //! One pre-training job, from an empty or half-done folder to `encoder.safetensors` and its records.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use tch::{Device, Kind};
@@ -65,13 +65,15 @@ pub fn run(job: &PretrainJob, folder: &Path, progress: &Progress) -> Result<Pret
     let limits = [job.header.limit_images, job.header.limit_epochs].map(all);
     let asked = format!("{} for {} images and {} epochs", job.header.recipe_hash, limits[0], limits[1]);
     job.group.agree("recipe, data or limits", &asked)?;
-    let in_use = || PretrainError::InUse { folder: folder.display().to_string() };
     let locked = match job.group.rank() {
-        0 => FolderLock::take(folder).map_err(PretrainError::from).and_then(|lock| lock.ok_or_else(in_use)).map(Some),
+        0 => FolderLock::take(folder)
+            .map_err(PretrainError::from)
+            .and_then(|lock| lock.ok_or_else(|| in_use(folder)))
+            .map(Some),
         _ => Ok(None),
     };
-    let _lock = together(job, locked)?;
-    let opened = together(job, open(job, folder))?;
+    let lock = together(job, locked)?;
+    let opened = together(job, open(job, folder, lock))?;
     // One rank may see an older state of a network file system, or a folder of its own.
     let seen = match &opened {
         Opened::Finished(_) => "a finished run".to_owned(),
@@ -92,7 +94,7 @@ pub fn run(job: &PretrainJob, folder: &Path, progress: &Progress) -> Result<Pret
         let _ = sitting.event(&Event::Failure { error: error.to_string() });
     }
     outcome?;
-    together(job, sitting.finish(job, folder, &trainer))
+    together(job, sitting.finish(job, &trainer))
 }
 
 /// A job's folder, looked into.
@@ -128,7 +130,7 @@ fn agree_on_state(job: &PretrainJob, trainer: &Trainer, when: &str) -> Result<()
     Ok(job.group.agree(&format!("network and optimiser {when}"), &format!("bits that add up to {sums:?}"))?)
 }
 
-fn open(job: &PretrainJob, folder: &Path) -> Result<Opened, PretrainError> {
+fn open(job: &PretrainJob, folder: &Path, lock: Option<FolderLock>) -> Result<Opened, PretrainError> {
     if let Some(done) = record::read_result(&folder.join("result.json"))? {
         refuse_other(folder, &done.header().recipe_hash, &job.header.recipe_hash)?;
         if let (JobRecord::Pretrain(done), true) = (done, fs::exists(&folder.join(ENCODER))?) {
@@ -146,12 +148,16 @@ fn open(job: &PretrainJob, folder: &Path) -> Result<Opened, PretrainError> {
     let mut trainer = Trainer::new(job.recipe, network, steps_per_epoch, job.eager)?;
     check_last_batch(job, &trainer)?;
 
-    let sitting = Sitting::open(job, folder, &mut trainer)?;
+    let sitting = Sitting::open(job, folder, lock, &mut trainer)?;
     Ok(Opened::ToTrain(Box::new(trainer), Box::new(sitting)))
 }
 
 fn steps_per_epoch(job: &PretrainJob) -> usize {
     job.epoch_images().div_ceil(job.recipe.batch_size)
+}
+
+fn in_use(folder: &Path) -> PretrainError {
+    PretrainError::InUse { folder: folder.display().to_string(), holder: FolderLock::holder(folder) }
 }
 
 fn refuse_other(folder: &Path, found: &str, expected: &str) -> Result<(), PretrainError> {
@@ -193,6 +199,7 @@ fn check_counters(job: &PretrainJob, path: &Path, meta: &TrainingMeta) -> Result
 
 /// One process's share of a run, which may take several.
 struct Sitting {
+    folder: PathBuf,
     /// Of rank 0.
     log: Option<RunLog>,
     /// Those before and this one.
@@ -203,11 +210,18 @@ struct Sitting {
     earlier_seconds: f64,
     start: Instant,
     saver: Saver,
+    /// Of rank 0. Given back last: the saver may still be writing.
+    lock: Option<FolderLock>,
 }
 
 impl Sitting {
     /// Takes up the folder's checkpoint, if there is one, into `trainer`.
-    fn open(job: &PretrainJob, folder: &Path, trainer: &mut Trainer) -> Result<Self, PretrainError> {
+    fn open(
+        job: &PretrainJob,
+        folder: &Path,
+        lock: Option<FolderLock>,
+        trainer: &mut Trainer,
+    ) -> Result<Self, PretrainError> {
         let checkpoint = folder.join(CHECKPOINT);
         let (mut epochs, mut sessions, mut earlier_seconds) = (Vec::new(), Vec::new(), 0.0);
         let mut under_way = None;
@@ -236,6 +250,7 @@ impl Sitting {
         };
         sessions.push(session);
         Ok(Self {
+            folder: folder.to_path_buf(),
             log,
             sessions,
             epochs,
@@ -243,15 +258,25 @@ impl Sitting {
             earlier_seconds,
             start: Instant::now(),
             saver: Saver::new(checkpoint, saved_epoch),
+            lock,
         })
     }
 
+    /// Makes sure that no other host has taken this process for dead, which may have been suspended for long.
+    fn check_lock(&self) -> Result<(), PretrainError> {
+        match &self.lock {
+            Some(lock) if !lock.is_held() => Err(in_use(&self.folder)),
+            _ => Ok(()),
+        }
+    }
+
     fn event(&mut self, event: &Event) -> Result<(), PretrainError> {
+        self.check_lock()?;
         Ok(self.log.as_mut().map_or(Ok(()), |log| log.event(event))?)
     }
 
     /// The record of the finished run; rank 0 writes it and the encoder.
-    fn finish(&mut self, job: &PretrainJob, folder: &Path, trainer: &Trainer) -> Result<PretrainRecord, PretrainError> {
+    fn finish(&mut self, job: &PretrainJob, trainer: &Trainer) -> Result<PretrainRecord, PretrainError> {
         let state = trainer.network.state();
         checkpoint::sane(&state).map_err(|error| self.advised(error.into()))?;
         let (state_sha256, seconds) = (checkpoint::state_sha256(&state)?, self.seconds());
@@ -260,10 +285,11 @@ impl Sitting {
         let job = Job { header, sessions, seconds, state_sha256: state_sha256.clone(), ended };
         let record = PretrainRecord { job, epochs };
         if self.log.is_some() {
-            checkpoint::write_weights(&folder.join(ENCODER), &state)?;
+            self.check_lock()?;
+            checkpoint::write_weights(&self.folder.join(ENCODER), &state)?;
             self.event(&Event::Result { state_sha256, seconds })?;
-            record::write_result(&folder.join("result.json"), &JobRecord::Pretrain(record.clone()))?;
-            fs::remove(&folder.join(CHECKPOINT))?;
+            record::write_result(&self.folder.join("result.json"), &JobRecord::Pretrain(record.clone()))?;
+            fs::remove(&self.folder.join(CHECKPOINT))?;
         }
         Ok(record)
     }
@@ -277,6 +303,7 @@ impl Sitting {
         if self.log.is_none() {
             return Ok(());
         }
+        self.check_lock()?;
         let meta = TrainingMeta {
             format: checkpoint::FORMAT,
             recipe_hash: job.header.recipe_hash.clone(),

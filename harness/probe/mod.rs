@@ -47,8 +47,8 @@ pub enum ProbeError {
     Stopped { request: crate::stop::Request, epoch: usize },
     #[error("the probe has no epoch; at least 1 is needed")]
     NoEpoch,
-    #[error("{folder} is in use by another process; wait for it")]
-    InUse { folder: String },
+    #[error("{folder} is in use by {holder}; wait for it")]
+    InUse { folder: String, holder: String },
     #[error(transparent)]
     Optimizer(#[from] PretrainError),
     #[error(transparent)]
@@ -169,10 +169,9 @@ fn accuracy(network: &Network, features: &Tensor, labels: &Tensor, selection: Se
 pub fn run(job: &ProbeJob, folder: Option<&Path>, progress: &Progress) -> Result<JobRecord, ProbeError> {
     let session = Session { from_epoch: 0, ranks: 1, environment: job.environment.clone() };
     let mut log = None;
-    let mut _lock = None;
+    let mut lock = None;
     if let Some(folder) = folder {
-        _lock =
-            Some(FolderLock::take(folder)?.ok_or_else(|| ProbeError::InUse { folder: folder.display().to_string() })?);
+        lock = Some(FolderLock::take(folder)?.ok_or_else(|| in_use(folder))?);
         match record::read_result(&folder.join("result.json"))? {
             // A probe is cheap beside its encoder: one of another recipe is simply run anew.
             Some(done) if done.header().recipe_hash == job.header.recipe_hash => {
@@ -193,6 +192,11 @@ pub fn run(job: &ProbeJob, folder: Option<&Path>, progress: &Progress) -> Result
         let _ = log.event(&Event::Failure { error: error.to_string() });
     }
     let (trained, outcome) = outcome?;
+    if let (Some(folder), Some(lock)) = (folder, &lock)
+        && !lock.is_held()
+    {
+        return Err(in_use(folder));
+    }
     let state_sha256 = checkpoint::state_sha256(&job.network.state())?;
     let (header, seconds) = (job.header.clone(), start.elapsed().as_secs_f64());
     if let Some(log) = &mut log {
@@ -210,6 +214,10 @@ pub fn run(job: &ProbeJob, folder: Option<&Path>, progress: &Progress) -> Result
         record::write_result(&folder.join("result.json"), &record)?;
     }
     Ok(record)
+}
+
+fn in_use(folder: &Path) -> ProbeError {
+    ProbeError::InUse { folder: folder.display().to_string(), holder: FolderLock::holder(folder) }
 }
 
 /// Trains (where there are lists for it), restores the best classifier and tests it, once.

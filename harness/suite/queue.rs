@@ -236,8 +236,7 @@ fn held_by_another(folder: &Path) -> Result<Option<String>, SuiteError> {
     if !fs::is_folder(folder).unwrap_or(false) || FolderLock::take(folder)?.is_some() {
         return Ok(None);
     }
-    let holder = FolderLock::holder(folder);
-    Ok(Some(holder.map_or_else(|| "another process".to_owned(), |holder| holder.to_string())))
+    Ok(Some(FolderLock::holder(folder)))
 }
 
 fn is_in_use(error: &SuiteError) -> bool {

@@ -1,6 +1,8 @@
-//! A lock by a file that only one process can create (`O_EXCL`), for file systems without flock. It names its holder
-//! (host, process, start time), who touches it every few seconds. Where the holder has died, exactly one process takes
-//! its place.
+//! A lock by a file that only one process can create (`O_EXCL`). It names its holder (host, process, start time), who
+//! touches it every few seconds. Where the holder has died, exactly one process takes its place.
+//!
+//! Who is dead: with flock in hand, every holder of the same kernel; without it, a process of this machine that is not
+//! there; any other one after [`STALE`] without a heartbeat, by the clock of the file server.
 //!
 //! Taking a dead holder's place: create `LOCK.held.claim` (again `O_EXCL`), look whether the same dead holder is still
 //! named, rename a file of one's own over the marker, remove the claim. A second taker finds the claim, or, after it was
@@ -12,10 +14,11 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -30,11 +33,12 @@ pub(super) const STALE: Duration = Duration::from_secs(120);
 
 /// The process that holds a lock.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Holder {
-    pub host: String,
-    pub pid: u32,
-    /// Start of the host's kernel and the namespace of its process numbers: what a number means.
-    machine: String,
+pub(super) struct Holder {
+    host: String,
+    pid: u32,
+    /// Start of the host's kernel, and the namespace of its process numbers: what a number means.
+    kernel: String,
+    namespace: PathBuf,
     /// When the process began, in the kernel's ticks.
     started: u64,
     /// Tells two locks of one process apart.
@@ -47,40 +51,41 @@ impl std::fmt::Display for Holder {
     }
 }
 
+static THIS_PROCESS: LazyLock<Holder> = LazyLock::new(|| {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    let pid = std::process::id();
+    Holder {
+        host: read("/proc/sys/kernel/hostname"),
+        pid,
+        kernel: read("/proc/sys/kernel/random/boot_id"),
+        namespace: std::fs::read_link("/proc/self/ns/pid").unwrap_or_default(),
+        started: start_of(pid).unwrap_or_default(),
+        serial: 0,
+    }
+});
+
 impl Holder {
-    pub(super) fn this_process() -> Self {
+    fn this_process() -> Self {
         static SERIAL: AtomicU64 = AtomicU64::new(0);
-        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
-        let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-        let pid = std::process::id();
-        Self {
-            host: read("/proc/sys/kernel/hostname"),
-            pid,
-            machine: format!("{} {}", read("/proc/sys/kernel/random/boot_id"), namespace.display()),
-            started: start_of(pid).unwrap_or_default(),
-            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
-        }
+        Self { serial: SERIAL.fetch_add(1, Ordering::Relaxed), ..THIS_PROCESS.clone() }
     }
 
-    pub(super) fn to_line(&self) -> String {
-        serde_json::to_string(self).unwrap_or_default() + "\n"
-    }
-
-    /// The holder that a lock file names; `None` where there is no file, or none that names one.
+    /// The holder that a marker names; `None` where there is no file, or none that names one.
     pub(super) fn read(path: &Path) -> Option<Self> {
         let mut text = String::new();
         File::open(path).ok()?.take(4096).read_to_string(&mut text).ok()?;
         serde_json::from_str(&text).ok()
     }
 
-    /// Whether the process is known to be gone; that of another machine never is.
-    fn is_gone(&self) -> bool {
-        self.machine == Self::this_process().machine && start_of(self.pid) != Some(self.started)
+    /// Whether it is of the kernel that this process runs on; not known where kernels have no name.
+    fn shares_kernel(&self) -> bool {
+        !self.kernel.is_empty() && self.kernel == THIS_PROCESS.kernel
     }
 
-    /// Whether the process is known to live.
-    fn is_here(&self) -> bool {
-        self.machine == Self::this_process().machine && !self.is_gone()
+    /// Whether the process is there; `None` where it cannot be seen from here.
+    fn lives(&self) -> Option<bool> {
+        let seen = self.shares_kernel() && self.namespace == THIS_PROCESS.namespace;
+        seen.then(|| start_of(self.pid) == Some(self.started))
     }
 }
 
@@ -109,46 +114,22 @@ pub(super) struct Marker {
 }
 
 impl Marker {
-    /// Takes the lock of the lock file `lock`; `None` where another process holds it.
-    pub(super) fn take(lock: &Path) -> Result<Option<Self>, FsError> {
-        Self::take_as(Holder::this_process(), lock, STALE)
-    }
-
-    fn take_as(holder: Holder, lock: &Path, stale: Duration) -> Result<Option<Self>, FsError> {
-        let path = path_of(lock);
-        let claim = path.with_added_extension("claim");
-        loop {
-            if let Some(file) = create(&path, &holder)? {
-                return Self::begin(path, holder, file).map(Some);
-            }
-            match dead_holder(&path, stale)? {
-                Some(dead) if create(&claim, &holder)?.is_some() => {
-                    let taken = take_place(&path, &claim, &holder, &dead, stale);
-                    if Holder::read(&claim).as_ref() == Some(&holder) {
-                        remove(&claim)?;
-                    }
-                    return taken?.map(|file| Self::begin(path, holder, file)).transpose();
-                }
-                Some(_) if !clear_dead_claim(&claim, &holder, stale)? => return Ok(None),
-                None if exists(&path)? => return Ok(None),
-                // The claim was cleared away, or the holder has let go: once more.
-                _ => {}
-            }
-        }
-    }
-
     fn begin(path: PathBuf, holder: Holder, file: File) -> Result<Self, FsError> {
         let (stop, stopped) = mpsc::channel::<()>();
         let beat = move || {
             while stopped.recv_timeout(HEARTBEAT) == Err(RecvTimeoutError::Timeout) {
-                // SAFETY: the descriptor is that of an open file; no times means now, by the file server's clock. A failure
-                // passes: others wait far longer than one heartbeat.
-                unsafe { libc::futimens(file.as_raw_fd(), std::ptr::null()) };
+                // A failure passes: others wait far longer than one heartbeat.
+                let _ = touch(&file);
             }
         };
         let heartbeat = std::thread::Builder::new().name("heartbeat".to_owned()).spawn(beat);
         let heartbeat = Some(heartbeat.map_err(error(Action::Lock, &path))?);
         Ok(Self { path, holder, stop: Some(stop), heartbeat })
+    }
+
+    /// Whether nobody has taken this process for dead.
+    pub(super) fn is_held(&self) -> bool {
+        Holder::read(&self.path).as_ref() == Some(&self.holder)
     }
 }
 
@@ -156,10 +137,19 @@ impl Drop for Marker {
     fn drop(&mut self) {
         self.stop = None;
         let _ = self.heartbeat.take().map(JoinHandle::join);
-        if Holder::read(&self.path).as_ref() == Some(&self.holder) {
+        if self.is_held() {
             // What stays is free for others as soon as this process has ended.
             let _ = remove(&self.path);
         }
+    }
+}
+
+/// Says that the file was modified now, by the file server's clock.
+fn touch(file: &File) -> std::io::Result<()> {
+    // SAFETY: the descriptor is that of an open file; no times mean now.
+    match unsafe { libc::futimens(file.as_raw_fd(), std::ptr::null()) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
     }
 }
 
@@ -170,7 +160,7 @@ fn create(path: &Path, holder: &Holder) -> Result<Option<File>, FsError> {
         Err(source) if source.kind() == std::io::ErrorKind::AlreadyExists => return Ok(None),
         Err(source) => return Err(error(Action::Lock, path)(source)),
     };
-    match file.write_all(holder.to_line().as_bytes()) {
+    match write(&mut file, holder) {
         Ok(()) => Ok(Some(file)),
         Err(source) => {
             // It names nobody and would block others; the error itself must come through.
@@ -180,28 +170,8 @@ fn create(path: &Path, holder: &Holder) -> Result<Option<File>, FsError> {
     }
 }
 
-/// The holder that a marker names, once it is dead; the inner `None` where it names nobody, cut off by a full disk or a
-/// killed process.
-fn dead_holder(path: &Path, stale: Duration) -> Result<Option<Option<Holder>>, FsError> {
-    let holder = Holder::read(path);
-    let dead = match &holder {
-        Some(holder) if holder.is_gone() => true,
-        Some(holder) if holder.is_here() => false,
-        _ => age(path)?.is_some_and(|age| age > stale),
-    };
-    Ok(dead.then_some(holder))
-}
-
-/// How long a file was not touched, by the clock of the file server: that of a file touched now. `None`: it is gone.
-fn age(path: &Path) -> Result<Option<Duration>, FsError> {
-    // To open a file makes network file systems ask the server for its times.
-    let modified = match File::open(path).and_then(|file| file.metadata()?.modified()) {
-        Ok(modified) => modified,
-        Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(error(Action::Lock, path)(source)),
-    };
-    let now = || -> std::io::Result<SystemTime> { temporary_beside(path)?.as_file().metadata()?.modified() };
-    Ok(Some(now().map_err(error(Action::Lock, path))?.duration_since(modified).unwrap_or_default()))
+fn write(file: &mut File, holder: &Holder) -> std::io::Result<()> {
+    file.write_all((serde_json::to_string(holder)? + "\n").as_bytes())
 }
 
 fn temporary_beside(path: &Path) -> std::io::Result<tempfile::NamedTempFile> {
@@ -209,46 +179,124 @@ fn temporary_beside(path: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     tempfile::Builder::new().prefix(".sdclr-lock-").permissions(readable).tempfile_in(parent(path))
 }
 
-/// Puts `holder` in the place of the `dead` one, under the claim; `None` where another was faster.
-fn take_place(
-    path: &Path,
-    claim: &Path,
-    holder: &Holder,
-    dead: &Option<Holder>,
-    stale: Duration,
-) -> Result<Option<File>, FsError> {
-    if dead_holder(path, stale)?.as_ref() != Some(dead) {
-        return Ok(None);
-    }
-    let mut file = temporary_beside(path).map_err(error(Action::Lock, path))?;
-    file.write_all(holder.to_line().as_bytes()).map_err(error(Action::Lock, path))?;
-    // The claim may have been taken for dead, where this process slept that long.
-    if Holder::read(claim).as_ref() != Some(holder) {
-        return Ok(None);
-    }
-    let file = file.persist(path).map_err(|failure| error(Action::Lock, path)(failure.error))?;
-    Ok((Holder::read(path).as_ref() == Some(holder)).then_some(file))
+/// A process that wants the marker of a lock file.
+pub(super) struct Taker<'a> {
+    holder: Holder,
+    path: PathBuf,
+    claim: PathBuf,
+    /// The lock file, which tells the time of the file server.
+    lock: &'a File,
+    /// Whether this process has its flock.
+    flocked: bool,
 }
 
-/// Removes the claim of a taker that died as it took a place; whether it had.
-fn clear_dead_claim(claim: &Path, holder: &Holder, stale: Duration) -> Result<bool, FsError> {
-    if dead_holder(claim, stale)?.is_none() {
-        return Ok(false);
+impl<'a> Taker<'a> {
+    /// One of this process, for the lock file at `path`, which is open for writing.
+    pub(super) fn new(path: &Path, lock: &'a File, flocked: bool) -> Self {
+        let path = path_of(path);
+        let claim = path.with_added_extension("claim");
+        Self { holder: Holder::this_process(), path, claim, lock, flocked }
     }
-    // Should it be that of a living taker by now, that one finds it gone and gives up.
-    let aside = claim.with_added_extension(format!("{}-{}", holder.pid, holder.serial));
-    match move_to(claim, &aside) {
-        Err(failure) if failure.is_absent() => Ok(true),
-        outcome => outcome.and_then(|()| remove(&aside)).map(|()| true),
+
+    /// Takes the lock; `None` where another process holds it.
+    pub(super) fn take(self) -> Result<Option<Marker>, FsError> {
+        loop {
+            if let Some(file) = create(&self.path, &self.holder)? {
+                return Marker::begin(self.path, self.holder, file).map(Some);
+            }
+            match self.dead_holder(&self.path)? {
+                Some(dead) if create(&self.claim, &self.holder)?.is_some() => {
+                    let taken = self.take_place(&dead);
+                    if Holder::read(&self.claim).as_ref() == Some(&self.holder) {
+                        remove(&self.claim)?;
+                    }
+                    return taken?.map(|file| Marker::begin(self.path, self.holder, file)).transpose();
+                }
+                Some(_) if !self.clear_dead_claim()? => return Ok(None),
+                None if exists(&self.path)? => return Ok(None),
+                // The claim was cleared away, or the holder has let go: once more.
+                _ => {}
+            }
+        }
+    }
+
+    /// The holder that a marker names, once it is dead; the inner `None` where it names nobody, cut off by a full disk or a
+    /// killed process.
+    fn dead_holder(&self, path: &Path) -> Result<Option<Option<Holder>>, FsError> {
+        let holder = Holder::read(path);
+        let dead = match &holder {
+            // It would still have flock.
+            Some(holder) if self.flocked && holder.shares_kernel() => true,
+            holder => match holder.as_ref().and_then(Holder::lives) {
+                Some(lives) => !lives,
+                None => self.age(path)?.is_some_and(|age| age > STALE),
+            },
+        };
+        Ok(dead.then_some(holder))
+    }
+
+    /// How long a file was not touched, by the clock of the file server. `None`: it is gone.
+    fn age(&self, path: &Path) -> Result<Option<Duration>, FsError> {
+        // To open a file makes network file systems ask the server for its times.
+        let modified = match File::open(path).and_then(|file| file.metadata()?.modified()) {
+            Ok(modified) => modified,
+            Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(error(Action::Read, path)(source)),
+        };
+        let now = touch(self.lock).and_then(|()| self.lock.metadata()?.modified());
+        Ok(Some(now.map_err(error(Action::Lock, path))?.duration_since(modified).unwrap_or_default()))
+    }
+
+    /// Puts this process in the place of the `dead` one, under the claim; `None` where another was faster.
+    fn take_place(&self, dead: &Option<Holder>) -> Result<Option<File>, FsError> {
+        if self.dead_holder(&self.path)?.as_ref() != Some(dead) {
+            return Ok(None);
+        }
+        let mut file = temporary_beside(&self.path).map_err(error(Action::Lock, &self.path))?;
+        write(file.as_file_mut(), &self.holder).map_err(error(Action::Lock, &self.path))?;
+        // The claim may have been taken for dead, where this process slept that long.
+        if Holder::read(&self.claim).as_ref() != Some(&self.holder) {
+            return Ok(None);
+        }
+        let file = file.persist(&self.path).map_err(|failure| error(Action::Lock, &self.path)(failure.error))?;
+        Ok((Holder::read(&self.path).as_ref() == Some(&self.holder)).then_some(file))
+    }
+
+    /// Removes the claim of a taker that died as it took a place; whether it had.
+    fn clear_dead_claim(&self) -> Result<bool, FsError> {
+        if self.dead_holder(&self.claim)?.is_none() {
+            return Ok(false);
+        }
+        // Should it be that of a living taker by now, that one finds it gone and gives up.
+        let Holder { pid, serial, .. } = self.holder;
+        let aside = self.claim.with_added_extension(format!("{pid}-{serial}"));
+        match move_to(&self.claim, &aside) {
+            Err(failure) if failure.is_absent() => Ok(true),
+            outcome => outcome.and_then(|()| remove(&aside)).map(|()| true),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     fn holder_of(host: &str, serial: u64) -> Holder {
-        Holder { host: host.to_owned(), pid: 7, machine: format!("kernel of {host}"), started: 1, serial }
+        let kernel = format!("kernel of {host}");
+        Holder { host: host.to_owned(), pid: 7, kernel, namespace: PathBuf::new(), started: 1, serial }
+    }
+
+    /// An empty file at `path`, open for writing.
+    fn emptied(path: &Path) -> File {
+        OpenOptions::new().create(true).truncate(true).write(true).open(path).unwrap()
+    }
+
+    /// What a process gets that has, or has not, flock of the lock file.
+    fn take_as(holder: Holder, lock: &Path, flocked: bool) -> Option<Marker> {
+        let file = emptied(lock);
+        Taker { holder, ..Taker::new(lock, &file, flocked) }.take().unwrap()
     }
 
     /// A lock file in an empty folder, and its marker's path.
@@ -261,46 +309,97 @@ mod tests {
 
     /// Leaves the file as a holder of `host` did that was killed `seconds` ago.
     fn leave(path: &Path, holder: &Holder, seconds: u64) {
-        super::super::super::write(path, holder.to_line().as_bytes()).unwrap();
-        let file = OpenOptions::new().write(true).open(path).unwrap();
+        let mut file = emptied(path);
+        write(&mut file, holder).unwrap();
         file.set_modified(SystemTime::now() - Duration::from_secs(seconds)).unwrap();
     }
 
     fn names(folder: &Path) -> Vec<String> {
         let entries = super::super::super::list_folder(folder).unwrap();
-        entries.iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect()
+        let names = entries.iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned());
+        names.filter(|name| name != ".lock").collect()
     }
 
     #[test]
     fn one_of_two_hosts_holds_it_until_it_lets_go() {
         let (folder, lock, path) = lock();
         let [here, there] = ["here", "there"].map(|host| holder_of(host, 0));
-        let held = Marker::take_as(here.clone(), &lock, STALE).unwrap().unwrap();
+        let held = take_as(here.clone(), &lock, false).unwrap();
         assert_eq!(Holder::read(&path).unwrap(), here);
         assert_eq!(Holder::read(&path).unwrap().to_string(), "process 7 on here");
-        assert!(Marker::take_as(there.clone(), &lock, STALE).unwrap().is_none());
+        assert!(take_as(there.clone(), &lock, false).is_none());
         drop(held);
         assert_eq!(names(folder.path()), [""; 0]);
-        drop(Marker::take_as(there, &lock, STALE).unwrap().unwrap());
+        drop(take_as(there, &lock, false).unwrap());
         assert_eq!(names(folder.path()), [""; 0]);
     }
 
     #[test]
     fn another_host_is_dead_once_its_heartbeat_is_old() {
         let (folder, lock, path) = lock();
-        for (seconds, dead) in [(100, false), (130, true)] {
-            leave(&path, &holder_of("there", 0), seconds);
-            let taken = Marker::take_as(holder_of("here", 1), &lock, STALE).unwrap();
-            assert_eq!(taken.is_some(), dead, "{seconds}");
+        // Flock may tell of this kernel alone. The empty name of a kernel tells nothing.
+        let there = holder_of("there", 0);
+        let nameless = Holder { kernel: String::new(), ..there.clone() };
+        for (flocked, holder) in [(false, &there), (true, &there), (true, &nameless)] {
+            for (seconds, dead) in [(100, false), (130, true)] {
+                leave(&path, holder, seconds);
+                let taken = take_as(holder_of("here", 1), &lock, flocked);
+                assert_eq!(taken.is_some(), dead, "{seconds} {flocked} {holder:?}");
+            }
+            assert_eq!(names(folder.path()), [""; 0]);
         }
-        assert_eq!(names(folder.path()), [""; 0]);
         // A marker that was cut off as it was written.
         for (seconds, dead) in [(100, false), (130, true)] {
-            leave(&path, &holder_of("there", 0), seconds);
-            let file = OpenOptions::new().write(true).truncate(true).open(&path).unwrap();
+            leave(&path, &there, seconds);
+            let file = emptied(&path);
             file.set_modified(SystemTime::now() - Duration::from_secs(seconds)).unwrap();
-            assert_eq!(Marker::take_as(holder_of("here", 1), &lock, STALE).unwrap().is_some(), dead, "{seconds}");
+            assert_eq!(take_as(holder_of("here", 1), &lock, false).is_some(), dead, "{seconds}");
         }
+    }
+
+    /// Clocks of hosts may differ; the file server has one.
+    #[test]
+    fn age_is_told_by_the_file_server() {
+        let (_folder, lock, path) = lock();
+        leave(&path, &holder_of("there", 0), 0);
+        let file = emptied(&lock);
+        file.set_modified(SystemTime::now() + Duration::from_secs(1000)).unwrap();
+        let age = Taker::new(&lock, &file, true).age(&path).unwrap().unwrap();
+        assert!(age < Duration::from_secs(60), "{age:?}");
+    }
+
+    /// Who of this kernel is named was killed: it would still have flock. That goes for containers, too.
+    #[test]
+    fn of_one_kernel_flock_decides() {
+        let (folder, lock, path) = lock();
+        let ours = Holder::this_process();
+        let contained = Holder { namespace: "pid:[1]".into(), ..ours.clone() };
+        for named in [ours, contained] {
+            leave(&path, &named, 0);
+            assert!(take_as(Holder::this_process(), &lock, false).is_none(), "{named:?}");
+            // A taker that was killed, as well.
+            leave(&path.with_added_extension("claim"), &named, 0);
+            assert!(take_as(Holder::this_process(), &lock, true).is_some(), "{named:?}");
+            assert_eq!(names(folder.path()), [""; 0]);
+        }
+    }
+
+    /// A holder that wakes up after another host took its place finds out, and leaves the place alone.
+    #[test]
+    fn who_was_taken_for_dead_finds_out() {
+        let (folder, lock, path) = lock();
+        let slept = take_as(Holder::this_process(), &lock, true).unwrap();
+        assert!(slept.is_held());
+        leave(&path, &slept.holder, 1000);
+        let taken = take_as(holder_of("there", 0), &lock, false);
+        assert!(taken.is_none(), "the process is seen to live");
+        leave(&path, &holder_of("there", 0), 1000);
+        let taken = take_as(holder_of("third", 0), &lock, true).unwrap();
+        assert!(!slept.is_held() && taken.is_held());
+        drop(slept);
+        assert!(taken.is_held());
+        drop(taken);
+        assert_eq!(names(folder.path()), [""; 0]);
     }
 
     #[test]
@@ -308,20 +407,20 @@ mod tests {
         let (_folder, lock, path) = lock();
         let ours = Holder::this_process();
         leave(&path, &ours, 1_000_000);
-        assert!(Marker::take(&lock).unwrap().is_none(), "a suspended process is not dead");
+        assert!(take_as(Holder::this_process(), &lock, false).is_none(), "a suspended process is not dead");
         // Its number belongs to a later process now.
         leave(&path, &Holder { started: ours.started - 1, ..ours.clone() }, 0);
-        assert!(Marker::take(&lock).unwrap().is_some());
+        assert!(take_as(Holder::this_process(), &lock, false).is_some());
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let of_child = Holder { pid: child.id(), started: start_of(child.id()).unwrap(), ..ours };
         leave(&path, &of_child, 0);
-        assert!(Marker::take(&lock).unwrap().is_none());
+        assert!(take_as(Holder::this_process(), &lock, false).is_none());
         child.kill().unwrap();
         // Not waited for: a zombie is dead too.
         while start_of(child.id()).is_some() {
             std::thread::sleep(Duration::from_millis(1));
         }
-        assert!(Marker::take(&lock).unwrap().is_some());
+        assert!(take_as(Holder::this_process(), &lock, false).is_some());
         child.wait().unwrap();
     }
 
@@ -342,7 +441,8 @@ mod tests {
                         scope.spawn(move || {
                             barrier.wait();
                             let holder = holder_of("here", taker);
-                            (0..20).find_map(|_| Marker::take_as(holder.clone(), lock, STALE).unwrap())
+                            // Each on a host of its own, by its flock.
+                            (0..20).find_map(|_| take_as(holder.clone(), lock, round % 3 == 0))
                         })
                     })
                     .collect();
@@ -358,11 +458,11 @@ mod tests {
     #[test]
     fn a_holder_says_that_it_lives() {
         let (_folder, lock, path) = lock();
-        let held = Marker::take_as(holder_of("there", 0), &lock, STALE).unwrap().unwrap();
+        let held = take_as(holder_of("there", 0), &lock, false).unwrap();
         let file = OpenOptions::new().write(true).open(&path).unwrap();
         file.set_modified(SystemTime::now() - Duration::from_secs(1000)).unwrap();
         std::thread::sleep(HEARTBEAT + Duration::from_secs(1));
-        assert!(Marker::take_as(holder_of("here", 1), &lock, STALE).unwrap().is_none());
+        assert!(take_as(holder_of("here", 1), &lock, false).is_none());
         drop(held);
     }
 }
