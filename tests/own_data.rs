@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use image::ExtendedColorType;
+use mozjpeg::{ColorSpace, Compress};
 use ndarray::{Array1, Array4};
 use ndarray_npy::WriteNpyExt;
 use serde_json::Value;
@@ -51,6 +51,22 @@ fn pixels(class: usize, index: usize, width: usize, height: usize) -> Vec<u8> {
     (0..3 * width * height).map(pixel).collect()
 }
 
+fn png(pixels: &[u8], width: usize, height: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, width as u32, height as u32);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.write_header().unwrap().write_image_data(pixels).unwrap();
+    bytes
+}
+
+fn jpeg(pixels: &[u8], width: usize, height: usize) -> Vec<u8> {
+    let mut jpeg = Compress::new(ColorSpace::JCS_RGB);
+    jpeg.set_size(width, height);
+    let mut started = jpeg.start_compress(Vec::new()).unwrap();
+    started.write_scanlines(pixels).unwrap();
+    started.finish().unwrap()
+}
+
 /// `train/` and `test/` with images of several sizes, PNG and JPEG.
 fn image_folder(root: &Path) {
     for (part, count) in [("train", 30), ("test", 4)] {
@@ -59,9 +75,12 @@ fn image_folder(root: &Path) {
             std::fs::create_dir_all(&folder).unwrap();
             for i in 0..count {
                 let (width, height) = (18 + i % 5, 17 + i % 3);
-                let file = folder.join(format!("{i:02}.{}", if i % 2 == 0 { "png" } else { "jpg" }));
                 let pixels = pixels(class, i + count, width, height);
-                image::save_buffer(file, &pixels, width as u32, height as u32, ExtendedColorType::Rgb8).unwrap();
+                let (ending, bytes) = match i % 2 {
+                    0 => ("png", png(&pixels, width, height)),
+                    _ => ("jpg", jpeg(&pixels, width, height)),
+                };
+                sdclr::fs::write(&folder.join(format!("{i:02}.{ending}")), &bytes).unwrap();
             }
         }
     }

@@ -7,7 +7,6 @@
 use std::io::{BufRead, Cursor, Error, Read};
 use std::panic::{AssertUnwindSafe, UnwindSafe};
 
-use image::{ColorType, ImageDecoder};
 use mozjpeg::{ColorSpace, Decompress};
 
 /// An 8-bit RGB image on the host.
@@ -42,7 +41,7 @@ pub fn decode(file: &[u8]) -> Result<Picture, String> {
 pub fn sides(file: &[u8]) -> Result<(i64, i64), String> {
     let (width, height) = match is_png(file)? {
         true => {
-            let (width, height) = png_decoder(file)?.dimensions();
+            let (width, height) = png_reader(file)?.info().size();
             (width as usize, height as usize)
         }
         false => with_libjpeg(|| Ok(Decompress::new_reader(Whole(file))?.size()))?,
@@ -142,18 +141,30 @@ fn check_size(width: usize, height: usize) -> Result<(), String> {
     }
 }
 
-fn png_decoder(file: &[u8]) -> Result<image::codecs::png::PngDecoder<Cursor<&[u8]>>, String> {
-    image::codecs::png::PngDecoder::new(Cursor::new(file)).map_err(|error| error.to_string())
+/// A reader of 8 bits a channel where the PNG has fewer, or a palette.
+fn png_reader(file: &[u8]) -> Result<png::Reader<Cursor<&[u8]>>, String> {
+    let mut decoder = png::Decoder::new_with_limits(Cursor::new(file), png::Limits { bytes: usize::MAX });
+    decoder.set_transformations(png::Transformations::EXPAND);
+    // Texts and profiles may be compressed, without a bound.
+    decoder.set_ignore_text_chunk(true);
+    decoder.set_ignore_iccp_chunk(true);
+    decoder.read_info().map_err(|error| error.to_string())
 }
 
 fn decode_png(file: &[u8], pixels: &mut [u8]) -> Result<(), String> {
-    let decoder = png_decoder(file)?;
-    let colour = decoder.color_type();
-    if !matches!(colour, ColorType::L8 | ColorType::La8 | ColorType::Rgb8 | ColorType::Rgba8) {
-        return Err(format!("it is a PNG of {colour:?} pixels; 8 bits a channel are needed"));
+    let mut reader = png_reader(file)?;
+    let (colour, depth) = reader.output_color_type();
+    if depth != png::BitDepth::Eight {
+        return Err(format!("it is a PNG with {} bits a channel; 8 are needed", depth as u8));
     }
-    // An alpha channel is dropped, not blended.
-    let image = image::DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?.into_rgb8();
-    pixels.copy_from_slice(image.as_raw());
+    let mut decoded = vec![0; colour.samples() * pixels.len() / 3];
+    reader.next_frame(&mut decoded).map_err(|error| error.to_string())?;
+    for (pixel, samples) in pixels.chunks_exact_mut(3).zip(decoded.chunks_exact(colour.samples())) {
+        // An alpha channel is dropped, not blended.
+        match samples {
+            [grey] | [grey, _] => pixel.fill(*grey),
+            colours => pixel.copy_from_slice(&colours[..3]),
+        }
+    }
     Ok(())
 }

@@ -4,7 +4,6 @@
 use std::io::Write;
 use std::path::Path;
 
-use image::{ImageError, ImageFormat, Rgb, RgbImage};
 use tch::{Device, TchError, Tensor};
 
 use super::loader::draw_views;
@@ -20,7 +19,7 @@ pub enum ViewsError {
     #[error("there is no image {found}: the official training order has {images} images")]
     NoImage { found: i64, images: usize },
     #[error("the sheet of views cannot be written as PNG: {0}")]
-    Png(#[from] ImageError),
+    Png(#[from] png::EncodingError),
     #[error(transparent)]
     Augment(#[from] AugmentError),
     #[error(transparent)]
@@ -63,36 +62,40 @@ pub fn write(folder: &Path, set: &ImageSet, recipe: &Recipe, epoch: usize, indic
 /// One cell an image: the original, view 0 and view 1 side by side; cells in rows of four.
 fn write_grid(path: &Path, originals: &Tensor, views: &Tensor) -> Result<(), ViewsError> {
     const COLUMNS: usize = 4;
-    const GAP: u32 = 4;
+    const GAP: usize = 4;
     let (count, _, height, width) = originals.size4()?;
-    let size = views.size()[4];
+    let (count, height, width, size) = (count as usize, height as usize, width as usize, views.size()[4] as usize);
     // Small images are magnified.
-    let zoom = (64 / size).max(1) as u32;
-    let (cell_width, cell_height) = ((width + 2 * size) as u32 + 2, height.max(size) as u32);
-    let rows = (count as usize).div_ceil(COLUMNS) as u32;
-    let sheet_width = COLUMNS as u32 * (cell_width * zoom + GAP);
-    let mut sheet = RgbImage::from_pixel(sheet_width, rows * (cell_height * zoom + GAP), Rgb([255, 255, 255]));
+    let zoom = (64 / size).max(1);
+    let (cell_width, cell_height) = (width + 2 * size + 2, height.max(size));
+    let sheet_width = COLUMNS * (cell_width * zoom + GAP);
+    let sheet_height = count.div_ceil(COLUMNS) * (cell_height * zoom + GAP);
+    let mut sheet = vec![255; 3 * sheet_width * sheet_height];
     for i in 0..count {
-        let left = (i as usize % COLUMNS) as u32 * (cell_width * zoom + GAP);
-        let top = (i as usize / COLUMNS) as u32 * (cell_height * zoom + GAP);
-        let parts = [originals.get(i), views.get(i).get(0), views.get(i).get(1)];
-        for (part, shift) in parts.iter().zip([0, width as u32 + 1, (width + size) as u32 + 2]) {
-            draw(&mut sheet, part, left + shift * zoom, top, zoom)?;
+        let left = i % COLUMNS * (cell_width * zoom + GAP);
+        let top = i / COLUMNS * (cell_height * zoom + GAP);
+        let (original, pair) = (originals.get(i as i64), views.get(i as i64));
+        for (part, shift) in [(original, 0), (pair.get(0), width + 1), (pair.get(1), width + size + 2)] {
+            draw(&mut sheet[3 * (top * sheet_width + left + shift * zoom)..], sheet_width, &part, zoom)?;
         }
     }
-    let mut bytes = std::io::Cursor::new(Vec::new());
-    sheet.write_to(&mut bytes, ImageFormat::Png)?;
-    Ok(fs::write(path, bytes.get_ref())?)
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, sheet_width as u32, sheet_height as u32);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.write_header()?.write_image_data(&sheet)?;
+    Ok(fs::write(path, &bytes)?)
 }
 
-/// Draws a uint8 image `[3, H, W]`, every pixel `zoom` times.
-fn draw(sheet: &mut RgbImage, image: &Tensor, left: u32, top: u32, zoom: u32) -> Result<(), ViewsError> {
+/// Draws a uint8 image `[3, H, W]`, every pixel `zoom` times, from the corner where `sheet` begins, whose rows have
+/// `sheet_width` pixels.
+fn draw(sheet: &mut [u8], sheet_width: usize, image: &Tensor, zoom: usize) -> Result<(), ViewsError> {
     let (_, height, width) = image.size3()?;
+    let (height, width) = (height as usize, width as usize);
     let pixels = Vec::<u8>::try_from(image.to_device(Device::Cpu).permute([1, 2, 0]).contiguous().flatten(0, -1))?;
-    for y in 0..height as u32 * zoom {
-        for x in 0..width as u32 * zoom {
-            let at = ((y / zoom * width as u32 + x / zoom) * 3) as usize;
-            sheet.put_pixel(left + x, top + y, Rgb([pixels[at], pixels[at + 1], pixels[at + 2]]));
+    for y in 0..height * zoom {
+        for x in 0..width * zoom {
+            let pixel = &pixels[3 * (y / zoom * width + x / zoom)..][..3];
+            sheet[3 * (y * sheet_width + x)..][..3].copy_from_slice(pixel);
         }
     }
     Ok(())
