@@ -3,8 +3,8 @@
 #include "nvrtc.h"
 #include "shared.h"
 
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
 
 #include <cstdint>
 #include <vector>

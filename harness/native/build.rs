@@ -25,6 +25,8 @@ fn main() {
         .flag(&include)
         .flag("-isystem")
         .flag(include.join("torch/csrc/api/include"))
+        // Headers declare the operations that they use, and not all there are.
+        .define("AT_PER_OPERATOR_HEADERS", None)
         // ATen/Parallel.h opens its parallel region in the file that includes it, and only under OpenMP.
         .flag("-fopenmp")
         .warnings(true);
