@@ -726,6 +726,10 @@ fn ranks_that_see_different_folders_say_so() {
 #[test]
 fn devices_get_a_run_each_before_two_share_one() {
     let folder = tempfile::tempdir().unwrap();
+    let refused =
+        Command::new(golden::program()).args(["repro", "digits-lt", "--devices", "cpu,cpu", "--jobs", "2"]).output();
+    let refused = refused.unwrap();
+    assert!(refused.status.code() == Some(2) && said(&refused).contains("cannot be used with"), "{}", said(&refused));
     for (methods, ranks) in [("simclr-D_i", [Some(2), None]), ("simclr-D_i,sdclr-D_i", [None, None])] {
         let out = folder.path().join(methods);
         let devices = ["--devices".to_owned(), "cpu,cpu".to_owned()];

@@ -78,7 +78,7 @@ pub(super) struct ReproArgs {
     jobs: Option<u16>,
     /// Start a process on each of these devices of this machine: cuda:0-7, or cuda:0,cuda:2. Every run gets a device of its own
     /// first; devices that are left over join a run
-    #[arg(long, value_name = "DEVICES", conflicts_with_all = ["device", "from_published", "dry_run"])]
+    #[arg(long, value_name = "DEVICES", conflicts_with_all = ["device", "from_published", "dry_run", "jobs"])]
     devices: Option<Devices>,
     /// Run only these jobs, named as in the plan (sdclr-D_i-split1, sdclr-D_i-split1/few); exits with 0 when they are done
     #[arg(long, value_delimiter = ',', value_name = "IDS", conflicts_with_all = ["from_published", "budget", "dry_run"])]
