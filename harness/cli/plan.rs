@@ -1,7 +1,7 @@
 //! `sdclr plan`: a suite's jobs for other engines.
 
 use std::any::TypeId;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -12,6 +12,7 @@ use clap::{Arg, ArgMatches, Args, CommandFactory};
 use super::jobs::{Asked, JobsArgs};
 use super::output::out;
 use super::{Cli, GlobalArgs};
+use crate::recipe::Suite;
 use crate::stop::Stop;
 use crate::suite::schedule::{self, Engine, JobState, Place};
 
@@ -82,7 +83,7 @@ fn typed(argument: &Arg, matches: &ArgMatches) -> anyhow::Result<Vec<OsString>> 
     let is_path = argument.get_value_parser().type_id() == TypeId::of::<PathBuf>();
     let mut words = Vec::new();
     for value in matches.get_raw(id).into_iter().flatten() {
-        let suite_file = id == "suite" && Path::new(value).extension() == Some(OsStr::new("toml"));
+        let suite_file = id == "suite" && value.to_str().and_then(Suite::file).is_some();
         let value = if is_path || suite_file { std::path::absolute(value)?.into() } else { value.to_owned() };
         let mut word = option.as_ref().map(|option| OsString::from(format!("{option}="))).unwrap_or_default();
         word.push(value);

@@ -144,15 +144,19 @@ impl Suite {
         EMBEDDED.iter().map(|(name, _)| *name)
     }
 
-    /// The embedded suite called `name`, or the one in the file `name` where that ends in `.toml`.
+    /// The file that `name` is the path of, and not the name of an embedded suite.
+    pub fn file(name: &str) -> Option<&Path> {
+        name.ends_with(".toml").then(|| Path::new(name))
+    }
+
+    /// The suite that `name` means: an embedded one, or that in a file.
     ///
     /// # Errors
     /// There is no such suite, or its file cannot be read or accepted.
     pub fn open(name: &str) -> Result<Self, RecipeError> {
-        match EMBEDDED.iter().find(|(known, _)| *known == name) {
-            Some((_, text)) => Self::parse(name, text),
-            None if name.ends_with(".toml") => {
-                let path = Path::new(name);
+        match (EMBEDDED.iter().find(|(known, _)| *known == name), Self::file(name)) {
+            (Some((_, text)), _) => Self::parse(name, text),
+            (None, Some(path)) => {
                 let stem = path.file_stem().unwrap_or_default().to_string_lossy();
                 let mut suite = Self::parse(&stem, &crate::fs::read_text(path, SUITE_BYTES)?)?;
                 if let Some(OwnData { train, test, lists, .. }) = &mut suite.own_data {
@@ -162,7 +166,7 @@ impl Suite {
                 }
                 Ok(suite)
             }
-            None => Err(RecipeError::UnknownSuite {
+            (None, None) => Err(RecipeError::UnknownSuite {
                 name: name.to_owned(),
                 near: overrides::nearest(name, Self::names()),
                 known: Self::names().collect::<Vec<_>>().join(", "),
