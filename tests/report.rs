@@ -365,6 +365,29 @@ fn the_committed_report_is_that_of_its_records() {
     assert!(read(out.join("report.md")).contains("ci/repro digits-lt --splits 1-5 --seeds 2"));
 }
 
+/// A report refers to no file that is not written with it.
+#[test]
+fn a_report_refers_to_the_formats_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("digits-lt-cpu");
+    copy_all(&out);
+    for formats in ["html", "html,csv", "html,json", "html,json,csv", "html,md,json"] {
+        succeed(&["report", text(&out), "--format", formats]);
+        let page = read(out.join("report.html"));
+        let metadata = formats.contains("json").then(|| read(out.join("ro-crate-metadata.json")));
+        for (format, file) in
+            [("json", "report.json"), ("csv", "report.csv"), ("csv", "curves.csv"), ("md", "report.md")]
+        {
+            let written = formats.split(',').any(|asked| asked == format);
+            if ["report.json", "report.csv"].contains(&file) {
+                assert_eq!(page.contains(&format!("href=\"{file}\"")), written, "{formats} {file}");
+            }
+            let entry = format!("\"@id\": \"{file}\"");
+            assert!(metadata.as_ref().is_none_or(|text| text.contains(&entry) == written), "{formats} {file}");
+        }
+    }
+}
+
 #[test]
 fn a_report_replaces_no_record_of_evidence_or_mechanism() {
     let folder = tempfile::tempdir().unwrap();

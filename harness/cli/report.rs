@@ -59,7 +59,7 @@ impl ReportArgs {
         let report = match (&found.suite, &found.authors) {
             (Some(suite), authors) => {
                 let verdicts = found.verdicts.as_ref().map_err(String::as_str);
-                Report::of_suite(&Findings { suite, verdicts, authors: authors.as_ref(), places })?
+                Report::of_suite(&Findings { suite, verdicts, authors: authors.as_ref(), places, formats: &formats })?
             }
             (None, Some(authors)) => {
                 // There report.json is the record itself.

@@ -105,12 +105,20 @@ pub struct Findings<'a> {
     pub authors: Option<&'a PublishedRecord>,
     /// The folder of each job's suite, from the report's own; jobs that are not named lie in the report's.
     pub places: BTreeMap<JobId, String>,
+    /// What the report will be written as: it refers to no other file.
+    pub formats: &'a [Format],
 }
 
 impl<'a> Findings<'a> {
     /// Records alone, in the report's own folder, nothing judged.
     pub fn of(suite: &'a SuiteRecord) -> Self {
-        Self { suite, verdicts: Err("no claim has been judged"), authors: None, places: BTreeMap::new() }
+        Self {
+            suite,
+            verdicts: Err("no claim has been judged"),
+            authors: None,
+            places: BTreeMap::new(),
+            formats: &Format::DEFAULT,
+        }
     }
 }
 
@@ -135,7 +143,7 @@ impl Report {
         let mut json = vec![json::file(&summary)?];
         // Its paths are those of the suite's own folder.
         if findings.places.is_empty() {
-            json.extend(ro_crate::file(findings.suite)?);
+            json.extend(ro_crate::file(findings.suite, findings.formats)?);
         }
         Ok(Self { name: NAME, document, json, csv: csv::files(&summary)? })
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{OutputFile, ReportError, run, stamp};
+use super::{Format, OutputFile, ReportError, run, stamp};
 use crate::record::{Environment, Job, JobRecord, SuiteRecord, mechanism};
 
 const FILE: &str = "ro-crate-metadata.json";
@@ -15,26 +15,27 @@ const CRATE: &str = "https://w3id.org/ro/crate/1.1";
 const COMPLETED: &str = "http://schema.org/CompletedActionStatus";
 
 /// The report's files that every suite has.
-const REPORT: [(&str, &str); 4] = [
-    ("report.md", "text/markdown"),
-    ("report.json", "application/json"),
-    ("report.csv", "text/csv"),
-    ("curves.csv", "text/csv"),
+const REPORT: [(Format, &str, &str); 4] = [
+    (Format::Md, "report.md", "text/markdown"),
+    (Format::Json, "report.json", "application/json"),
+    (Format::Csv, "report.csv", "text/csv"),
+    (Format::Csv, "curves.csv", "text/csv"),
 ];
 
-/// Of the report on `suite` in its own folder; `None` where no record says when it was made: a crate has to be dated.
-pub(super) fn file(suite: &SuiteRecord) -> Result<Option<OutputFile>, ReportError> {
+/// Of the report on `suite`, written as `formats` in its own folder; `None` where no record says when it was made: a crate has
+/// to be dated.
+pub(super) fn file(suite: &SuiteRecord, formats: &[Format]) -> Result<Option<OutputFile>, ReportError> {
     let Some(date) = suite.results.iter().filter_map(|record| record.job().ended.as_deref()).max() else {
         return Ok(None);
     };
-    Ok(Some(OutputFile::new(FILE, serde_json::to_string_pretty(&metadata(suite, date))? + "\n")))
+    Ok(Some(OutputFile::new(FILE, serde_json::to_string_pretty(&metadata(suite, formats, date))? + "\n")))
 }
 
-fn metadata(suite: &SuiteRecord, date: &str) -> Value {
+fn metadata(suite: &SuiteRecord, formats: &[Format], date: &str) -> Value {
     let mut graph = Graph::default();
     let actions: Vec<Value> = suite.results.iter().map(|record| graph.action(suite, record)).collect();
-    for (path, format) in REPORT {
-        graph.file(path, &format!("Report of {}", suite.suite), format);
+    for (_, path, kind) in REPORT.iter().filter(|(format, ..)| formats.contains(format)) {
+        graph.file(path, &format!("Report of {}", suite.suite), kind);
     }
     let name = format!("{} by sdclr{}", suite.suite, stamp(suite.stamp().as_deref()));
     let root = json!({

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Findings;
+use super::{Findings, Format};
 use crate::paper::Row;
 use crate::pretrain::{MethodInfo, method_info};
 use crate::recipe::{JobId, Part, PretrainSplit, Protocol, name_of};
@@ -178,6 +178,7 @@ pub(super) struct Summary<'a> {
     pub verdicts: Result<&'a Verdicts, &'a str>,
     pub authors: Option<&'a PublishedRecord>,
     places: &'a BTreeMap<JobId, String>,
+    pub formats: &'a [Format],
     pub cells: Vec<Cell<'a>>,
     pub comparisons: Vec<Comparison>,
     pub pretrainings: Vec<&'a PretrainRecord>,
@@ -185,7 +186,7 @@ pub(super) struct Summary<'a> {
 
 impl<'a> Summary<'a> {
     pub(super) fn of(findings: &'a Findings<'a>) -> Self {
-        let &Findings { suite, verdicts, authors, ref places } = findings;
+        let &Findings { suite, verdicts, authors, ref places, formats } = findings;
         let mut runs: Runs = BTreeMap::new();
         for probe in suite.probes() {
             let header = &probe.job.header;
@@ -198,7 +199,7 @@ impl<'a> Summary<'a> {
         let comparisons = compare(&runs);
         let gains: Vec<Vec<f64>> = runs.keys().map(|setting| gains(&runs, setting)).collect();
         let cells = runs.into_iter().zip(gains).map(|((setting, runs), gains)| Cell { setting, runs, gains }).collect();
-        Self { suite, verdicts, authors, places, cells, comparisons, pretrainings }
+        Self { suite, verdicts, authors, places, formats, cells, comparisons, pretrainings }
     }
 
     /// Path of the job's record, relative to the report.

@@ -4,7 +4,7 @@ use crate::report::document::{Block, Section};
 use crate::report::summary::Summary;
 use crate::report::table::{Table, duration};
 use crate::report::text::{Text, marked};
-use crate::report::{ReportError, run};
+use crate::report::{Format, ReportError, run};
 
 pub(super) fn what_was_run(summary: &Summary) -> Result<Section, ReportError> {
     let suite = summary.suite;
@@ -46,10 +46,17 @@ pub(super) fn sources(summary: &Summary) -> Result<Section, ReportError> {
             Text::link("result.json", &summary.source(job)),
         ]);
     }
-    let mut blocks = vec![Block::Paragraph(marked(
+    let numbers = marked(
         "Every number of this report is computed from the jobs' records (and each record's `run.jsonl` has its epochs as they went \
-         by); [report.json](report.json) and [report.csv](report.csv) hold them unrounded.",
-    ))];
+         by)",
+    );
+    let unrounded = match [Format::Json, Format::Csv].map(|format| summary.formats.contains(&format)) {
+        [true, true] => "; [report.json](report.json) and [report.csv](report.csv) hold them unrounded.",
+        [true, false] => "; [report.json](report.json) holds them unrounded.",
+        [false, true] => "; [report.csv](report.csv) holds them unrounded.",
+        [false, false] => ".",
+    };
+    let mut blocks = vec![Block::Paragraph(numbers.and(marked(unrounded)))];
     if !commands.is_empty() {
         blocks.push(Block::Table("The command that repeats each row, from the root of a checkout".into(), commands));
     }
