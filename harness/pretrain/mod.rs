@@ -14,12 +14,14 @@ pub mod temperature;
 mod trainer;
 pub mod views;
 
+use std::path::Path;
+
 use tch::Tensor;
 
 use crate::augment::AugmentError;
 use crate::checkpoint::CheckpointError;
 use crate::dataset::DatasetError;
-use crate::fs::FsError;
+use crate::fs::{FolderLock, FsError};
 use crate::native::NativeError;
 use crate::native::group::GroupError;
 use crate::network::{Kept, Mask, Network, NetworkError, StateDict};
@@ -106,6 +108,11 @@ pub enum PretrainError {
 }
 
 impl PretrainError {
+    /// That another process holds the lock on `folder`.
+    pub fn in_use(folder: &Path) -> Self {
+        Self::InUse { folder: folder.display().to_string(), holder: FolderLock::holder(folder) }
+    }
+
     /// Whether nothing is wrong, and the same command continues where this one ended.
     pub fn is_for_later(&self) -> bool {
         matches!(self, Self::TimeUp { .. } | Self::Stopped { .. })

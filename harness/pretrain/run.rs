@@ -68,7 +68,7 @@ pub fn run(job: &PretrainJob, folder: &Path, progress: &Progress) -> Result<Pret
     let locked = match job.group.rank() {
         0 => FolderLock::take(folder)
             .map_err(PretrainError::from)
-            .and_then(|lock| lock.ok_or_else(|| in_use(folder)))
+            .and_then(|lock| lock.ok_or_else(|| PretrainError::in_use(folder)))
             .map(Some),
         _ => Ok(None),
     };
@@ -154,10 +154,6 @@ fn open(job: &PretrainJob, folder: &Path, lock: Option<FolderLock>) -> Result<Op
 
 fn steps_per_epoch(job: &PretrainJob) -> usize {
     job.epoch_images().div_ceil(job.recipe.batch_size)
-}
-
-fn in_use(folder: &Path) -> PretrainError {
-    PretrainError::InUse { folder: folder.display().to_string(), holder: FolderLock::holder(folder) }
 }
 
 fn refuse_other(folder: &Path, found: &str, expected: &str) -> Result<(), PretrainError> {
@@ -265,7 +261,7 @@ impl Sitting {
     /// Makes sure that no other host has taken this process for dead, which may have been suspended for long.
     fn check_lock(&self) -> Result<(), PretrainError> {
         match &self.lock {
-            Some(lock) if !lock.is_held() => Err(in_use(&self.folder)),
+            Some(lock) if !lock.is_held() => Err(PretrainError::in_use(&self.folder)),
             _ => Ok(()),
         }
     }

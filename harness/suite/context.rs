@@ -13,11 +13,12 @@ use super::environment;
 use super::plan::PlannedEncoder;
 use crate::checkpoint;
 use crate::dataset::{Dataset, ImageCache};
+use crate::fs::FolderLock;
 use crate::native;
 use crate::native::group::Group;
 use crate::network::{Foreign, Network, NetworkSpec, StateDict};
-use crate::pretrain;
 use crate::pretrain::run::{self, ENCODER, PretrainJob};
+use crate::pretrain::{self, PretrainError};
 use crate::probe::mechanism::{Pruning, changes, layers};
 use crate::probe::{self, ProbeData, ProbeJob, TrainingLists};
 use crate::progress::Progress;
@@ -346,6 +347,8 @@ impl Context {
             layers,
             changes,
         };
+        // Whoever takes the lock clears away what is half written.
+        let _lock = FolderLock::take(folder)?.ok_or_else(|| PretrainError::in_use(folder))?;
         Ok(record::write_json(&folder.join(mechanism::FILE), &record)?)
     }
 
