@@ -10,8 +10,11 @@ use std::process::{Command, Output};
 
 use sdclr::checkpoint;
 use sdclr::dataset::{self, Dataset};
+use sdclr::native::group::Group;
 use sdclr::network::{Network, NetworkSpec};
-use sdclr::recipe::{DatasetName, Recipe, hash_json};
+use sdclr::pretrain::loader::Loader;
+use sdclr::pretrain::order::global_order;
+use sdclr::recipe::{DatasetName, PretrainSplit, Recipe, hash_json};
 use sdclr::split::{self, ListName};
 use serde_json::Value;
 use tch::{Device, Kind};
@@ -459,7 +462,7 @@ fn a_damaged_file_is_named_and_loses_nothing() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 
     // Met in the second of the first epoch's two steps.
-    let position = sdclr::pretrain::order::global_order(8, 1, 2).unwrap()[5] as usize;
+    let position = global_order(8, 1, 2).unwrap()[5] as usize;
     let image = folder.join("imagenet").join(pretraining_path(position));
     let file = std::fs::read(&image).unwrap();
     write(&image, &file[..file.len() / 2]);
@@ -482,6 +485,28 @@ fn a_damaged_file_is_named_and_loses_nothing() {
     let (output, met) = pretrain(folder, "met", &[]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(met, whole);
+}
+
+/// Where an epoch continues in its middle, the files of the steps before are not even opened.
+#[test]
+fn batches_that_were_taken_are_not_decoded_again() {
+    let folder = miniature();
+    let folder = folder.path();
+    with_pretraining_lists(folder, TAIL_OF_100, 8);
+    let set = ["batch_size=4", "sampler_world=1", "augment.size=32"].map(str::to_owned);
+    let recipe = Recipe::resolve("imagenet100-lt/simclr", &set).unwrap();
+    let dataset = Dataset::load(DatasetName::Imagenet100, Some(folder), Device::Cpu).unwrap();
+    let list = split::read(&dataset, Some(folder), ListName::Pretrain(PretrainSplit::D_i, 1)).unwrap().limited(Some(8));
+    let views = |taken| {
+        let loader = Loader::of_rank(&list, &recipe, Device::Cpu, Group::default(), 1..=1, taken).unwrap();
+        loader.collect::<Result<Vec<_>, _>>()
+    };
+    let whole = views(0).unwrap();
+    for position in global_order(8, 1, 1).unwrap().into_iter().take(4) {
+        sdclr::fs::remove(&folder.join("imagenet").join(pretraining_path(position as usize))).unwrap();
+    }
+    assert!(views(0).is_err());
+    assert_eq!(views(1).unwrap(), whole[1..]);
 }
 
 /// Every damaged file of every list of a suite is told, and no job begins.

@@ -140,10 +140,10 @@ impl Loader {
         device: Device,
         epochs: impl Iterator<Item = usize> + Send + 'static,
     ) -> Result<Self, PretrainError> {
-        Self::of_rank(subset, recipe, device, Group::default(), epochs)
+        Self::of_rank(subset, recipe, device, Group::default(), epochs, 0)
     }
 
-    /// Of each batch the slice of this process in `group`.
+    /// Of each batch the slice of this process in `group`; the first `taken` batches are left out.
     ///
     /// # Errors
     /// As [`Loader::new`].
@@ -153,6 +153,7 @@ impl Loader {
         device: Device,
         group: Group,
         epochs: impl Iterator<Item = usize> + Send + 'static,
+        taken: usize,
     ) -> Result<Self, PretrainError> {
         let drawing = Drawing {
             recipe: recipe.augment.clone(),
@@ -165,7 +166,7 @@ impl Loader {
             addresses: subset.addresses.clone(),
         };
         let side = SideStream::new(Purpose::Views, device)?;
-        let batches = drawing.clone().batches(epochs);
+        let batches = drawing.clone().batches(epochs).skip(taken);
         let loaded = match &subset.images {
             Images::Resident(images) => {
                 let images = images.shallow_clone();

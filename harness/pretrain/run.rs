@@ -349,11 +349,11 @@ fn train(
     let epochs = job.header.limit_epochs.unwrap_or(usize::MAX).min(job.recipe.epochs);
     let done = sitting.epochs.len();
     let bar = progress.bar(&job.header.job.to_string(), "steps", epochs * steps_per_epoch, done * steps_per_epoch);
-    let loader = Loader::of_rank(job.list, job.recipe, job.device, job.group.clone(), done + 1..=epochs);
+    let taken = sitting.under_way.as_ref().map_or(0, |begun| begun.losses.len());
+    let loader = Loader::of_rank(job.list, job.recipe, job.device, job.group.clone(), done + 1..=epochs, taken);
     let mut loader = together(job, loader)?;
     for epoch in done + 1..=epochs {
         let begun = sitting.under_way.take().unwrap_or_default();
-        together(job, loader.by_ref().take(begun.losses.len()).try_for_each(|batch| batch.map(drop)))?;
         let batches = loader.by_ref().take(steps_per_epoch - begun.losses.len());
         let mut asked = Asked { job, steps: 0, request: Ok(None) };
         let batches = batches.take_while(|_| asked.before_step()).inspect(|_| bar.inc(1));
