@@ -80,19 +80,47 @@ pub fn set_threads(threads: Option<usize>) {
     tch::set_num_threads(i32::try_from(count).unwrap_or(i32::MAX));
 }
 
+/// Restricts this process, and those that it starts, to the first `count` of the processors that it may use. While it has one
+/// thread, as in [`set_threads`].
+///
+/// # Errors
+/// There are fewer; the error is their number.
+pub fn restrict(count: usize) -> Result<(), usize> {
+    let mask = affinity_mask().unwrap_or_default();
+    let bits = mask.iter().enumerate().flat_map(|(word, bits)| (0..64).map(move |bit| (word, bits & 1 << bit)));
+    let allowed: Vec<(usize, u64)> = bits.filter(|(_, bit)| *bit != 0).collect();
+    if !(1..=allowed.len()).contains(&count) {
+        return Err(allowed.len());
+    }
+    let mut kept = vec![0_u64; mask.len()];
+    allowed[..count].iter().for_each(|(word, bit)| kept[*word] |= bit);
+    // SAFETY: the call reads the mask's length, no more.
+    match unsafe { libc::sched_setaffinity(0, kept.len() * 8, kept.as_ptr().cast()) } {
+        0 => set_threads(Some(count)),
+        _ => return Err(allowed.len()),
+    }
+    Ok(())
+}
+
 /// The first of the numbers, one a level of nesting, that `OMP_NUM_THREADS` holds.
 fn first_number(text: &str) -> Option<usize> {
     text.split(',').next()?.trim().parse().ok().filter(|count| *count > 0)
 }
 
-/// Processors in the affinity mask, which may be of any length.
+/// Processors in the affinity mask.
 fn affinity() -> Option<usize> {
+    let count = affinity_mask()?.iter().map(|word| word.count_ones() as usize).sum();
+    Some(count).filter(|count| *count > 0)
+}
+
+/// The affinity mask, which may be of any length.
+fn affinity_mask() -> Option<Vec<u64>> {
     for words in [16, 256, 4096] {
         let mut mask = vec![0_u64; words];
         // SAFETY: the call writes at most the length of the mask.
         let written = unsafe { libc::sched_getaffinity(0, words * 8, mask.as_mut_ptr().cast()) };
         if written == 0 {
-            return Some(mask.iter().map(|word| word.count_ones() as usize).sum()).filter(|count| *count > 0);
+            return Some(mask);
         }
     }
     None

@@ -36,12 +36,16 @@ fn race(folder: &Path, kind: &str, more: &[&str]) -> (BenchReport, String, Strin
 #[test]
 fn every_kind_runs_alone() {
     let folder = tempfile::tempdir().unwrap();
-    for kind in ["train", "step", "augment", "load", "mask", "probe"] {
+    for kind in ["train", "step", "augment", "load", "decode", "mask", "probe"] {
         let (report, markdown, shown) = race(folder.path(), kind, &["--no-peer", "--images", "10"]);
         let [ours] = report.contestants.as_slice() else { panic!("{kind} has {} rows", report.contestants.len()) };
         assert_eq!((ours.name.as_str(), ours.seconds.len(), ours.ratio_to_ours), ("sdclr", 2, 1.0));
         assert!(markdown.starts_with(&format!("## {kind}\n")) && markdown.contains("\n| sdclr | "), "{markdown}");
-        assert!(shown.contains("sdclr  ") && shown.contains("8 pixels, batch 4"), "{shown}");
+        assert!(shown.contains("sdclr  "), "{shown}");
+        let size = if kind == "decode" { "decode, 10 images on one thread" } else { "8 pixels, batch 4" };
+        assert!(shown.contains(size), "{shown}");
+        let simd = ["load", "decode"].contains(&kind).then(sdclr::dataset::speed::uses_simd);
+        assert_eq!((report.jpeg_simd, shown.contains("JPEGs decoded ")), (simd, simd.is_some()), "{shown}");
         let trains = ["train", "step"].contains(&kind);
         assert_eq!(report.flop_per_step.is_some() && report.matrix_rate.is_some(), trains);
         if let (Some(flop), Some(rate)) = (report.flop_per_step, &report.matrix_rate) {
@@ -65,12 +69,12 @@ fn an_epoch_without_a_whole_batch_is_refused() {
 
 #[test]
 fn numbers_that_mean_nothing_are_refused() {
-    for option in ["--rounds", "--iterations", "--images", "--batch", "--size"] {
+    for option in ["--rounds", "--iterations", "--images", "--batch", "--size", "--cores", "--file-width"] {
         let output = bench(&["mask", "--no-peer", option, "0"]);
         assert_eq!(output.status.code(), Some(2));
         assert!(text(&output.stderr).contains("0 is not in 1.."), "{option}: {}", text(&output.stderr));
     }
-    for kind in ["hash", "checkpoint", "norm", "load"] {
+    for kind in ["hash", "checkpoint", "norm"] {
         let output = bench(&[kind, "--batch", "2,4"]);
         assert_eq!(output.status.code(), Some(1));
         assert!(
@@ -79,6 +83,9 @@ fn numbers_that_mean_nothing_are_refused() {
             text(&output.stderr)
         );
     }
+    let output = bench(&["mask", "--no-peer", "--cores", "1000000"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("error: --cores 1000000: this process may use "), "{}", text(&output.stderr));
     let both = ["mask", "--no-peer", "--precision", "bf16", "--set"];
     let output = bench(&[both.as_slice(), &["precision=fp32"]].concat());
     assert_eq!(output.status.code(), Some(1));
@@ -147,6 +154,8 @@ fn peers_of_the_other_kinds_race_like_with_like() {
     let (report, ..) = race(folder.path(), "load", &["--images", "5"]);
     assert_eq!(contestants(&report), [("sdclr", None), ("PyTorch torchvision", None)]);
     assert_eq!(report.images, 5);
+    let (report, ..) = race(folder.path(), "decode", &["--images", "5"]);
+    assert_eq!(contestants(&report), [("sdclr", None), ("Pillow", None)]);
     let (report, ..) = race(folder.path(), "probe", &["--images", "10", "--precision", "bf16"]);
     assert_eq!(contestants(&report), ["sdclr", "PyTorch published"].map(|name| (name, Some(Precision::Fp32))));
 }
@@ -206,6 +215,31 @@ fn a_peer_that_dies_does_not_take_the_race_with_it() {
     assert_eq!(output.status.code(), Some(1), "{shown}");
     assert!(shown.contains("sdclr") && shown.contains("PyTorch dying: failed"), "{shown}");
     assert!(shown.contains("PyTorch dying failed: it ended before it answered"), "{shown}");
+}
+
+/// Of loading: with the processors that it has, the width of made-up files and the batch, whose images take memory.
+#[test]
+fn loading_grows() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("growth.json");
+    let grid = ["--cores", "1", "--file-width", "40,80", "--batch", "2,64", "--json", json.to_str().unwrap()];
+    let rest = ["--no-peer", "--size", "256", "--images", "64", "--rounds", "1", "--iterations", "1"];
+    let output = bench(&[&["load"], grid.as_slice(), rest.as_slice()].concat());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report: ScalingReport = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    let settings: Vec<_> = report.rows.iter().map(|row| (row.cores, row.file_width, row.batch)).collect();
+    let expected = [(40, 2), (40, 64), (80, 2), (80, 64)];
+    assert_eq!(settings, expected.map(|(width, batch)| (Some(1), Some(width), batch)));
+    for race in report.rows.iter().map(|row| row.race.as_ref().unwrap_or_else(|| panic!("{:?}", row.failure))) {
+        assert_eq!((race.environment.threads, race.contestants.len(), race.images), (1, 1, 64));
+    }
+    // Both views of an image are 384 KiB.
+    let shown = text(&output.stdout);
+    let grown: Vec<f64> = shown
+        .lines()
+        .filter_map(|line| line.strip_suffix("measured")?.split_whitespace().last()?.parse().ok())
+        .collect();
+    assert!(grown.len() == 2 && grown.iter().all(|mib| *mib > 0.25), "{shown}");
 }
 
 #[test]

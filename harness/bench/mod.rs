@@ -1,5 +1,5 @@
-//! Races our training, step, augmentation, mask, probe, batch norm, reading of checkpoints and hashing against programs that do
-//! the same work, in one run on one machine. In: what to race, and its size. Out: for each contestant, seconds per
+//! Races our training, step, augmentation, loading, decoding, mask, probe, batch norm, reading of checkpoints and hashing against
+//! programs that do the same work, in one run on one machine. In: what to race, and its size. Out: for each contestant, seconds per
 //! iteration, the ratio to ours, the share of the device's matrix rate, and peak memory.
 
 pub mod arithmetic;
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use tch::Device;
 
 use crate::checkpoint::CheckpointError;
+use crate::dataset::{DatasetError, speed};
 use crate::fs::FsError;
 use crate::network::NetworkError;
 use crate::pretrain::PretrainError;
@@ -67,6 +68,8 @@ pub enum BenchError {
     #[error(transparent)]
     List(#[from] SplitError),
     #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    #[error(transparent)]
     File(#[from] FsError),
     #[error("libtorch: {}", crate::native::said(.0))]
     Torch(#[from] tch::TchError),
@@ -87,10 +90,14 @@ pub struct BenchOptions {
     /// Side of the images in pixels.
     pub size: i64,
     /// Images of an epoch of training, of an augmentation iteration or of a probe epoch; `None`: four batches of
-    /// training, or 512.
+    /// training or loading, and 512 at least of all but training.
     pub images: Option<usize>,
     /// The checkpoint that is read, which the peer writes where there is none; or the list of the files that are loaded.
     pub file: Option<PathBuf>,
+    /// Width of made-up files, where no list is named.
+    pub file_width: usize,
+    /// Processors that all contestants share; `None`: those of this process.
+    pub cores: Option<usize>,
     /// `key=value` onto the recipe of our side, e.g. `precision=bf16`.
     pub overrides: Vec<String>,
     /// Counted rounds, after one that is not; in each, every contestant runs once.
@@ -156,6 +163,9 @@ pub struct BenchReport {
     pub size: i64,
     pub batch: usize,
     pub images: usize,
+    /// Whether our libjpeg uses SIMD, where files are decoded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jpeg_simd: Option<bool>,
     pub overrides: Vec<String>,
     pub rounds: usize,
     pub iterations: usize,
@@ -259,6 +269,7 @@ pub fn race(options: &BenchOptions) -> Result<BenchReport, BenchError> {
         size: recipe.augment.size,
         batch: recipe.batch_size,
         images: options.images(),
+        jpeg_simd: options.kind.is_of_files().then(speed::uses_simd),
         overrides: options.overrides.clone(),
         rounds: options.rounds,
         iterations: options.iterations,
@@ -329,7 +340,12 @@ impl BenchOptions {
 
     /// Images there are.
     pub fn images(&self) -> usize {
-        self.images.unwrap_or(if self.kind == Kind::Train { 4 * self.batch } else { 512 })
+        self.images.unwrap_or(match self.kind {
+            Kind::Train => 4 * self.batch,
+            // The loader holds up to four batches at once.
+            Kind::Load => 512.max(4 * self.batch),
+            _ => 512,
+        })
     }
 
     fn steps_per_iteration(&self, recipe: &Recipe) -> usize {
@@ -340,7 +356,7 @@ impl BenchOptions {
     fn images_per_iteration(&self, recipe: &Recipe) -> Option<usize> {
         match self.kind {
             Kind::Train | Kind::Step => Some(recipe.batch_size * self.steps_per_iteration(recipe)),
-            Kind::Augment | Kind::Load | Kind::Probe => Some(self.images()),
+            Kind::Augment | Kind::Load | Kind::Decode | Kind::Probe => Some(self.images()),
             Kind::Norm => Some(recipe.batch_size),
             Kind::Mask | Kind::Checkpoint | Kind::Hash => None,
         }

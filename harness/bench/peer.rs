@@ -28,7 +28,7 @@ pub(super) struct Peer {
     variant: String,
     name: String,
     precision: Option<Precision>,
-    /// The peer counts iterations of the augmentation and of loading in images.
+    /// The peer counts iterations of augmentation, loading and decoding in images.
     count: usize,
     command: String,
 }
@@ -73,8 +73,9 @@ impl Peer {
             return Err(failed("it has no standard input and output".to_owned()));
         };
         let (output, (variant, precision)) = (BufReader::new(output), variant);
-        let name = format!("PyTorch {variant}");
-        let count = if matches!(options.kind, Kind::Augment | Kind::Load) { options.images() } else { 1 };
+        let name = if options.kind == Kind::Decode { variant.clone() } else { format!("PyTorch {variant}") };
+        let count =
+            if matches!(options.kind, Kind::Augment | Kind::Load | Kind::Decode) { options.images() } else { 1 };
         let mut peer = Self { child, input, output, variant, name, precision, count, command: text };
         let ready = peer.answer()?;
         Ok((peer, ready))

@@ -1,5 +1,5 @@
-//! How the cost grows with network, image size and batch: a race without peers for every combination. Each runs in its own
-//! process, so that its peak memory is its own and running out of memory fails only that row.
+//! How the cost grows with network, image size, batch, cores and the size of image files: a race for every combination. Each
+//! runs in its own process, so that its peak memory is its own and running out of memory fails only that row.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -21,6 +21,34 @@ pub struct Grid {
     /// Pixels.
     pub sizes: Vec<i64>,
     pub batches: Vec<usize>,
+    /// `None`: all.
+    pub cores: Vec<Option<usize>>,
+    /// Of made-up files, in pixels.
+    pub file_widths: Vec<usize>,
+}
+
+impl Grid {
+    /// How many combinations there are.
+    pub fn rows(&self) -> usize {
+        self.networks.len() * self.sizes.len() * self.batches.len() * self.cores.len() * self.file_widths.len()
+    }
+
+    /// One value of everything that `options` leaves open, in order.
+    fn combinations(&self, options: &BenchOptions) -> Vec<BenchOptions> {
+        let mut all = Vec::new();
+        for &network in &self.networks {
+            for &size in &self.sizes {
+                for &cores in &self.cores {
+                    for &file_width in &self.file_widths {
+                        for &batch in &self.batches {
+                            all.push(BenchOptions { network, size, cores, file_width, batch, ..options.clone() });
+                        }
+                    }
+                }
+            }
+        }
+        all
+    }
 }
 
 /// One combination.
@@ -29,6 +57,12 @@ pub struct ScalingRow {
     pub network: Depth,
     pub size: i64,
     pub batch: usize,
+    /// `None`: all.
+    #[serde(default)]
+    pub cores: Option<usize>,
+    /// Of made-up files, where files are read.
+    #[serde(default)]
+    pub file_width: Option<usize>,
     /// Absent where it failed.
     pub race: Option<BenchReport>,
     /// `out of memory`, or what else stopped it.
@@ -55,18 +89,16 @@ pub fn scaling(
 ) -> Result<ScalingReport, BenchError> {
     let folder = crate::fs::temporary_folder()?;
     let mut rows = Vec::new();
-    for &network in &grid.networks {
-        for &size in &grid.sizes {
-            for &batch in &grid.batches {
-                let options = BenchOptions { network, size, batch, peer: None, ..options.clone() };
-                let row = match measure(&options, &folder.path().join("race.json"))? {
-                    Ok(race) => ScalingRow { network, size, batch, race: Some(race), failure: None },
-                    Err(failure) => ScalingRow { network, size, batch, race: None, failure: Some(failure) },
-                };
-                seen(&row);
-                rows.push(row);
-            }
-        }
+    for (row, options) in grid.combinations(options).into_iter().enumerate() {
+        let (race, failure) = match measure(&options, &folder.path().join(format!("{row}.json")))? {
+            Ok(race) => (Some(race), None),
+            Err(failure) => (None, Some(failure)),
+        };
+        let BenchOptions { network, size, batch, cores, .. } = options;
+        let file_width = (options.kind.is_of_files() && options.file.is_none()).then_some(options.file_width);
+        let row = ScalingRow { network, size, batch, cores, file_width, race, failure };
+        seen(&row);
+        rows.push(row);
     }
     let environment =
         Environment { eager: options.eager, ..environment::describe(options.device).map_err(PretrainError::from)? };
@@ -82,24 +114,33 @@ fn measure(options: &BenchOptions, json: &Path) -> Result<Result<BenchReport, St
         _ => "cpu".to_owned(),
     };
     let mut command = Command::new(program);
-    command.args(["bench", &name_of(&options.kind), "--no-peer", "--device", &device, "--json"]).arg(json);
+    command.args(["bench", &name_of(&options.kind), "--device", &device, "--json"]).arg(json);
     command.args(["--network".to_owned(), name_of(&options.network), "--size".into(), options.size.to_string()]);
     command.args(["--batch".to_owned(), options.batch.to_string()]);
     command.args(["--rounds".to_owned(), options.rounds.to_string()]);
     command.args(["--iterations".to_owned(), options.iterations.to_string()]);
-    let flags = [("--deterministic", options.deterministic), ("--eager", options.eager)];
+    let alone = options.peer.is_none();
+    let flags = [("--deterministic", options.deterministic), ("--eager", options.eager), ("--no-peer", alone)];
     command.args(flags.iter().filter(|(_, on)| *on).map(|(flag, _)| flag));
     if let Some(images) = options.images {
         command.args(["--images".to_owned(), images.to_string()]);
     }
+    if let Some(cores) = options.cores {
+        command.args(["--cores".to_owned(), cores.to_string()]);
+    }
+    match &options.file {
+        Some(file) => command.arg("--file").arg(file),
+        None => command.args(["--file-width".to_owned(), options.file_width.to_string()]),
+    };
     for set in &options.overrides {
         command.args(["--set", set]);
     }
     let output = command.output().map_err(|error| failed(error.to_string()))?;
-    if !output.status.success() {
-        return Ok(Err(failure(&output)));
+    // It is there also where a peer failed.
+    match std::fs::exists(json) {
+        Ok(true) => Ok(serde_json::from_slice(&fs::read(json)?).map_err(|error| error.to_string())),
+        _ => Ok(Err(failure(&output))),
     }
-    Ok(serde_json::from_slice(&fs::read(json)?).map_err(|error| error.to_string()))
 }
 
 /// Why a process ended, in a few words.

@@ -7,7 +7,7 @@ use tch::{Device, Tensor};
 
 use super::arithmetic::synchronize;
 use super::hash::HashedFile;
-use super::{BenchError, BenchOptions, Measured, Racer, memory, norm};
+use super::{BenchError, BenchOptions, Measured, Racer, load, memory, norm};
 use crate::dataset::ImageSet;
 use crate::native;
 use crate::network::{Mask, Network, NetworkSpec};
@@ -17,7 +17,7 @@ use crate::pretrain::{PretrainError, Trainer, sdclr};
 use crate::probe::{Classifier, train_epoch};
 use crate::random;
 use crate::recipe::{OptimizerName, Precision, Recipe};
-use crate::split::{self, Subset};
+use crate::split::{Images, Subset};
 
 /// What is raced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -31,6 +31,8 @@ pub enum Kind {
     Augment,
     /// Both views of ImageNet's image files, decoded and augmented
     Load,
+    /// ImageNet's image files decoded, one after the other on one thread, against Pillow
+    Decode,
     /// The mask of an epoch
     Mask,
     /// One training epoch of the linear probe
@@ -41,6 +43,13 @@ pub enum Kind {
     Checkpoint,
     /// The sha256 of a file of 1 GiB, against the program sha256sum
     Hash,
+}
+
+impl Kind {
+    /// Whether it reads image files.
+    pub fn is_of_files(self) -> bool {
+        matches!(self, Self::Load | Self::Decode)
+    }
 }
 
 /// Our own work.
@@ -82,15 +91,19 @@ impl Workload {
             Kind::Norm => Some(Precision::Bf16),
             // Whatever the encoder was trained in.
             Kind::Probe => Some(Precision::Fp32),
-            Kind::Augment | Kind::Load | Kind::Mask | Kind::Checkpoint | Kind::Hash => None,
+            Kind::Augment | Kind::Load | Kind::Decode | Kind::Mask | Kind::Checkpoint | Kind::Hash => None,
         };
         let body = match options.kind {
             Kind::Train => train(recipe, images, device, options.eager)?,
             Kind::Step => step(recipe, device, options.eager)?,
             Kind::Augment => augment(noise_set(images, recipe.augment.size, device)?, recipe, device),
-            Kind::Load => {
+            Kind::Load | Kind::Decode => {
                 let list = options.file.as_deref().ok_or(BenchError::NoFile { what: "list of files" })?;
-                augment(split::read_files(list)?.limited(Some(images)), recipe, device)
+                let set = load::images(list, images)?;
+                match options.kind {
+                    Kind::Load => augment(set, recipe, device),
+                    _ => decode(set),
+                }
             }
             Kind::Mask => {
                 let network = network(&recipe, NetworkSpec::of_recipe(&recipe), device)?;
@@ -159,6 +172,13 @@ fn augment(set: Subset, recipe: Recipe, device: Device) -> Body {
         epoch += 1;
         Loader::new(&set, &recipe, device, epoch..=epoch)?.try_for_each(|views| views.map(drop))?;
         Ok(())
+    })
+}
+
+fn decode(set: Subset) -> Body {
+    each(move || {
+        let Images::Files(files) = &set.images else { return Err(BenchError::NoFile { what: "list of files" }) };
+        Ok(set.rows.iter().try_for_each(|&row| files.read(row).map(drop))?)
     })
 }
 

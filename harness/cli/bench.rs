@@ -11,22 +11,25 @@ use super::output::out;
 use super::{EngineArgs, OverrideArgs};
 use crate::bench::scaling::{self, Grid};
 use crate::bench::{self, BenchOptions, Kind, Opponent, load, table};
+use crate::cores;
 use crate::fs::{self, Inputs};
 use crate::recipe::{Depth, name_of};
-use crate::split;
 use crate::suite::environment;
 
-/// Race our training, step, augmentation, loading, mask, probe, batch norm or reading of checkpoints against PyTorch, or our
-/// hashing against sha256sum, in one run
+/// Race our training, step, augmentation, loading, mask, probe, batch norm or reading of checkpoints against PyTorch, our
+/// decoding against Pillow, or our hashing against sha256sum, in one run
 ///
 /// The peer is reference/torch/peer.py with the environment of ci/oracle --env (or SDCLR_ORACLE_PYTHON); without them
-/// ours runs alone. Several values of --network, --size or --batch make a table of the growing cost instead: ours alone,
-/// every combination in a process of its own; what does not fit is a row that says so.
+/// ours runs alone. Several values of --network, --size, --batch, --cores or --file-width make a table of the growing cost
+/// instead: every combination in a process of its own, load and decode with their peers, the others alone; what does not fit is
+/// a row that says so.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   sdclr bench train --batch 512 --images 11165 --precision bf16
   sdclr bench augment --rounds 9 --json augment.json
+  sdclr bench decode --file imagenet-sample/fullsize/train.txt
   sdclr bench load --batch 256 --file imagenet-sample/fullsize/train.txt
+  sdclr bench load --cores 1,2,4 --batch 64,256 --file-width 250,500,1000 --markdown growth.md
   sdclr bench train --network resnet18,resnet50 --size 32,64,224 --batch 128,512,4096 --markdown growth.md")]
 pub(super) struct BenchArgs {
     kind: Kind,
@@ -47,13 +50,22 @@ pub(super) struct BenchArgs {
     /// Images per step
     #[arg(long, value_delimiter = ',', default_value = "64", value_name = "N", value_parser = counted())]
     batch: Vec<usize>,
-    /// Images of an iteration (train, augment, load, probe) [default: four batches for train, else 512]
+    /// Processors that all contestants share [default: those that this process may use]
+    #[arg(long, value_delimiter = ',', value_name = "N", value_parser = counted())]
+    cores: Vec<usize>,
+    /// Images of an iteration (train, augment, load, decode, probe) [default: four batches for train, 512 or four batches for
+    /// load, else 512]
     #[arg(long, value_name = "N", value_parser = counted())]
     images: Option<usize>,
     /// The checkpoint to read (checkpoint) [default: one of a ResNet with momentum, written by PyTorch for the race]; the list of
-    /// image files, lines PATH LABEL with paths relative to its folder (load) [default: made-up JPEGs of 500 x 375]
+    /// image files, lines PATH LABEL with paths relative to its folder, which are used in turn (load, decode) [default: made-up
+    /// JPEGs]
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
+    /// Width of made-up JPEGs in pixels, three quarters as high (load, decode)
+    #[arg(long, value_delimiter = ',', default_value = "500", value_name = "PIXELS", conflicts_with = "file",
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..=10_000))]
+    file_width: Vec<usize>,
     /// Counted rounds
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = counted())]
     rounds: usize,
@@ -81,41 +93,40 @@ fn counted() -> RangedU64ValueParser<usize> {
 
 impl BenchArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let named = if self.kind == Kind::Load { "the list" } else { "the checkpoint" };
+        let named = if self.kind.is_of_files() { "the list" } else { "the checkpoint" };
         let inputs = Inputs::default().file(named, self.file.as_deref());
         inputs.spare("--json", self.json.as_deref())?;
         inputs.spare("--markdown", self.markdown.as_deref())?;
-        let grid = Grid { networks: self.network.clone(), sizes: self.size.clone(), batches: self.batch.clone() };
-        let firsts = (grid.networks.first(), grid.sizes.first(), grid.batches.first());
-        let (Some(&network), Some(&size), Some(&batch)) = firsts else {
-            anyhow::bail!("--network, --size and --batch need a value each");
+        let grid = Grid {
+            networks: self.network.clone(),
+            sizes: self.size.clone(),
+            batches: self.batch.clone(),
+            cores: if self.cores.is_empty() { vec![None] } else { self.cores.iter().copied().map(Some).collect() },
+            file_widths: self.file_width.clone(),
         };
-        let growing = grid.networks.len() * grid.sizes.len() * grid.batches.len() > 1;
-        if growing && matches!(self.kind, Kind::Load | Kind::Norm | Kind::Checkpoint | Kind::Hash) {
+        let firsts = (grid.networks.first(), grid.sizes.first(), grid.batches.first(), grid.file_widths.first());
+        let (Some(&network), Some(&size), Some(&batch), Some(&file_width)) = firsts else {
+            anyhow::bail!("--network, --size, --batch and --file-width need a value each");
+        };
+        let cores = self.cores.first().copied();
+        let growing = grid.rows() > 1;
+        if growing && matches!(self.kind, Kind::Norm | Kind::Checkpoint | Kind::Hash) {
             anyhow::bail!(
-                "there is no table of how {} grows; give one value each of --network, --size and --batch",
+                "there is no table of how {} grows; give one value each of --network, --size, --batch, --cores and --file-width",
                 name_of(&self.kind)
             );
         }
-        let peer = if self.no_peer || growing { None } else { Opponent::find(self.kind, Path::new(".")) };
-        if peer.is_none() && !self.no_peer && !growing {
+        let alone = self.no_peer || growing && !self.kind.is_of_files();
+        let peer = if alone { None } else { Opponent::find(self.kind, Path::new(".")) };
+        if peer.is_none() && !alone {
             tracing::info!("no PyTorch to race in this folder (ci/oracle --env makes one); ours runs alone");
         }
-        let scratch = fs::temporary_folder()?;
-        let file = match &self.file {
-            None if self.kind == Kind::Checkpoint && peer.is_none() => {
-                anyhow::bail!("there is no PyTorch here to write a checkpoint for the race; name one with --file")
-            }
-            None if self.kind == Kind::Checkpoint => Some(scratch.path().join("checkpoint.pt")),
-            None if self.kind == Kind::Load => Some(load::make_up(scratch.path(), self.images.unwrap_or(512))?),
-            named => named.clone(),
-        };
-        let images = match &file {
-            // As many as the list has.
-            Some(list) if self.kind == Kind::Load => Some(split::read_files(list)?.limited(self.images).len()),
-            _ => self.images,
-        };
-        let options = BenchOptions {
+        if let Some(count) = cores.filter(|_| !growing) {
+            cores::restrict(count).map_err(|there| {
+                anyhow::anyhow!("--cores {count}: this process may use {there} processors; name as many or fewer")
+            })?;
+        }
+        let mut options = BenchOptions {
             kind: self.kind,
             device: environment::device(self.device.as_deref())?,
             network,
@@ -123,8 +134,10 @@ impl BenchArgs {
             eager: self.engine.eager,
             batch,
             size,
-            images,
-            file,
+            images: self.images,
+            file: self.file.clone(),
+            file_width,
+            cores,
             overrides: self.overrides.clone().overrides()?,
             rounds: self.rounds,
             iterations: self.iterations,
@@ -133,12 +146,21 @@ impl BenchArgs {
         if growing {
             let report = scaling::scaling(&options, &grid, |row| {
                 let outcome = row.failure.as_deref().unwrap_or("measured");
-                tracing::info!("{}, {} pixels, batch {}: {outcome}", name_of(&row.network), row.size, row.batch);
+                tracing::info!("{}: {outcome}", table::setting_text(self.kind, row));
             })?;
             self.write(&report, &table::scaling_markdown(&report))?;
             out!("{}", table::scaling_text(&report))?;
             return Ok(ExitCode::SUCCESS);
         }
+        let scratch = fs::temporary_folder()?;
+        options.file = match options.file {
+            None if self.kind == Kind::Checkpoint && options.peer.is_none() => {
+                anyhow::bail!("there is no PyTorch here to write a checkpoint for the race; name one with --file")
+            }
+            None if self.kind == Kind::Checkpoint => Some(scratch.path().join("checkpoint.pt")),
+            None if self.kind.is_of_files() => Some(load::make_up(scratch.path(), file_width)?),
+            named => named,
+        };
         let report = bench::race(&options)?;
         self.write(&report, &table::markdown(&report))?;
         out!("{}", table::text(&report))?;

@@ -1,18 +1,19 @@
 """The other side of `sdclr bench`: the published algorithms, and the best PyTorch we can write, timed on request.
 
-    python reference/torch/peer.py train|step|augment|load|mask|probe|norm|checkpoint [options]
+    python reference/torch/peer.py train|step|augment|load|decode|mask|probe|norm|checkpoint [options]
 
 Prints one JSON line {"ready", "torch", "threads", "variants"} (each variant's name and the precision of its network,
 null where none computes), then answers each line `run VARIANT COUNT` on its input with {"seconds", "peak_rss_bytes",
 "peak_device_bytes"} (null without CUDA), until the input ends. What a variant needs is made at its first run, outside the time. A name that ends in -bf16 is the
 same under autocast, offered where our side computes in bf16. One iteration is: train - one epoch, data to updates;
-step - one optimiser step; augment - one image, both views; load - the same of an image file; mask - the masks of one epoch; probe - one training epoch;
+step - one optimiser step; augment - one image, both views; load - the same of an image file; decode - one image file; mask - the masks of one epoch; probe - one training epoch;
 norm - every
 batch norm of a backbone, once; checkpoint - one file, read whole. The peak is the process's (its workers aside): for a variant's own, run it alone."""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import pathlib
 import random
@@ -109,12 +110,17 @@ def augment_work(options: argparse.Namespace, variant: str) -> Work:
     return run
 
 
+def listed(options: argparse.Namespace) -> list[pathlib.Path]:
+    """As many image files of a list of lines PATH LABEL as the race asks for: the first, or all of them in turn."""
+    lines = itertools.islice(itertools.cycle(options.file.read_text().splitlines()), options.images)
+    return [options.file.parent / line.rsplit(" ", 1)[0] for line in lines]
+
+
 class FileViews(Dataset):
-    """Image files of a list of lines PATH LABEL; both views of one as published for ImageNet, [2, 3, S, S]."""
+    """Image files; both views of one as published for ImageNet, [2, 3, S, S]."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        lines = options.file.read_text().splitlines()[: options.images]
-        self.paths = [options.file.parent / line.rsplit(" ", 1)[0] for line in lines]
+        self.paths = listed(options)
         self.transform = transforms.Compose([
             transforms.RandomResizedCrop(options.size, interpolation=InterpolationMode.BICUBIC),
             transforms.RandomHorizontalFlip(),
@@ -143,6 +149,17 @@ def load_work(options: argparse.Namespace, variant: str) -> Work:
     def run(count: int) -> None:
         while count > 0:
             count -= sum(len(views) for views in loader)
+
+    return run
+
+
+def decode_work(options: argparse.Namespace, variant: str) -> Work:
+    """Files as the published data sets open them, one after the other."""
+    paths = itertools.cycle(listed(options))
+
+    def run(count: int) -> None:
+        for path in itertools.islice(paths, count):
+            Image.open(path).convert("RGB")
 
     return run
 
@@ -229,6 +246,7 @@ KINDS: dict[str, tuple[Callable[[argparse.Namespace, str], Work], Variants]] = {
     "step": (step_work, step_variants),
     "augment": (augment_work, lambda options: [("torchvision", None)]),
     "load": (load_work, lambda options: [("torchvision", None)]),
+    "decode": (decode_work, lambda options: [("Pillow", None)]),
     "mask": (mask_work, lambda options: [("published", None)]),
     "probe": (probe_work, lambda options: [("published", "fp32")]),
     "norm": (norm_peers.norm_work, norm_peers.variants),
@@ -244,7 +262,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=64, help="channels of the first stage")
     parser.add_argument("--batch", type=int, default=64, help="images per step")
     parser.add_argument("--size", type=int, default=32, help="side of an image in pixels")
-    parser.add_argument("--images", type=int, default=512, help="images of the epoch (train, augment, probe)")
+    parser.add_argument("--images", type=int, default=512, help="images of the epoch (train, augment, load, decode, probe)")
     parser.add_argument("--precision", choices=["fp32", "tf32", "bf16"], default="fp32", help="of our side")
     parser.add_argument("--file", type=pathlib.Path, help="the checkpoint to read, written where there is none; or the list of files to load")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
