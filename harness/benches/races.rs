@@ -26,6 +26,8 @@ fn races(criterion: &mut Criterion) {
             size,
             images,
             file,
+            file_width: 500,
+            cores: None,
             overrides,
             rounds,
             iterations,
