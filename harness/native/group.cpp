@@ -150,9 +150,10 @@ struct BatchNorm : torch::autograd::Function<BatchNorm> {
     auto [x, weight, mean, invstd, total] = std::tie(saved[0], saved[1], saved[2], saved[3], saved[4]);
     double epsilon = ctx->saved_data["epsilon"].toDouble();
     const auto &dy = gradients[0];
-    // Over the slice: the sums of dy (x - mean) and of dy.
-    auto [none, products, dbias] = at::native_batch_norm_backward(dy, x, weight, mean, unit(mean, epsilon), {}, {}, false,
-                                                                  epsilon, {false, true, true});
+    // Over the slice: the sums of dy (x - mean) and of dy. CUDA takes the last two statistics, the CPU those before.
+    auto [none, products, dbias] =
+        at::native_batch_norm_backward(dy, x, weight, mean, unit(mean, epsilon), mean, at::ones_like(mean), false, epsilon,
+                                       {false, true, true});
     auto ranks = group(ctx->saved_data["group"].toInt());
     auto sums = gather(*ranks, at::stack({wide(products), wide(dbias)})).sum(0) / total;
     // The statistics come from the whole batch: dx = weight invstd (dy - mean(dy) - (x - mean) invstd^2 mean(dy (x - mean))).

@@ -63,6 +63,9 @@ impl StateDict {
         if sums.is_empty() {
             return Ok(0);
         }
+        // One answer for all: what lies on the host, such as batch norm's counters, goes to the device first.
+        let device = sums.iter().map(Tensor::device).find(|device| *device != Device::Cpu).unwrap_or(Device::Cpu);
+        let sums = sums.iter().map(|sum| sum.f_to_device(device)).collect::<Result<Vec<_>, _>>()?;
         let sums = Vec::<i64>::try_from(Tensor::f_stack(&sums, 0)?.f_to_device(Device::Cpu)?)?;
         Ok((1..).zip(sums).fold(0, |all, (place, sum): (i64, i64)| all.wrapping_add(sum.wrapping_mul(2 * place + 1))))
     }
