@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::native::group::{Group, GroupError, Meeting};
+use crate::native::group::{Exchange, Group, GroupError, Meeting};
 use crate::native::{self, CudaState};
 use crate::stop::Stop;
 
@@ -66,7 +66,17 @@ fn place_of(variable: Variables) -> Result<Option<Place>, RanksError> {
     };
     let size_found = number(size, need(size, rank)?, 65_536)?;
     let rank_found = number(rank, need(rank, size)?, size_found)?;
-    if size_found == 1 {
+    let exchange = match variable("SDCLR_RANKS_EXCHANGE").as_deref() {
+        None => Exchange::Any,
+        Some("gloo") => Exchange::Gloo,
+        Some("nccl") => Exchange::Nccl,
+        Some(other) => {
+            let (found, expected) = (other.to_owned(), "gloo or nccl".to_owned());
+            return Err(RanksError::Value { name: "SDCLR_RANKS_EXCHANGE", found, expected });
+        }
+    };
+    // NCCL that is asked for connects one process to itself: how a single GPU tries it.
+    if size_found == 1 && exchange != Exchange::Nccl {
         return Ok(None);
     }
     let local_rank = variable(local).map_or(Ok(0), |text| number(local, text, 65_536))?;
@@ -85,6 +95,7 @@ fn place_of(variable: Variables) -> Result<Option<Place>, RanksError> {
         served: variable("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|text| text == "True"),
         name: format!("sdclr/{}", start.join("/")),
         timeout: Duration::from_secs(seconds),
+        exchange,
     };
     Ok(Some(Place { meeting, local_rank }))
 }
@@ -143,6 +154,16 @@ mod tests {
         // A shell of salloc.
         assert_eq!(of(&[&srun[..], &[("SLURM_JOB_ID", "7"), ("SLURM_STEP_ID", "4294967290")]].concat()), Ok(None));
         assert_eq!(of(&[("RANK", "0"), ("WORLD_SIZE", "1")]), Ok(None));
+    }
+
+    #[test]
+    fn nccl_that_is_asked_for_takes_one_process_too() {
+        let one = |exchange| {
+            of(&[&[("RANK", "0"), ("WORLD_SIZE", "1"), ("SDCLR_RANKS_EXCHANGE", exchange)], &MASTER[..]].concat())
+        };
+        assert_eq!(one("nccl").unwrap().unwrap().meeting.exchange, Exchange::Nccl);
+        assert_eq!(one("gloo"), Ok(None));
+        assert!(matches!(one("mpi"), Err(RanksError::Value { .. })));
     }
 
     #[test]

@@ -394,7 +394,8 @@ fn ci_gpu_asks_for_everything_and_packs_it() {
     }
     let parity = std::fs::read_to_string(out.join("parity.txt")).unwrap();
     assert!(parity.starts_with("nextest on cuda:0: nextest run --archive-file tests.tar.zst"), "{parity}");
-    assert!(parity.contains("binary(/^(parity_.*|properties_(augment|training)|recorded|resume)$/)"), "{parity}");
+    let tests = "binary(/^(parity_.*|properties_(augment|training)|recorded|resume)$/) or test(ranks_on_one_gpu)";
+    assert!(parity.contains(tests), "{parity}");
     let packed = Command::new("tar").arg("-tzf").arg(folder.path().join("out.tar.gz")).output().unwrap();
     let packed = text(&packed.stdout);
     assert!(packed.contains("out/doctor.txt") && !packed.contains(".part"), "{packed}");

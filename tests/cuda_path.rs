@@ -5,12 +5,17 @@
 mod skip;
 
 use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
+use sdclr::network::{Network, NetworkSpec};
+use sdclr::recipe::Recipe;
 use skip::skip;
-use tempfile::TempDir;
+use tch::{Device, Kind};
+use tempfile::{NamedTempFile, TempDir};
 
 const CHECKOUT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -20,6 +25,20 @@ struct StandIn {
     folder: TempDir,
     python: PathBuf,
     environment: Vec<(String, String)>,
+}
+
+/// A program under way.
+struct Started {
+    child: Child,
+    counts: NamedTempFile,
+}
+
+impl Started {
+    fn finish(self) -> (Output, Counts) {
+        let output = self.child.wait_with_output().unwrap();
+        let counts = std::fs::read_to_string(self.counts.path()).unwrap();
+        (output, Counts(serde_json::from_str(&counts).unwrap_or_default()))
+    }
 }
 
 /// What a program did, by name.
@@ -55,14 +74,29 @@ fn stand_in() -> Option<&'static StandIn> {
 
 impl StandIn {
     fn output(&self, program: &Path, arguments: &[&str]) -> (Output, Counts) {
+        self.start(program, arguments, &[]).finish()
+    }
+
+    fn start(&self, program: &Path, arguments: &[&str], variables: &[(&str, String)]) -> Started {
         let counts = tempfile::Builder::new().tempfile_in(self.folder.path()).unwrap();
         let mut command = Command::new(program);
         command.current_dir(CHECKOUT).args(arguments).env("CUDA_STAND_IN_COUNTS", counts.path());
-        command.env("CUDA_STAND_IN_DEVICES", "2");
-        let output = command.envs(self.environment.iter().cloned()).output().unwrap();
-        let counts = std::fs::read_to_string(counts.path()).unwrap();
-        let counts = serde_json::from_str(&counts).unwrap_or_default();
-        (output, Counts(counts))
+        command.env("CUDA_STAND_IN_DEVICES", "2").envs(variables.iter().map(|(name, value)| (name, value)));
+        command.envs(self.environment.iter().cloned()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Started { child: command.spawn().unwrap(), counts }
+    }
+
+    /// `sdclr` as several ranks, one for each of `devices`.
+    fn ranks(&self, devices: &[&str], arguments: &[&str], variables: &[(&str, &str)]) -> Vec<Started> {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let start = |(rank, device): (usize, &&str)| {
+            let place = [("RANK", rank), ("WORLD_SIZE", devices.len()), ("MASTER_PORT", port.into())];
+            let mut all: Vec<(&str, String)> = place.map(|(name, value)| (name, value.to_string())).to_vec();
+            all.push(("MASTER_ADDR", "127.0.0.1".to_owned()));
+            all.extend(variables.iter().map(|(name, value)| (*name, (*value).to_owned())));
+            self.start(assert_cmd::cargo::cargo_bin!("sdclr"), &[arguments, &["--device", device]].concat(), &all)
+        };
+        devices.iter().enumerate().map(start).collect()
     }
 
     /// Runs `sdclr` on the first device, which must succeed and leave no capture spoiled and no work beside one.
@@ -396,4 +430,129 @@ fn an_interrupted_run_is_taken_up_on_the_device() {
     };
     let before = epochs();
     assert!(before > 0 && epochs() > before);
+}
+
+const DIGITS: &str = "digits-lt/sdclr";
+
+/// Pre-training of `images` digits in batches of 16, one epoch, into `out`.
+fn digits<'a>(images: &'a str, out: &'a TempDir) -> Vec<&'a str> {
+    let which = ["pretrain", "--recipe", DIGITS, "--split", "1", "--pretrain-split", "D_i", "--limit-images", images];
+    let how = ["--limit-epochs", "1", "--set", "batch_size=16", "--deterministic", "--out"];
+    [which.as_slice(), &how, &[out.path().to_str().unwrap()]].concat()
+}
+
+/// What every rank did, all of which must succeed, and what the first one said.
+fn finished(ranks: Vec<Started>) -> (String, Vec<Counts>) {
+    let (outputs, counts): (Vec<Output>, Vec<Counts>) = ranks.into_iter().map(Started::finish).unzip();
+    outputs.iter().for_each(|output| assert!(output.status.success(), "{}", text(&output.stderr)));
+    (text(&outputs[0].stderr), counts)
+}
+
+/// What a step exchanges: gathers, those of the statistics of every batch norm of both branches, forward and backward, and
+/// of both branches' features; and bytes of the one sum, of all gradients.
+fn exchanged() -> [u64; 2] {
+    let recipe = Recipe::resolve(DIGITS, &[]).unwrap();
+    let network = Network::new(NetworkSpec::of_recipe(&recipe), 1, Kind::Float, Device::Cpu).unwrap();
+    let norms = network.state().iter().filter(|(name, _)| name.ends_with("running_mean")).count();
+    let weights: usize = network.parameters().iter().map(|(_, weight)| weight.numel()).sum();
+    [2 * norms as u64 + 2, 4 * weights as u64]
+}
+
+/// How much more of it the second run did than the first.
+fn more(name: &str, [few, many]: [&Counts; 2]) -> u64 {
+    many.of(name) - few.of(name)
+}
+
+/// Whatever the length of an epoch: what is exchanged is queued like any other work of a step.
+#[test]
+fn two_gpus_exchange_through_nccl_and_nothing_goes_over_the_host() {
+    let Some(stand_in) = stand_in() else { return };
+    let run = |images| {
+        let out = tempfile::tempdir().unwrap();
+        let (said, counts) = finished(stand_in.ranks(&["cuda:0", "cuda:1"], &digits(images, &out), &[]));
+        assert!(said.contains("the ranks exchange through NCCL 2.28.9"), "{said}");
+        counts
+    };
+    let (four, eight) = (run("64"), run("128"));
+    let [gathers, bytes] = exchanged();
+    for counts in four.iter().zip(&eight).map(|(four, eight)| [four, eight]) {
+        assert_eq!((more("nccl/gathers", counts), more("nccl/sums", counts)), (4 * gathers, 4));
+        assert_eq!(more("nccl/bytes of sums", counts), 4 * bytes);
+        assert_eq!(more("copies/from the device, pageable", counts), 0);
+        assert_eq!((counts[1].waits(), counts[1].of("captures begun")), (counts[0].waits(), 0));
+        assert_eq!(["communicators", "aborts"].map(|name| counts[1].of(&format!("nccl/{name}"))), [1, 1]);
+    }
+}
+
+#[test]
+fn two_ranks_on_one_gpu_exchange_over_the_host() {
+    let Some(stand_in) = stand_in() else { return };
+    let run = |images, choice: &[(&str, &str)], devices: &[&str]| {
+        let out = tempfile::tempdir().unwrap();
+        finished(stand_in.ranks(devices, &digits(images, &out), choice))
+    };
+    let (said, four) = run("64", &[], &["cuda:0"; 2]);
+    assert!(
+        said.contains("over the host (Gloo) and launch every operation of a step: rank 0 and rank 1 share one GPU"),
+        "{said}"
+    );
+    let (said, eight) = run("128", &[("SDCLR_RANKS_EXCHANGE", "gloo")], &["cuda:0", "cuda:1"]);
+    assert!(
+        said.contains("over the host (Gloo) and launch every operation of a step: SDCLR_RANKS_EXCHANGE=gloo"),
+        "{said}"
+    );
+    let [gathers, _] = exchanged();
+    for counts in four.iter().zip(&eight).map(|(four, eight)| [four, eight]) {
+        assert_eq!(more("copies/from the device, pageable", counts), 4 * (gathers + 1));
+        assert_eq!(["nccl/communicators", "captures begun"].map(|name| counts[1].of(name)), [0, 0]);
+    }
+}
+
+/// As a step of one process without NCCL: once recorded it is one launch, and nobody waits.
+#[test]
+fn nccl_of_one_process_is_recorded() {
+    let Some(stand_in) = stand_in() else { return };
+    let run = |images| {
+        let out = tempfile::tempdir().unwrap();
+        let nccl = [("SDCLR_RANKS_EXCHANGE", "nccl")];
+        finished(stand_in.ranks(&["cuda:0"], &digits(images, &out), &nccl)).1.remove(0)
+    };
+    let (four, eight) = (run("64"), run("128"));
+    let [gathers, _] = exchanged();
+    for (counts, launches) in [(&four, 2), (&eight, 6)] {
+        // Two steps as usual, and the one that is recorded.
+        assert_eq!((counts.of("nccl/gathers"), counts.of("nccl/sums")), (3 * gathers, 3));
+        assert_eq!((counts.of("graph launches"), counts.of("captures ended")), (launches, 1));
+        assert!(!counts.0.keys().any(|name| name.starts_with("spoiled captures/")), "{:?}", counts.0);
+    }
+    assert_eq!(eight.waits(), four.waits());
+}
+
+/// What a lost rank should have sent never comes: the host, which waits for the GPU, is freed by an abort.
+#[test]
+fn a_rank_that_waits_for_a_lost_one_ends() {
+    let Some(stand_in) = stand_in() else { return };
+    let out = tempfile::tempdir().unwrap();
+    let mut ranks = stand_in.ranks(&["cuda:0", "cuda:1"], &digits("64", &out), &[("CUDA_STAND_IN_LOST", "1")]);
+    let start = Instant::now();
+    while !out.path().join("run.jsonl").exists() {
+        assert!(start.elapsed().as_secs() < 120);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // More than the few steps would take.
+    std::thread::sleep(Duration::from_secs(4));
+    let mut lost = ranks.remove(1);
+    assert!(lost.child.try_wait().unwrap().is_none() && ranks[0].child.try_wait().unwrap().is_none(), "no rank waits");
+    let named = format!("rank 1 of 2 (process {} ", lost.child.id());
+    lost.child.kill().unwrap();
+    // Looked at, so that it is gone.
+    lost.child.wait().unwrap();
+    let start = Instant::now();
+    let (output, counts) = ranks.remove(0).finish();
+    println!("the other ended {:.2} s after", start.elapsed().as_secs_f64());
+    assert!(start.elapsed().as_secs() < 10);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(&named), "{said}");
+    assert_eq!(counts.of("nccl/aborts"), 1);
 }

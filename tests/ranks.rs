@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use golden::skip::skip;
 use golden::{assert_digests, assert_near, pixels};
-use sdclr::native::group::{Group, Meeting};
+use sdclr::native::group::{Exchange, Group, Meeting};
 use sdclr::network::{Network, NetworkSpec, StateDict};
 use sdclr::pretrain::Trainer;
 use sdclr::ranks;
@@ -154,7 +154,8 @@ fn is_a_rank() {
 /// One process that computes as several do.
 fn group_of_one(port: u16) -> Group {
     let (host, name, timeout) = ("127.0.0.1".to_owned(), "one".to_owned(), Duration::from_secs(60));
-    Group::join(&Meeting { host, port, rank: 0, size: 1, served: false, name, timeout }, &|| false).unwrap()
+    let exchange = Exchange::Any;
+    Group::join(&Meeting { host, port, rank: 0, size: 1, served: false, name, timeout, exchange }, &|| false).unwrap()
 }
 
 fn free_port() -> u16 {
@@ -584,12 +585,25 @@ fn an_error_as_ranks_join_is_told_by_all() {
 
 #[test]
 fn half_an_environment_and_commands_of_one_process_are_refused() {
+    let port = free_port().to_string();
     for (command, variables, expected) in [
         ("replay", vec![("RANK", "0")], "RANK is set but WORLD_SIZE is not"),
         (
             "bench",
             vec![("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")],
             "and this is one of 2; start it without torchrun or srun",
+        ),
+        (
+            "replay",
+            vec![
+                ("RANK", "0"),
+                ("WORLD_SIZE", "1"),
+                ("MASTER_ADDR", "127.0.0.1"),
+                ("MASTER_PORT", &port),
+                ("SDCLR_RANKS_EXCHANGE", "nccl"),
+                ("CUDA_VISIBLE_DEVICES", ""),
+            ],
+            "NCCL cannot connect the GPUs of the ranks: rank 0 computes on the CPU",
         ),
     ] {
         let argument = if command == "replay" { "/nowhere" } else { "norm" };
@@ -720,6 +734,40 @@ fn ranks_that_see_different_folders_say_so() {
             "{}",
             said(output)
         );
+    }
+}
+
+/// All that one GPU can show: two ranks that share it, over the host, and NCCL of one process, whose steps are recorded.
+#[test]
+fn ranks_on_one_gpu_give_what_one_process_gives() {
+    if golden::device() == Device::Cpu {
+        return golden::skip::skip("gpu", "a CPU has no NCCL and records no step; set SDCLR_TEST_DEVICE");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let run = |name: &str, size: usize, more: &[&str], exchange: Option<&str>| {
+        let out = folder.path().join(name);
+        let mut command =
+            pretrain(&out).iter().map(|word| word.replace("cpu", &golden::device_name())).collect::<Vec<_>>();
+        command.extend(more.iter().chain(&["--deterministic"]).map(|word| (*word).to_owned()));
+        let port = free_port();
+        let start = |rank| {
+            let mut started = Command::new(golden::program());
+            as_rank(&mut started, rank, size, port).args(&command).stderr(Stdio::piped());
+            started.envs(exchange.map(|exchange| ("SDCLR_RANKS_EXCHANGE", exchange))).spawn().unwrap()
+        };
+        let outputs = outputs((0..size).map(start).collect());
+        outputs.iter().for_each(|output| assert!(output.status.success(), "{name}: {}", said(output)));
+        (said(&outputs[0]), result(&out))
+    };
+    let (_, alone) = run("alone", 1, &[], None);
+    let (shared, two) = run("two", 2, &[], None);
+    assert!(shared.contains("rank 0 and rank 1 share one GPU"), "{shared}");
+    let (nccl, recorded) = run("recorded", 1, &[], Some("nccl"));
+    assert!(nccl.contains("the ranks exchange through NCCL 2."), "{nccl}");
+    let (_, eager) = run("eager", 1, &["--eager"], Some("nccl"));
+    assert_eq!(recorded["state_sha256"], eager["state_sha256"], "a recorded step computes what its operations do");
+    for (name, found) in [("two", two), ("recorded", recorded)] {
+        (0..2).for_each(|epoch| assert_near(name, loss(&found, epoch), loss(&alone, epoch), 1e-4));
     }
 }
 

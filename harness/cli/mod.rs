@@ -37,6 +37,7 @@ use output::OutputError;
 use crate::recipe::{self, Precision, Recipe, name_of};
 use crate::stop::{self, Stop};
 use crate::suite::context::Scale;
+use crate::suite::environment;
 
 /// Reproduce, evaluate and benchmark Self-Damaging Contrastive Learning (SDCLR, ICML 2021).
 #[derive(Debug, Parser)]
@@ -313,7 +314,11 @@ fn as_rank(
         }
         met => met?,
     };
-    let outcome = crate::native::guarded(|| command(group.clone(), place.device(device)));
+    let outcome = crate::native::guarded(|| {
+        let device = place.device(device);
+        group.connect(environment::device(device.as_deref())?)?;
+        command(group.clone(), device)
+    });
     match outcome.unwrap_or_else(|crash| Err(crash.into())) {
         // Nobody leaves while another still needs it.
         Ok(code) => Ok(group.all_well(None).map(|()| code)?),

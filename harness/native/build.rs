@@ -2,11 +2,14 @@
 
 use std::path::PathBuf;
 
-const FILES: [&str; 7] = ["shim.cpp", "graph.cpp", "group.cpp", "weights.cpp", "norm.cpp", "nvrtc.cpp", "throw.cpp"];
+const FILES: [&str; 8] =
+    ["shim.cpp", "graph.cpp", "group.cpp", "nccl.cpp", "weights.cpp", "norm.cpp", "nvrtc.cpp", "throw.cpp"];
 
 fn main() {
     embed_suites();
-    for file in FILES.iter().chain(&["norm.cu", "augment.cpp", "augment.cu", "nvrtc.h", "shared.h", "build.rs"]) {
+    for file in
+        FILES.iter().chain(&["norm.cu", "augment.cpp", "augment.cu", "nccl.h", "nvrtc.h", "shared.h", "build.rs"])
+    {
         println!("cargo:rerun-if-changed=harness/native/{file}");
     }
     // Set by torch-sys, the direct dependency that knows which libtorch is linked.

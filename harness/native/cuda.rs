@@ -56,11 +56,22 @@ pub fn libtorch_folder() -> Result<PathBuf, NativeError> {
 
 /// The name of CUDA device `index` as the driver gives it, e.g. `NVIDIA H200`.
 pub fn cuda_name(index: usize) -> Option<String> {
+    driver_text(c"cuDeviceGetName", index)
+}
+
+/// Where CUDA device `index` is: the machine, which a container shares with others, and the place on its bus.
+pub(super) fn cuda_place(index: usize) -> Option<String> {
+    let machine = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(format!("{} {}", machine.trim(), driver_text(c"cuDeviceGetPCIBusId", index)?))
+}
+
+/// What a function of the driver that gives a text says of a device.
+fn driver_text(function: &CStr, index: usize) -> Option<String> {
     type Init = unsafe extern "C" fn(u32) -> i32;
     type Get = unsafe extern "C" fn(*mut i32, i32) -> i32;
-    type Name = unsafe extern "C" fn(*mut c_char, i32, i32) -> i32;
-    // SAFETY: libcuda's C interface as documented (CUDA driver API: cuInit, cuDeviceGet, cuDeviceGetName); every
-    // symbol is checked for null before its address is taken as the documented function type.
+    type Text = unsafe extern "C" fn(*mut c_char, i32, i32) -> i32;
+    // SAFETY: libcuda's C interface as documented (CUDA driver API: cuInit, cuDeviceGet, cuDeviceGetName,
+    // cuDeviceGetPCIBusId); every symbol is checked for null before its address is taken as the documented function type.
     unsafe {
         let library = libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_NOW);
         if library.is_null() {
@@ -72,10 +83,10 @@ pub fn cuda_name(index: usize) -> Option<String> {
         };
         let init: Init = std::mem::transmute(symbol(c"cuInit")?);
         let get: Get = std::mem::transmute(symbol(c"cuDeviceGet")?);
-        let name: Name = std::mem::transmute(symbol(c"cuDeviceGetName")?);
+        let get_text: Text = std::mem::transmute(symbol(function)?);
         let mut device = 0;
         let mut text = [0 as c_char; 256];
-        if init(0) != 0 || get(&mut device, index as i32) != 0 || name(text.as_mut_ptr(), 255, device) != 0 {
+        if init(0) != 0 || get(&mut device, index as i32) != 0 || get_text(text.as_mut_ptr(), 255, device) != 0 {
             return None;
         }
         Some(CStr::from_ptr(text.as_ptr()).to_string_lossy().into_owned())

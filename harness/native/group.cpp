@@ -1,7 +1,8 @@
-// Several processes that compute one step: c10d's TCPStore to meet, its Gloo backend to add and gather, and batch norm over
-// all of them. The wheels of PyTorch have no headers of Gloo: the backend is made through its exported constructor and used
-// as a c10d::Backend. As in shim.cpp every function returns null or an error message.
+// Several processes that compute one step: c10d's TCPStore to meet, its Gloo backend to add and gather, NCCL where each has a
+// GPU of its own, and batch norm over all of them. The wheels of PyTorch have no headers of Gloo: the backend is made through
+// its exported constructor and used as a c10d::Backend. As in shim.cpp every function returns null or an error message.
 
+#include "nccl.h"
 #include "shared.h"
 
 #include <ATen/ATen.h>
@@ -34,6 +35,8 @@ struct Group {
   Store store;
   // Null until the ranks have met.
   c10::intrusive_ptr<c10d::Backend> backend;
+  // For tensors on the GPU; null where those go over the host.
+  std::shared_ptr<Nccl> nccl;
 };
 
 // Groups by number: a tensor that still has to be differentiated may outlive its group, and finds out.
@@ -84,8 +87,10 @@ c10d::Backend &backend(const Group &group) {
 }
 
 // The sum over all ranks, in place.
-void sum(const Group &group, const at::Tensor &tensor) {
+void sum(const Group &group, at::Tensor &tensor) {
   c10::NoGradGuard no_grad;
+  if (group.nccl && tensor.is_cuda())
+    return group.nccl->sum(tensor);
   auto host = tensor.cpu().contiguous();
   std::vector<at::Tensor> list = {host};
   backend(group).allreduce(list)->wait();
@@ -96,6 +101,8 @@ void sum(const Group &group, const at::Tensor &tensor) {
 // [ranks, ...]: that of every rank, all of one shape.
 at::Tensor gather(const Group &group, const at::Tensor &tensor) {
   c10::NoGradGuard no_grad;
+  if (group.nccl && tensor.is_cuda())
+    return group.nccl->gather(tensor.detach());
   std::vector<at::Tensor> input = {tensor.detach().cpu().contiguous()};
   std::vector<std::vector<at::Tensor>> output(1);
   for (int i = 0; i < backend(group).getSize(); ++i)
@@ -204,7 +211,41 @@ char *sdclr_group_free(int64_t id) {
 
 // Closes the connections to the other ranks; the store stays.
 char *sdclr_group_leave(int64_t id) {
-  return guarded([&] { group(id)->backend.reset(); });
+  return guarded([&] {
+    auto found = group(id);
+    found->backend.reset();
+    if (found->nccl)
+      found->nccl->abort();
+  });
+}
+
+// The NCCL that is there; 0 where there is none.
+int32_t sdclr_nccl_version() { return Nccl::version(); }
+
+char *sdclr_nccl_id(Nccl::Id *out) {
+  return guarded([&] { *out = Nccl::id(); });
+}
+
+// Connects the GPUs of the ranks, all of which call this with the id that rank 0 made. From here on tensors on this rank's are
+// exchanged between them.
+char *sdclr_group_connect(int64_t id, const Nccl::Id *told, int32_t rank, int32_t size, int32_t device) {
+  return guarded([&] {
+    c10::Device gpu(c10::kCUDA, static_cast<c10::DeviceIndex>(device));
+    group(id)->nccl = std::make_shared<Nccl>(*told, rank, size, gpu);
+  });
+}
+
+// What went wrong between the GPUs, which the caller frees with sdclr_free; null where nothing did.
+char *sdclr_group_failure(int64_t id, char **out) {
+  return guarded([&] {
+    auto failure = group(id)->nccl->failure();
+    *out = failure.empty() ? nullptr : message(failure.c_str());
+  });
+}
+
+// Ends what is queued between the GPUs.
+char *sdclr_group_abort(int64_t id) {
+  return guarded([&] { group(id)->nccl->abort(); });
 }
 
 // Joins the ranks, all of which call this, by what they tell each other under `prefix` in the store.

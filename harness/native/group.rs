@@ -1,17 +1,20 @@
 //! Several processes ("ranks") that compute one step. In: where they meet, and which of them this one is. Out: sums over all
 //! ranks, slices gathered, batch norm over the whole batch, and agreement on small things. `group.cpp` reaches c10d's
-//! TCPStore and Gloo; with one process nothing of it is touched.
+//! TCPStore and Gloo; with one process nothing of it is touched. Where every rank has a GPU of its own, tensors there go
+//! through NCCL (`nccl.cpp`), as work that is queued like any other; agreement goes over the host all the same.
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr::null_mut;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::norm::BatchNorm;
-use super::{NativeError, check, sdclr_free};
+use super::{NativeError, check, cuda, sdclr_free};
 
 unsafe extern "C" {
     fn sdclr_group_new(host: *const c_char, port: u16, serve: bool, milliseconds: i64, out: *mut i64) -> *mut c_char;
@@ -21,6 +24,11 @@ unsafe extern "C" {
     fn sdclr_group_count(id: i64, key: *const c_char, out: *mut i64) -> *mut c_char;
     fn sdclr_group_tell(id: i64, key: *const c_char, text: *const c_char) -> *mut c_char;
     fn sdclr_group_hear(id: i64, key: *const c_char, out: *mut *mut c_char) -> *mut c_char;
+    fn sdclr_nccl_version() -> i32;
+    fn sdclr_nccl_id(out: *mut NcclId) -> *mut c_char;
+    fn sdclr_group_connect(id: i64, told: *const NcclId, rank: i32, size: i32, device: i32) -> *mut c_char;
+    fn sdclr_group_failure(id: i64, out: *mut *mut c_char) -> *mut c_char;
+    fn sdclr_group_abort(id: i64) -> *mut c_char;
     fn sdclr_group_sum(id: i64, in_out: *mut c_void) -> *mut c_char;
     fn sdclr_group_gather(id: i64, own: *mut c_void, out: *mut c_void) -> *mut c_char;
     fn sdclr_group_norm(
@@ -32,6 +40,9 @@ unsafe extern "C" {
         out: *mut c_void,
     ) -> *mut c_char;
 }
+
+/// What makes the GPUs of the ranks find each other: 128 bytes.
+type NcclId = [i64; 16];
 
 /// The ranks did not meet, do not agree, or lost one of them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +75,10 @@ pub enum GroupError {
     Lost { rank: usize, size: usize, process: u32, host: String },
     #[error("the ranks lost each other: {0}; run the same command again to continue from the last checkpoint")]
     Apart(String),
+    #[error(
+        "NCCL cannot connect the GPUs of the ranks: {reason}; or exchange over the host with SDCLR_RANKS_EXCHANGE=gloo"
+    )]
+    NoNccl { reason: String },
     #[error(transparent)]
     Native(#[from] NativeError),
 }
@@ -78,6 +93,18 @@ impl GroupError {
 /// Tells whether this process was asked to stop.
 pub type Asked<'a> = &'a dyn Fn() -> bool;
 
+/// By what tensors on GPUs are exchanged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Exchange {
+    /// NCCL where it can, else Gloo.
+    #[default]
+    Any,
+    /// Over the host.
+    Gloo,
+    /// Between the GPUs, also of one process alone.
+    Nccl,
+}
+
 /// Where and as which of several processes this one joins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Meeting {
@@ -91,6 +118,7 @@ pub struct Meeting {
     pub name: String,
     /// How long ranks wait for each other, at the meeting and in a step.
     pub timeout: Duration,
+    pub exchange: Exchange,
 }
 
 /// One of the ranks.
@@ -115,7 +143,13 @@ struct Link {
     /// The store is a part of the launcher.
     agent: bool,
     name: String,
+    timeout: Duration,
+    exchange: Exchange,
     peers: Vec<Peer>,
+    /// NCCL connects the GPUs.
+    connected: AtomicBool,
+    /// It does no longer.
+    aborted: AtomicBool,
     /// Rows of each rank's slice of the batch under way.
     slices: Mutex<Vec<i64>>,
     /// Messages of rank 0 told or heard so far.
@@ -180,16 +214,61 @@ impl Link {
         let mut text = null_mut();
         // SAFETY: a NUL-terminated string and a place for a pointer, which outlive the call.
         check(unsafe { sdclr_group_hear(self.id, self.key(key).as_ptr(), &raw mut text) })?;
-        if text.is_null() {
-            return Ok(None);
+        // SAFETY: the shim's text, taken once.
+        Ok(unsafe { taken(text) })
+    }
+
+    /// Ends what is queued between the GPUs: it may wait for a rank that is lost, and the host for it.
+    fn abort(&self) {
+        if !self.connected.load(Ordering::SeqCst) || self.aborted.swap(true, Ordering::SeqCst) {
+            return;
         }
-        // SAFETY: the shim gave a NUL-terminated string, which is freed once.
-        let owned = unsafe {
-            let owned = CStr::from_ptr(text).to_string_lossy().into_owned();
-            sdclr_free(text);
-            owned
-        };
-        Ok(Some(owned))
+        // SAFETY: no pointers.
+        if let Err(error) = check(unsafe { sdclr_group_abort(self.id) }) {
+            tracing::debug!("the exchange between the GPUs did not end well: {error}");
+        }
+    }
+
+    /// Connects `gpu` to those of the others, by the id that rank 0 made. NCCL waits for them without end, so a thread does, and
+    /// stays behind where one is lost.
+    fn connect(&self, gpu: usize, told: NcclId) -> Result<(), GroupError> {
+        let (id, rank, size) = (self.id, self.rank as i32, self.size as i32);
+        let (sender, connected) = mpsc::channel();
+        std::thread::spawn(move || {
+            // SAFETY: an id as long as NCCL's, which outlives the call.
+            let done = check(unsafe { sdclr_group_connect(id, &raw const told, rank, size, gpu as i32) });
+            // Nobody hears it who has given up.
+            let _ = sender.send(done);
+        });
+        let start = Instant::now();
+        loop {
+            match connected.recv_timeout(LOOK) {
+                Ok(done) => {
+                    done.map_err(|error| GroupError::NoNccl { reason: error.to_string() })?;
+                    self.connected.store(true, Ordering::SeqCst);
+                    return Ok(());
+                }
+                Err(_) if start.elapsed() > self.timeout => {
+                    let reason = format!("no connection within {} s", self.timeout.as_secs());
+                    return Err(GroupError::NoNccl { reason });
+                }
+                Err(_) => {
+                    if let Some(error) = self.failed()?.or_else(|| self.gone()) {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What went wrong between the GPUs, by what NCCL says of its connections.
+    fn failure_of_nccl(&self) -> Option<GroupError> {
+        let mut text = null_mut();
+        // SAFETY: a place for a pointer, which outlives the call.
+        let said = check(unsafe { sdclr_group_failure(self.id, &raw mut text) });
+        // SAFETY: the shim's text, taken once.
+        let said = said.map(|()| unsafe { taken(text) }).unwrap_or_else(|error| Some(error.to_string()));
+        said.map(GroupError::Apart)
     }
 
     /// Whether `rank` is a process of this machine, and whether that runs; `None`: nobody here knows.
@@ -249,6 +328,58 @@ impl Link {
     }
 }
 
+/// A text of the shim's as our own; null is none.
+///
+/// # Safety
+/// It is null or NUL-terminated, and nobody else's to free.
+unsafe fn taken(text: *mut c_char) -> Option<String> {
+    if text.is_null() {
+        return None;
+    }
+    // SAFETY: as above.
+    unsafe {
+        let owned = CStr::from_ptr(text).to_string_lossy().into_owned();
+        sdclr_free(text);
+        Some(owned)
+    }
+}
+
+/// Looks after the other ranks while this one may wait for their GPUs, which nobody would tell it of: the host is free again
+/// once NCCL is aborted, and [`Group::check`] says why.
+#[derive(Debug)]
+pub struct Watch {
+    link: Arc<Link>,
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    fn new(link: Arc<Link>) -> Self {
+        let (stop, stopped) = mpsc::channel();
+        let watched = link.clone();
+        let thread = std::thread::spawn(move || {
+            while stopped.recv_timeout(LOOK * 5) == Err(RecvTimeoutError::Timeout) {
+                if let Some(lost) = watched.gone().or_else(|| watched.failure_of_nccl()) {
+                    tracing::debug!("NCCL is aborted: {lost}");
+                    return watched.abort();
+                }
+            }
+        });
+        Self { link, stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        // An abort is not waited for.
+        if let Some(thread) = self.thread.take().filter(|_| !self.link.aborted.load(Ordering::SeqCst)) {
+            // It does not panic, and a destructor could tell nobody.
+            let _ = thread.join();
+        }
+    }
+}
+
 /// Whether a process of this machine runs: it is there, and not only as what its parent has not yet looked at.
 fn is_alive(process: u32) -> bool {
     let Ok(text) = std::fs::read_to_string(format!("/proc/{process}/stat")) else { return false };
@@ -300,7 +431,7 @@ impl Group {
     /// They cannot be reached, do not come, say different sizes, or two of them have one number, of which every rank that is
     /// there is told; or it was asked to stop.
     pub fn join(meeting: &Meeting, stop: Asked) -> Result<Self, GroupError> {
-        let Meeting { port, rank, size, name, timeout, .. } = meeting;
+        let Meeting { port, rank, size, name, timeout, exchange, .. } = meeting;
         let (rank, size) = (*rank, *size);
         let serve = rank == 0 && !meeting.served;
         let id = match open(meeting, serve, stop) {
@@ -314,7 +445,6 @@ impl Group {
             }
             other => other?,
         };
-        let (slices, told, beating) = Default::default();
         let mut link = Link {
             id,
             rank,
@@ -322,10 +452,14 @@ impl Group {
             serves: serve,
             agent: meeting.served,
             name: name.clone(),
+            timeout: *timeout,
+            exchange: *exchange,
             peers: Vec::new(),
-            slices,
-            told,
-            beating,
+            connected: AtomicBool::new(false),
+            aborted: AtomicBool::new(false),
+            slices: Mutex::default(),
+            told: Mutex::default(),
+            beating: None,
         };
         link.peers = meet(&link, *timeout, stop).inspect_err(|_| {
             // With this rank the store ends, in which the others read why.
@@ -350,6 +484,73 @@ impl Group {
             }
         }
         Ok(Self(Some(Arc::new(link))))
+    }
+
+    /// Connects the GPUs of the ranks, all of which call this, each with the device that it computes on. Where NCCL cannot,
+    /// tensors go over the host, and the log says why.
+    ///
+    /// # Errors
+    /// NCCL was asked for and cannot, ranks differ in what they ask for, or one is lost.
+    pub fn connect(&self, device: Device) -> Result<(), GroupError> {
+        let Some(link) = &self.0 else { return Ok(()) };
+        self.agree("SDCLR_RANKS_EXCHANGE", &format!("{:?}", link.exchange))?;
+        // SAFETY: no pointers.
+        let version = i64::from(unsafe { sdclr_nccl_version() });
+        let gpu = if let Device::Cuda(index) = device { Some(index) } else { None };
+        let place = gpu.and_then(cuda::cuda_place).map_or(0, |place| words(&place)[0]);
+        let all = self.gathered(&[gpu.is_some().into(), version, place])?;
+        let rows: Vec<&[i64]> = all.chunks(3).collect();
+        let reason = match why_not(&rows) {
+            None if link.exchange == Exchange::Gloo => Some("SDCLR_RANKS_EXCHANGE=gloo".to_owned()),
+            reason => reason,
+        };
+        match (reason, gpu) {
+            (Some(reason), _) if link.exchange == Exchange::Nccl => Err(GroupError::NoNccl { reason }),
+            (None, Some(gpu)) => {
+                let mut own: NcclId = [0; 16];
+                if link.rank == 0 {
+                    // SAFETY: room for an id of NCCL's, which outlives the call.
+                    check(unsafe { sdclr_nccl_id(&raw mut own) })?;
+                }
+                let mut told = own;
+                told.copy_from_slice(&self.gathered(&own)?[..own.len()]);
+                link.connect(gpu, told)?;
+                let [major, minor, patch] = [version / 10_000, version / 100 % 100, version % 100];
+                let graphs = if self.is_recordable() { "" } else { ", and launch every operation of a step" };
+                tracing::info!("the ranks exchange through NCCL {major}.{minor}.{patch}{graphs}");
+                Ok(())
+            }
+            (Some(reason), _) if rows.iter().any(|row| row[0] > 0) => {
+                tracing::warn!(
+                    "the ranks exchange over the host (Gloo) and launch every operation of a step: {reason}"
+                );
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether what the ranks exchange in a step can be recorded as a CUDA graph. Nothing goes over the host then. Of several
+    /// ranks each would have to record at the same step, for the same slices of all of them.
+    pub fn is_recordable(&self) -> bool {
+        self.0.as_ref().is_none_or(|link| link.size == 1 && link.connected.load(Ordering::SeqCst))
+    }
+
+    /// Looks after the other ranks as long as this lives, where their GPUs exchange; elsewhere there is no need to.
+    pub fn watch(&self) -> Option<Watch> {
+        let connected = self.0.as_ref().filter(|link| link.connected.load(Ordering::SeqCst));
+        connected.map(|link| Watch::new(link.clone()))
+    }
+
+    /// Makes sure that what came from the GPUs is whole.
+    ///
+    /// # Errors
+    /// A rank was lost meanwhile.
+    pub fn check(&self) -> Result<(), GroupError> {
+        match &self.0 {
+            Some(link) if link.aborted.load(Ordering::SeqCst) => Err(self.explained("NCCL was aborted")),
+            _ => Ok(()),
+        }
     }
 
     pub fn size(&self) -> usize {
@@ -430,14 +631,7 @@ impl Group {
     /// Ranks differ, which every one of them sees, or one is lost.
     pub fn agree(&self, what: &str, text: &str) -> Result<(), GroupError> {
         let Some(link) = &self.0 else { return Ok(()) };
-        let mut hash = [0; 32];
-        hash.copy_from_slice(&<sha2::Sha256 as sha2::Digest>::digest(text.as_bytes()));
-        let words = |hash: [u8; 32]| {
-            hash.chunks(8)
-                .map(|part| part.iter().fold(0, |word, byte| word << 8 | i64::from(*byte)))
-                .collect::<Vec<i64>>()
-        };
-        let all = self.gathered(&words(hash))?;
+        let all = self.gathered(&words(text))?;
         let rows: Vec<&[i64]> = all.chunks(4).collect();
         let Some(rank) = rows.iter().position(|row| *row != rows[0]) else { return Ok(()) };
         link.tell(&format!("differ/{}", link.rank), text)?;
@@ -565,12 +759,21 @@ impl Group {
 
     /// The other rank by whose end a step of this one may have failed; `None`: there is no sign of one.
     pub fn cause(&self) -> Option<GroupError> {
-        self.0.as_ref()?.cause()
+        let link = self.0.as_ref()?;
+        let cause = link.cause();
+        if cause.is_some() {
+            // Whatever comes next may wait for the GPU, be it to free memory.
+            link.abort();
+        }
+        cause
     }
 
     /// Why an exchange failed with `error`.
     fn explained(&self, error: impl std::fmt::Display) -> GroupError {
-        self.cause().unwrap_or_else(|| GroupError::Apart(error.to_string()))
+        self.cause().unwrap_or_else(|| {
+            self.0.iter().for_each(|link| link.abort());
+            GroupError::Apart(error.to_string())
+        })
     }
 }
 
@@ -589,6 +792,26 @@ pub fn slice_of(count: usize, rank: usize, size: usize) -> std::ops::Range<usize
     let (each, rest) = (count / size, count % size);
     let start = rank * each + rank.min(rest);
     start..start + each + usize::from(rank < rest)
+}
+
+/// A hash of `text`, as four numbers.
+fn words(text: &str) -> Vec<i64> {
+    let hash = <sha2::Sha256 as sha2::Digest>::digest(text.as_bytes());
+    hash.chunks(8).map(|part| part.iter().fold(0, |word, byte| word << 8 | i64::from(*byte))).collect()
+}
+
+/// Why NCCL cannot connect ranks of which each says whether it has a GPU, which NCCL, and which GPU of which machine.
+fn why_not(ranks: &[&[i64]]) -> Option<String> {
+    if let Some(rank) = ranks.iter().position(|row| row[0] == 0) {
+        return Some(format!("rank {rank} computes on the CPU"));
+    }
+    if let Some(rank) = ranks.iter().position(|row| row[1] == 0) {
+        return Some(format!("rank {rank} has no NCCL 2"));
+    }
+    ranks.iter().enumerate().find_map(|(rank, row)| {
+        let first = ranks[..rank].iter().position(|other| other[2] == row[2])?;
+        Some(format!("rank {first} and rank {rank} share one GPU"))
+    })
 }
 
 fn gather(id: i64, own: &Tensor) -> Result<Tensor, NativeError> {
@@ -670,6 +893,20 @@ mod tests {
         let lost = "rank 2 of 4 (process 7 on there) was lost";
         assert_eq!(first_cause(0, &format!("rank 1 ended: rank 3 ended: {lost}")), (3, lost));
         assert_eq!(first_cause(0, "rank x ended: y"), (0, "rank x ended: y"));
+    }
+
+    #[test]
+    fn nccl_connects_gpus_that_are_different() {
+        // Whether there is a GPU, which NCCL, and which GPU.
+        for (ranks, expected) in [
+            ([[1, 22_809, 5], [1, 22_809, 6]], None),
+            ([[1, 22_809, 5], [1, 22_809, 5]], Some("rank 0 and rank 1 share one GPU")),
+            ([[1, 22_809, 5], [1, 0, 6]], Some("rank 1 has no NCCL 2")),
+            ([[0, 22_809, 0], [1, 22_809, 6]], Some("rank 0 computes on the CPU")),
+        ] {
+            let rows: Vec<&[i64]> = ranks.iter().map(<[i64; 3]>::as_slice).collect();
+            assert_eq!(why_not(&rows).as_deref(), expected);
+        }
     }
 
     #[test]

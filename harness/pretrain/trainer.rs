@@ -15,6 +15,8 @@ use crate::recipe::{Precision, Recipe};
 
 /// A network, how it is trained, and how far that has come.
 pub struct Trainer {
+    /// Dropped before the network, whose group has the communicator that graphs exchange through.
+    recorder: Option<Recorder>,
     pub network: Network,
     pub method: Box<dyn Method>,
     pub optimizer: Optimizer,
@@ -22,7 +24,6 @@ pub struct Trainer {
     /// Optimiser steps taken.
     pub steps: u64,
     under_way: Option<UnderWay>,
-    recorder: Option<Recorder>,
 }
 
 /// The epoch that was begun last.
@@ -73,8 +74,7 @@ impl Trainer {
         eager: bool,
     ) -> Result<Self, PretrainError> {
         native::set_tf32(recipe.precision == Precision::Tf32)?;
-        let single = network.group().is_single();
-        if recipe.precision == Precision::Bf16 && !eager && single {
+        if recipe.precision == Precision::Bf16 && !eager && network.group().is_single() {
             network.set_fused(Fused::OnCuda).map_err(PretrainError::Kernels)?;
         }
         let optimizer = Optimizer::new(recipe.optimizer, recipe.momentum, recipe.weight_decay, &network.parameters());
@@ -84,12 +84,12 @@ impl Trainer {
             warmup: (recipe.warmup_epochs * steps_per_epoch) as u64,
             total: (recipe.epochs * steps_per_epoch) as u64,
         };
-        let recorder = match optimizer.is_recordable() && !eager && single {
+        let recorder = match optimizer.is_recordable() && !eager && network.group().is_recordable() {
             true => Recorder::new(network.device())?,
             false => None,
         };
         let method = method_of(recipe)?;
-        Ok(Self { network, method, optimizer, schedule, steps: 0, under_way: None, recorder })
+        Ok(Self { recorder, network, method, optimizer, schedule, steps: 0, under_way: None })
     }
 
     /// Takes a step on each of `batches` (uint8 `[N, 2, 3, H, W]`, of several ranks each its slice). Begins `epoch`, unless it
@@ -108,6 +108,7 @@ impl Trainer {
     ) -> Result<EpochStats, PretrainError> {
         let start = Instant::now();
         let (steps_before, kept) = self.begin(epoch)?;
+        let _watch = self.network.group().watch();
         let (mut images, mut losses, mut rates) = (0, Vec::new(), Vec::new());
         let mut slices_of_first = None;
         for views in batches {
@@ -121,7 +122,10 @@ impl Trainer {
             images += slices.iter().sum::<i64>();
             slices_of_first.get_or_insert(slices);
         }
-        let losses = read_losses(&losses)?;
+        let losses = read_losses(&losses);
+        // The wait may have been ended because another rank was lost.
+        self.network.group().check()?;
+        let losses = losses?;
         if let Some(under_way) = &mut self.under_way {
             under_way.steps += losses.len();
         }

@@ -226,6 +226,9 @@ CUresult cuInit(unsigned) { return CUDA_SUCCESS; }
 CUresult cuDriverGetVersion(int *version) { return *version = CUDART_VERSION, CUDA_SUCCESS; }
 CUresult cuDeviceGet(CUdevice *device, int index) { return *device = index, CUDA_SUCCESS; }
 CUresult cuDeviceGetName(char *name, int length, CUdevice) { return std::strncpy(name, NAME, length), CUDA_SUCCESS; }
+CUresult cuDeviceGetPCIBusId(char *text, int length, CUdevice device) {
+  return static_cast<CUresult>(cudaDeviceGetPCIBusId(text, length, device));
+}
 CUresult cuDeviceGetAttribute(int *value, CUdevice_attribute which, CUdevice) {
   return *value = attribute(which), CUDA_SUCCESS;
 }

@@ -42,15 +42,6 @@ const std::pair<const uintptr_t, Block> *block_of(const void *pointer) {
   return address < block.first + block.second.bytes ? &block : nullptr;
 }
 
-bool is_device(const void *pointer, size_t bytes) {
-  auto block = block_of(pointer);
-  if (!block || !block->second.device)
-    return false;
-  if (reinterpret_cast<uintptr_t>(pointer) + bytes > block->first + block->second.bytes)
-    refuse("a copy past the end of device memory");
-  return true;
-}
-
 bool is_pinned(const void *pointer) {
   auto block = block_of(pointer);
   return block && !block->second.device;
@@ -75,6 +66,15 @@ __attribute__((constructor)) void watch_for_faults() {
 void fill(void *to, size_t bytes) { std::memset(to, bytes == 1 ? 1 : 0, bytes); }
 
 } // namespace
+
+bool stand_in::is_device(const void *pointer, size_t bytes) {
+  auto block = block_of(pointer);
+  if (!block || !block->second.device)
+    return false;
+  if (reinterpret_cast<uintptr_t>(pointer) + bytes > block->first + block->second.bytes)
+    refuse("an access past the end of device memory");
+  return true;
+}
 
 void stand_in::land_copies(uint64_t moment) {
   std::vector<Landing> left;

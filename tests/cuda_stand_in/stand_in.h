@@ -88,6 +88,12 @@ void wait(const std::string &function);
 uint64_t issued();
 uint64_t done();
 
+// Waits where what another rank should send never comes.
+void wait_for_ranks();
+
+// Whether device memory lies there; the process ends where it lies there in part.
+bool is_device(const void *pointer, size_t bytes);
+
 // Whether this thread must not make a call that CUDA calls unsafe while streams are being captured. If so the captures that
 // forbid it are spoiled, and `function` is counted.
 bool forbidden(const char *function);

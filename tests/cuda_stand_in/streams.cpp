@@ -67,6 +67,7 @@ uint64_t stand_in::issued() { return moment_issued; }
 uint64_t stand_in::done() { return moment_done; }
 
 void stand_in::wait(const std::string &function, uint64_t moment) {
+  wait_for_ranks();
   count("waits");
   count("waits/" + function);
   if (moment_done < moment)
