@@ -6,7 +6,7 @@ mod golden;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use sdclr::checkpoint;
 use sdclr::dataset::{self, Dataset};
@@ -33,13 +33,14 @@ const SMALL: &[&str] = &[
     "probe.few.lr=0.01",
 ];
 
+fn program(arguments: &[&str]) -> Command {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("sdclr"));
+    command.args(arguments).env_remove("SDCLR_DATA").env("COLUMNS", "110");
+    command
+}
+
 fn sdclr(arguments: &[&str]) -> Output {
-    Command::new(assert_cmd::cargo::cargo_bin!("sdclr"))
-        .args(arguments)
-        .env_remove("SDCLR_DATA")
-        .env("COLUMNS", "110")
-        .output()
-        .unwrap()
+    program(arguments).output().unwrap()
 }
 
 /// Image files to choose from: small ones, or those of ImageNet's own size where they are.
@@ -439,14 +440,20 @@ fn imagenet_lt_exp_is_reproduced_from_files_to_a_report() {
     }
 }
 
-/// `sdclr pretrain` of a small recipe on the first eight images: its output and the encoder's hash.
-fn pretrain(folder: &Path, out: &str, more: &[&str]) -> (Output, Value) {
+/// `sdclr pretrain` of a small recipe on the first eight images.
+fn pretraining(folder: &Path, out: &str, more: &[&str]) -> Command {
     let (data, out) = (folder.to_str().unwrap(), folder.join(out));
     let run =
         ["pretrain", "--recipe", "imagenet100-lt/sdclr", "--split", "1", "--pretrain-split", "D_i", "--data", data];
     let scale = ["--device", "cpu", "--limit-images", "8", "--limit-epochs", "2", "--out", out.to_str().unwrap()];
     let set = ["--set", "network=resnet10", "width=8", "batch_size=4", "augment.size=64", "lr=0.01"];
-    let output = sdclr(&[&run[..], &scale, more, &set].concat());
+    program(&[&run[..], &scale, more, &set].concat())
+}
+
+/// Its output and the encoder's hash.
+fn pretrain(folder: &Path, out: &str, more: &[&str]) -> (Output, Value) {
+    let output = pretraining(folder, out, more).output().unwrap();
+    let out = folder.join(out);
     let record =
         std::fs::read(out.join("result.json")).map_or(Value::Null, |bytes| serde_json::from_slice(&bytes).unwrap());
     (output, record["state_sha256"].clone())
@@ -478,6 +485,22 @@ fn a_damaged_file_is_named_and_loses_nothing() {
     assert_eq!(output.status.code(), Some(1));
     assert!(said.contains(&named), "{said}");
     let checkpoint = checkpoint::read_training(&folder.join("met/checkpoint.safetensors")).unwrap();
+    assert_eq!((checkpoint.meta.epoch, checkpoint.meta.step), (0, 1));
+    // Of two ranks the first meets it; both keep the step before.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut ranks = [0, 1].map(|rank: usize| {
+        let place = [("RANK", rank), ("WORLD_SIZE", 2), ("MASTER_PORT", port.into())];
+        let mut command = pretraining(folder, "ranks", &[]);
+        command.envs(place.map(|(name, value)| (name, value.to_string()))).env("MASTER_ADDR", "127.0.0.1");
+        Some(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+    });
+    for (rank, expected) in [(0, named.clone()), (1, format!("rank 0 failed: {named}"))] {
+        let output = ranks[rank].take().unwrap().wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(&expected), "{said}");
+    }
+    let checkpoint = checkpoint::read_training(&folder.join("ranks/checkpoint.safetensors")).unwrap();
     assert_eq!((checkpoint.meta.epoch, checkpoint.meta.step), (0, 1));
     // Again, and nothing changes; then the file is whole again.
     assert_eq!(pretrain(folder, "met", &[]).0.status.code(), Some(1));

@@ -357,29 +357,16 @@ fn train(
         let batches = loader.by_ref().take(steps_per_epoch - begun.losses.len());
         let mut asked = Asked { job, steps: 0, request: Ok(None) };
         let batches = batches.take_while(|_| asked.before_step()).inspect(|_| bar.inc(1));
-        let mut unreadable = None;
-        let readable = batches.map_while(|batch| {
-            let error = batch.as_ref().err().filter(|error| matches!(error, PretrainError::Dataset(_)));
-            match (job.group.all_well(error.map(ToString::to_string).as_deref()), batch) {
-                (_, Err(error @ PretrainError::Dataset(_))) => unreadable = Some(error),
-                (Err(other), _) => unreadable = Some(other.into()),
-                (Ok(()), batch) => return Some(batch),
-            }
-            None
-        });
-        let stats = trainer.epoch(epoch, readable).map_err(|error| sitting.with_checkpoint(seen_by_all(job, error)))?;
+        let trained = trainer.loaded_part(epoch, batches);
+        let (stats, unloaded) = trained.map_err(|error| sitting.with_checkpoint(seen_by_all(job, error)))?;
         let request = asked.request?;
         let done = joined(begun, &stats);
         let steps = done.losses.len();
-        match unreadable {
-            Some(error) if error.is_apart() => return Err(error),
-            Some(error) => {
-                // The steps before it are kept, for when the file is there again.
-                sitting.under_way = Some(done);
-                together(job, sitting.save(job, trainer, true))?;
-                return Err(error);
-            }
-            None => {}
+        if let Some(error) = unloaded {
+            // The steps before it are kept, for when the file is there again.
+            sitting.under_way = Some(done);
+            together(job, sitting.save(job, trainer, true))?;
+            return Err(error);
         }
         if steps < steps_per_epoch {
             let short = PretrainError::ShortEpoch { epoch, found: steps, expected: steps_per_epoch };

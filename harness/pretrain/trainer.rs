@@ -106,17 +106,42 @@ impl Trainer {
         epoch: usize,
         batches: impl IntoIterator<Item = Result<Tensor, PretrainError>>,
     ) -> Result<EpochStats, PretrainError> {
+        let (stats, unloaded) = self.loaded_part(epoch, batches)?;
+        unloaded.map_or(Ok(stats), Err)
+    }
+
+    /// As [`Trainer::epoch`], but the steps before a batch that this rank or another cannot load are kept, and why it cannot
+    /// stands beside them. All ranks have taken the same steps.
+    ///
+    /// # Errors
+    /// A rank is lost, or a loss or a parameter is not finite.
+    pub fn loaded_part(
+        &mut self,
+        epoch: usize,
+        batches: impl IntoIterator<Item = Result<Tensor, PretrainError>>,
+    ) -> Result<(EpochStats, Option<PretrainError>), PretrainError> {
         let start = Instant::now();
         let (steps_before, kept) = self.begin(epoch)?;
         let _watch = self.network.group().watch();
         let (mut images, mut losses, mut rates) = (0, Vec::new(), Vec::new());
-        let mut slices_of_first = None;
+        let (mut slices_of_first, mut unloaded) = (None, None);
         for views in batches {
             let reason = views.as_ref().err().map(ToString::to_string);
             let rows = views.as_ref().map(|views| views.size()[0]);
-            let slices = self.network.group().begin_step(rows.map_err(|_| reason.as_deref().unwrap_or_default()));
-            // Its own error says more than that a rank failed.
-            let (views, slices) = (views?, slices?);
+            let begun = self.network.group().begin_step(rows.map_err(|_| reason.as_deref().unwrap_or_default()));
+            let (views, slices) = match (views, begun) {
+                (Ok(views), Ok(slices)) => (views, slices),
+                (_, Err(lost)) if !lost.is_shared() => return Err(lost.into()),
+                // Its own error says more than that a rank failed.
+                (Err(own), _) => {
+                    unloaded = Some(own);
+                    break;
+                }
+                (_, Err(other)) => {
+                    unloaded = Some(other.into());
+                    break;
+                }
+            };
             rates.push(self.schedule.rate(self.steps + 1));
             losses.push(self.step_of_all(&views)?);
             images += slices.iter().sum::<i64>();
@@ -142,7 +167,8 @@ impl Trainer {
         }
         let slices = slices_of_first.unwrap_or_default();
         let (density, overlap) = (kept.map(|kept| kept.density), kept.and_then(|kept| kept.overlap));
-        Ok(EpochStats { losses, rates, density, overlap, images, slices, seconds: start.elapsed().as_secs_f64() })
+        let seconds = start.elapsed().as_secs_f64();
+        Ok((EpochStats { losses, rates, density, overlap, images, slices, seconds }, unloaded))
     }
 
     /// Steps taken in `epoch` so far, and what its mask keeps.
