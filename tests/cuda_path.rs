@@ -11,6 +11,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use sdclr::dataset::speed;
 use sdclr::network::{Network, NetworkSpec};
 use sdclr::recipe::Recipe;
 use skip::skip;
@@ -361,6 +362,92 @@ fn published_training_fits_into_12_gib() {
         };
         let found = counts.of("device bytes") as f64 / f64::from(1 << 30);
         assert!(found > 1.0 && found < gib, "{precision}: {found} GiB");
+    }
+}
+
+/// ImageNet's folder in miniature: so many JPEGs of ImageNet's size on one list, made up, 16 of which differ.
+fn imagenet(images: usize) -> TempDir {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let root = folder.path().join("imagenet");
+    let [train, val] = ["train/n", "val/n"].map(|part| root.join(part));
+    [&train, &val].into_iter().for_each(|part| std::fs::create_dir_all(part).unwrap());
+    let (file, (height, width)) = (|image: usize| train.join(format!("{image}.JPEG")), speed::SIDES);
+    for image in 0..images {
+        match image {
+            0..16 => {
+                sdclr::fs::write(&file(image), &speed::made_up_jpeg(height, width, image as u64).unwrap()).unwrap()
+            }
+            _ => std::fs::hard_link(file(image % 16), file(image)).unwrap(),
+        }
+    }
+    let list: String = (0..images).map(|image| format!("train/n/{image}.JPEG 0\n")).collect();
+    let path = folder.path().join("split/imagenet-100/imageNet_100_LT_train.txt");
+    sdclr::fs::write(&path, list.as_bytes()).unwrap();
+    folder
+}
+
+impl StandIn {
+    /// An epoch of the published SDCLR on ImageNet's files (ResNet-50, 224 pixels) in batches of `batch`.
+    fn imagenet(&self, data: &TempDir, images: &str, batch: &str, options: &[&str]) -> Counts {
+        let (out, batch) = (tempfile::tempdir().unwrap(), format!("batch_size={batch}"));
+        let which = ["pretrain", "--recipe", "imagenet100-lt/sdclr", "--split", "1", "--pretrain-split", "D_i"];
+        let [data, out] = [data, &out].map(|folder| folder.path().to_str().unwrap());
+        let how = ["--data", data, "--limit-images", images, "--limit-epochs", "1", "--set", &batch, "--out", out];
+        self.sdclr(&[which.as_slice(), &how, options].concat())
+    }
+}
+
+/// Whatever the length of an epoch and the size of a batch. A batch of files is two uploads, both page-locked: the decoded
+/// images, and the table of the views.
+#[test]
+fn steps_of_resnet50_on_files_do_not_wait() {
+    let Some(stand_in) = stand_in() else { return };
+    let data = imagenet(64);
+    for (options, launches) in [
+        (["--precision", "bf16"].as_slice(), 8.0),
+        (&["--precision", "fp32"], 8.0),
+        (&["--precision", "bf16", "--eager"], 1400.0),
+        (&["--precision", "fp32", "--eager"], 1000.0),
+    ] {
+        let runs = [("32", "8"), ("64", "8"), ("64", "16")];
+        let [four, eight, large] = runs.map(|(images, batch)| stand_in.imagenet(&data, images, batch, options));
+        assert_eq!(eight.waits(), four.waits(), "{options:?}: an epoch twice as long");
+        assert_eq!(large.waits(), four.waits(), "{options:?}: batches twice as large");
+        let uploads = |counts: &Counts| counts.of("copies/to the device, page-locked");
+        assert_eq!((uploads(&eight), uploads(&four)), (16, 8), "{options:?}");
+        let pageable = |counts: &Counts| counts.of("copies/to the device, pageable");
+        assert_eq!(pageable(&eight), pageable(&four), "{options:?}");
+        let each = (eight.launches() - four.launches()) as f64 / 4.0;
+        println!("{options:?}: {each} launches a step");
+        assert!(each <= launches, "{options:?}: {each} launches a step");
+        // libtorch's batch norm in bf16 clears memory first where a batch is large enough for several blocks.
+        let of_size = (large.launches() - four.launches()) as f64 / 4.0;
+        assert!(of_size <= each / 10.0, "{options:?}: {of_size} more launches a step where batches are twice as large");
+        let graphs = if options.contains(&"--eager") { [0, 0] } else { [2, 6] };
+        assert_eq!([&four, &eight].map(|counts| counts.of("graph launches")), graphs, "{options:?}");
+    }
+}
+
+/// The published batch of 256 images, and a rest as that of the published list. `--dry-run` says what a step keeps; views,
+/// workspaces and what is under way come on top.
+#[test]
+fn published_training_on_imagenet_takes_what_a_plan_says() {
+    let Some(stand_in) = stand_in() else { return };
+    let data = imagenet(3 * 256 + 174);
+    for precision in ["bf16", "fp32"] {
+        let program = assert_cmd::cargo::cargo_bin!("sdclr");
+        let set = format!("precision={precision}");
+        let plan = ["repro", "imagenet100-lt", "--methods", "sdclr-D_i", "--dry-run", "--device", "cpu", "--set", &set];
+        let plan = text(&Command::new(program).args(plan).output().unwrap().stdout);
+        let kept = plan.split_once("pre-training takes about ").unwrap().1.split_once(" GiB").unwrap().0;
+        let kept: f64 = kept.parse().unwrap();
+        for eager in [&[][..], &["--eager"]] {
+            let options = [&["--precision", precision][..], eager].concat();
+            let counts = stand_in.imagenet(&data, "942", "256", &options);
+            let found = counts.of("device bytes") as f64 / f64::from(1 << 30);
+            println!("{options:?}: {found:.2} GiB, of which {kept} GiB are kept from the forward to the backward pass");
+            assert!(found > kept && found < kept + 2.0, "{options:?}: {found} GiB, {kept} in the plan");
+        }
     }
 }
 

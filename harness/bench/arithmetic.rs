@@ -38,6 +38,14 @@ pub(super) fn convolved_numbers(network: &Network, side: u64) -> u64 {
     convolutions.map(|(pixels, shape)| pixels * shape[0] as u64).sum()
 }
 
+/// Numbers that the pool of the ImageNet stem gives for one image of `side` pixels; the CIFAR stem has none.
+pub(super) fn pooled_numbers(network: &Network, side: u64) -> u64 {
+    match network.spec().stem {
+        Stem::Imagenet => network.spec().width as u64 * side.div_ceil(4).pow(2),
+        Stem::Cifar => 0,
+    }
+}
+
 /// Pixels of the result and shape of the weight of every convolution and linear layer.
 fn layers(network: &Network, side: u64) -> Vec<(u64, Vec<i64>)> {
     let imagenet = network.spec().stem == Stem::Imagenet;

@@ -18,6 +18,9 @@ use crate::suite::context::Scale;
 use crate::suite::{PlannedEncoder, environment};
 use crate::text::counted;
 
+/// Bytes of a place in a pool's input.
+const PLACE: u64 = 8;
+
 /// The cost of all jobs of a plan.
 #[derive(Debug)]
 pub struct Cost {
@@ -62,14 +65,18 @@ pub fn cost(plan: &[PlannedEncoder], scale: &Scale) -> Result<Option<Cost>, Benc
     Ok(Some(Cost { images, flop, missing, device_bytes, rate: arithmetic::matrix_rate(device)?, device }))
 }
 
-/// Bytes of weights, gradients and the optimiser's state, and of what a step saves for its backward pass: the input and the
-/// output of every batch norm, of both views.
+/// Bytes of weights, gradients and the optimiser's state, and of what a step saves of both views for its backward pass: the
+/// network's input, the input and the output of every batch norm, and of the stem's pool the output and, of each number in
+/// it, the place that it comes from. tests/cuda_path.rs says how much more libtorch takes.
 fn pretraining_bytes(recipe: &Recipe, network: &Network) -> u64 {
     let parameters: u64 = network.parameters().iter().map(|(_, weight)| 4 * weight.numel() as u64).sum();
     let moments = if recipe.optimizer == OptimizerName::Adam { 2 } else { 1 };
     let number = if recipe.precision == Precision::Bf16 { 2 } else { 4 };
-    let saved = arithmetic::convolved_numbers(network, recipe.augment.size as u64);
-    parameters * (2 + moments) + 2 * 2 * number * recipe.batch_size as u64 * saved
+    let side = recipe.augment.size as u64;
+    let (input, pooled) = (3 * side * side, arithmetic::pooled_numbers(network, side));
+    let numbers = input + 2 * arithmetic::convolved_numbers(network, side) + pooled;
+    let of_view = number * numbers + PLACE * pooled;
+    parameters * (2 + moments) + 2 * recipe.batch_size as u64 * of_view
 }
 
 impl fmt::Display for Cost {
