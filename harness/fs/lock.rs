@@ -1,6 +1,6 @@
 //! A folder or file for one process at a time. In: its path. Out: the lock, or nothing where another process holds it.
 //!
-//! Between processes of one kernel, in containers too, its flock decides. Many cluster file systems grant flock on each host
+//! Between processes that see one mount of the files, in containers too, its flock decides. Many cluster file systems grant flock on each host
 //! separately (Lustre's `localflock`, NFS with `local_lock`), others have none (CIFS, some FUSE): between hosts, and
 //! where there is no flock, a file decides that only one process can create; see [`marker`].
 

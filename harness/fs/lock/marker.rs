@@ -12,7 +12,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,6 +43,9 @@ pub(super) struct Holder {
     started: u64,
     /// Tells two locks of one process apart.
     serial: u64,
+    /// The mounted file system on which it also has flock, by the kernel's number of it; none where there is no flock.
+    #[serde(default)]
+    flock: Option<u64>,
 }
 
 impl std::fmt::Display for Holder {
@@ -61,6 +64,7 @@ static THIS_PROCESS: LazyLock<Holder> = LazyLock::new(|| {
         namespace: std::fs::read_link("/proc/self/ns/pid").unwrap_or_default(),
         started: start_of(pid).unwrap_or_default(),
         serial: 0,
+        flock: None,
     }
 });
 
@@ -186,16 +190,15 @@ pub(super) struct Taker<'a> {
     claim: PathBuf,
     /// The lock file, which tells the time of the file server.
     lock: &'a File,
-    /// Whether this process has its flock.
-    flocked: bool,
 }
 
 impl<'a> Taker<'a> {
-    /// One of this process, for the lock file at `path`, which is open for writing.
+    /// One of this process, for the lock file at `path`, which is open for writing, and of which it may have flock.
     pub(super) fn new(path: &Path, lock: &'a File, flocked: bool) -> Self {
         let path = path_of(path);
         let claim = path.with_added_extension("claim");
-        Self { holder: Holder::this_process(), path, claim, lock, flocked }
+        let mount = lock.metadata().ok().filter(|_| flocked).map(|found| found.dev());
+        Self { holder: Holder { flock: mount, ..Holder::this_process() }, path, claim, lock }
     }
 
     /// Takes the lock; `None` where another process holds it.
@@ -225,14 +228,19 @@ impl<'a> Taker<'a> {
     fn dead_holder(&self, path: &Path) -> Result<Option<Option<Holder>>, FsError> {
         let holder = Holder::read(path);
         let dead = match &holder {
-            // It would still have flock.
-            Some(holder) if self.flocked && holder.shares_kernel() => true,
+            // It had the flock that this process has now. Another mount of the same files, as containers have, has its own.
+            Some(holder) if self.shares_flock(holder) => true,
             holder => match holder.as_ref().and_then(Holder::lives) {
                 Some(lives) => !lives,
                 None => self.age(path)?.is_some_and(|age| age > STALE),
             },
         };
         Ok(dead.then_some(holder))
+    }
+
+    /// Whether only one of `holder` and this process can have flock at a time, and this one has it.
+    fn shares_flock(&self, holder: &Holder) -> bool {
+        holder.shares_kernel() && self.holder.flock.is_some() && holder.flock == self.holder.flock
     }
 
     /// How long a file was not touched, by the clock of the file server. `None`: it is gone.
@@ -285,7 +293,7 @@ mod tests {
 
     fn holder_of(host: &str, serial: u64) -> Holder {
         let kernel = format!("kernel of {host}");
-        Holder { host: host.to_owned(), pid: 7, kernel, namespace: PathBuf::new(), started: 1, serial }
+        Holder { host: host.to_owned(), pid: 7, kernel, namespace: PathBuf::new(), started: 1, serial, flock: None }
     }
 
     /// An empty file at `path`, open for writing.
@@ -296,7 +304,8 @@ mod tests {
     /// What a process gets that has, or has not, flock of the lock file.
     fn take_as(holder: Holder, lock: &Path, flocked: bool) -> Option<Marker> {
         let file = emptied(lock);
-        Taker { holder, ..Taker::new(lock, &file, flocked) }.take().unwrap()
+        let taker = Taker::new(lock, &file, flocked);
+        Taker { holder: Holder { flock: taker.holder.flock, ..holder }, ..taker }.take().unwrap()
     }
 
     /// A lock file in an empty folder, and its marker's path.
@@ -368,11 +377,17 @@ mod tests {
         assert!(age < Duration::from_secs(60), "{age:?}");
     }
 
-    /// Who of this kernel is named was killed: it would still have flock. That goes for containers, too.
+    /// Who of this kernel is named was killed: it would still have flock. That goes for containers, too, but not for other
+    /// mounts of the same files, nor for a holder that had none.
     #[test]
     fn of_one_kernel_flock_decides() {
         let (folder, lock, path) = lock();
-        let ours = Holder::this_process();
+        let mount = emptied(&lock).metadata().unwrap().dev();
+        let ours = Holder { flock: Some(mount), ..Holder::this_process() };
+        for flock in [None, Some(mount + 1)] {
+            leave(&path, &Holder { flock, ..ours.clone() }, 0);
+            assert!(take_as(Holder::this_process(), &lock, true).is_none(), "{flock:?}");
+        }
         let contained = Holder { namespace: "pid:[1]".into(), ..ours.clone() };
         for named in [ours, contained] {
             leave(&path, &named, 0);
@@ -461,7 +476,13 @@ mod tests {
         let held = take_as(holder_of("there", 0), &lock, false).unwrap();
         let file = OpenOptions::new().write(true).open(&path).unwrap();
         file.set_modified(SystemTime::now() - Duration::from_secs(1000)).unwrap();
-        std::thread::sleep(HEARTBEAT + Duration::from_secs(1));
+        let is_old = || file.metadata().unwrap().modified().unwrap().elapsed().is_ok_and(|age| age > STALE);
+        for _ in 0..60 {
+            if !is_old() {
+                break;
+            }
+            std::thread::sleep(Duration::from_secs(1));
+        }
         assert!(take_as(holder_of("here", 1), &lock, false).is_none());
         drop(held);
     }
