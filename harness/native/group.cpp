@@ -15,6 +15,7 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <cstring>
@@ -36,7 +37,7 @@ struct Group {
   // Null until the ranks have met.
   c10::intrusive_ptr<c10d::Backend> backend;
   // For tensors on the GPU; null where those go over the host.
-  std::shared_ptr<Nccl> nccl;
+  std::atomic<std::shared_ptr<Nccl>> nccl;
 };
 
 // Groups by number: a tensor that still has to be differentiated may outlive its group, and finds out.
@@ -89,8 +90,8 @@ c10d::Backend &backend(const Group &group) {
 // The sum over all ranks, in place.
 void sum(const Group &group, at::Tensor &tensor) {
   c10::NoGradGuard no_grad;
-  if (group.nccl && tensor.is_cuda())
-    return group.nccl->sum(tensor);
+  if (auto nccl = group.nccl.load(); nccl && tensor.is_cuda())
+    return nccl->sum(tensor);
   auto host = tensor.cpu().contiguous();
   std::vector<at::Tensor> list = {host};
   backend(group).allreduce(list)->wait();
@@ -101,8 +102,8 @@ void sum(const Group &group, at::Tensor &tensor) {
 // [ranks, ...]: that of every rank, all of one shape.
 at::Tensor gather(const Group &group, const at::Tensor &tensor) {
   c10::NoGradGuard no_grad;
-  if (group.nccl && tensor.is_cuda())
-    return group.nccl->gather(tensor.detach());
+  if (auto nccl = group.nccl.load(); nccl && tensor.is_cuda())
+    return nccl->gather(tensor.detach());
   std::vector<at::Tensor> input = {tensor.detach().cpu().contiguous()};
   std::vector<std::vector<at::Tensor>> output(1);
   for (int i = 0; i < backend(group).getSize(); ++i)
@@ -214,8 +215,8 @@ char *sdclr_group_leave(int64_t id) {
   return guarded([&] {
     auto found = group(id);
     found->backend.reset();
-    if (found->nccl)
-      found->nccl->abort();
+    if (auto nccl = found->nccl.load())
+      nccl->abort();
   });
 }
 
@@ -238,14 +239,14 @@ char *sdclr_group_connect(int64_t id, const Nccl::Id *told, int32_t rank, int32_
 // What went wrong between the GPUs, which the caller frees with sdclr_free; null where nothing did.
 char *sdclr_group_failure(int64_t id, char **out) {
   return guarded([&] {
-    auto failure = group(id)->nccl->failure();
+    auto failure = group(id)->nccl.load()->failure();
     *out = failure.empty() ? nullptr : message(failure.c_str());
   });
 }
 
 // Ends what is queued between the GPUs.
 char *sdclr_group_abort(int64_t id) {
-  return guarded([&] { group(id)->nccl->abort(); });
+  return guarded([&] { group(id)->nccl.load()->abort(); });
 }
 
 // Joins the ranks, all of which call this, by what they tell each other under `prefix` in the store.

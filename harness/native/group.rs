@@ -150,6 +150,8 @@ struct Link {
     connected: AtomicBool,
     /// It does no longer.
     aborted: AtomicBool,
+    /// Why, as [`Watch`] saw it.
+    reason: Mutex<Option<GroupError>>,
     /// Rows of each rank's slice of the batch under way.
     slices: Mutex<Vec<i64>>,
     /// Messages of rank 0 told or heard so far.
@@ -171,6 +173,8 @@ impl Drop for Link {
 const LOOK: Duration = Duration::from_millis(20);
 /// Pause between two signs of life.
 const BEAT: Duration = Duration::from_millis(200);
+/// How long a rank of another machine may not count while GPUs exchange, without any other sign that it is lost.
+const SILENCE: Duration = Duration::from_secs(5);
 /// How long a rank that lost another looks for the reason: processes end and tell within it, and those that live beat.
 const REASON: Duration = Duration::from_secs(2);
 /// How long a rank that ends keeps the store for those who look.
@@ -292,20 +296,29 @@ impl Link {
     fn cause(&self) -> Option<GroupError> {
         let (start, before) = (Instant::now(), self.beats());
         while start.elapsed() < REASON {
-            match self.failed() {
-                Ok(Some(error)) => return Some(error),
-                // The store ends with rank 0, which serves it.
-                Err(_) if !self.agent && self.runs(0).is_none() => return Some(self.lost(0)),
-                _ => {}
-            }
-            if let Some(error) = self.gone() {
+            if let Some(error) = self.sign() {
                 return Some(error);
             }
             std::thread::sleep(LOOK);
         }
-        let (before, now) = (before.ok()?, self.beats().ok()?);
-        let silent = |rank: &usize| before[*rank].is_some() && before[*rank] == now[*rank];
-        (0..self.size).filter(silent).find(|rank| self.runs(*rank).is_none()).map(|rank| self.lost(rank))
+        let silent = before.and_then(|before| Ok(self.silent(&before, &self.beats()?))).ok().flatten();
+        silent.or_else(|| self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    /// What is known at once: another rank said why it ended, or is gone from this machine, or its store is.
+    fn sign(&self) -> Option<GroupError> {
+        match self.failed() {
+            Ok(Some(error)) => Some(error),
+            // The store ends with rank 0, which serves it.
+            Err(_) if !self.agent && self.runs(0).is_none() => Some(self.lost(0)),
+            _ => self.gone(),
+        }
+    }
+
+    /// A rank of another machine that did not count on between two looks.
+    fn silent(&self, before: &[Option<String>], now: &[Option<String>]) -> Option<GroupError> {
+        let stands = |rank: &usize| before[*rank].is_some() && before[*rank] == now[*rank];
+        (0..self.size).filter(stands).find(|rank| self.runs(*rank).is_none()).map(|rank| self.lost(rank))
     }
 
     /// What another rank said before it ended.
@@ -358,9 +371,18 @@ impl Watch {
         let (stop, stopped) = mpsc::channel();
         let watched = link.clone();
         let thread = std::thread::spawn(move || {
+            let (mut looked, mut before) = (Instant::now(), watched.beats());
             while stopped.recv_timeout(LOOK * 5) == Err(RecvTimeoutError::Timeout) {
-                if let Some(lost) = watched.gone().or_else(|| watched.failure_of_nccl()) {
-                    tracing::debug!("NCCL is aborted: {lost}");
+                let mut lost = watched.sign().or_else(|| watched.failure_of_nccl());
+                if looked.elapsed() > SILENCE {
+                    let now = watched.beats();
+                    if let (Ok(before), Ok(now)) = (&before, &now) {
+                        lost = lost.or_else(|| watched.silent(before, now));
+                    }
+                    (looked, before) = (Instant::now(), now);
+                }
+                if lost.is_some() {
+                    *watched.reason.lock().unwrap_or_else(PoisonError::into_inner) = lost;
                     return watched.abort();
                 }
             }
@@ -457,6 +479,7 @@ impl Group {
             peers: Vec::new(),
             connected: AtomicBool::new(false),
             aborted: AtomicBool::new(false),
+            reason: Mutex::default(),
             slices: Mutex::default(),
             told: Mutex::default(),
             beating: None,
@@ -808,6 +831,12 @@ fn why_not(ranks: &[&[i64]]) -> Option<String> {
     if let Some(rank) = ranks.iter().position(|row| row[1] == 0) {
         return Some(format!("rank {rank} has no NCCL 2"));
     }
+    if let Some(rank) = ranks.iter().position(|row| row[1] != ranks[0][1]) {
+        return Some(format!("rank 0 and rank {rank} have two versions of NCCL"));
+    }
+    if let Some(rank) = ranks.iter().position(|row| row[2] == 0) {
+        return Some(format!("the driver does not tell which GPU rank {rank} has"));
+    }
     ranks.iter().enumerate().find_map(|(rank, row)| {
         let first = ranks[..rank].iter().position(|other| other[2] == row[2])?;
         Some(format!("rank {first} and rank {rank} share one GPU"))
@@ -902,6 +931,8 @@ mod tests {
             ([[1, 22_809, 5], [1, 22_809, 6]], None),
             ([[1, 22_809, 5], [1, 22_809, 5]], Some("rank 0 and rank 1 share one GPU")),
             ([[1, 22_809, 5], [1, 0, 6]], Some("rank 1 has no NCCL 2")),
+            ([[1, 22_809, 5], [1, 22_703, 6]], Some("rank 0 and rank 1 have two versions of NCCL")),
+            ([[1, 22_809, 5], [1, 22_809, 0]], Some("the driver does not tell which GPU rank 1 has")),
             ([[0, 22_809, 0], [1, 22_809, 6]], Some("rank 0 computes on the CPU")),
         ] {
             let rows: Vec<&[i64]> = ranks.iter().map(<[i64; 3]>::as_slice).collect();

@@ -1,5 +1,5 @@
 // NCCL through its C interface. libtorch_cuda loads the library, and no header of it need be there: what is declared here is the
-// same in all of NCCL 2.
+// same in NCCL 2.14 and all later ones so far.
 
 #include "nccl.h"
 

@@ -37,7 +37,8 @@ public:
   // What has gone wrong on the way to the other ranks; empty while nothing has.
   std::string failure();
 
-  // Ends what is queued, which may wait for a rank that was lost. Later exchanges are errors. May be called by any thread.
+  // Ends what is queued, which may wait for a rank that was lost. Later exchanges are errors. Called by another thread than
+  // the one that exchanges, which may be inside NCCL: what that does on a GPU is not known yet (reports/gpu-status.md).
   void abort();
 
 private:
