@@ -349,6 +349,9 @@ impl Context {
         };
         // Whoever takes the lock clears away what is half written.
         let _lock = FolderLock::take(folder)?.ok_or_else(|| PretrainError::in_use(folder))?;
+        if mechanism::read(folder, &done.job)?.is_some() {
+            return Ok(());
+        }
         Ok(record::write_json(&folder.join(mechanism::FILE), &record)?)
     }
 
