@@ -1,7 +1,7 @@
 //! What a plan costs before it runs. In: the plan, and the data where they are. Out: arithmetic, memory of the device and, at
 //! the device's matrix rate, the least time.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use tch::{Device, Kind};
@@ -16,7 +16,7 @@ use crate::report::table::duration;
 use crate::split;
 use crate::suite::context::Scale;
 use crate::suite::{PlannedEncoder, environment};
-use crate::text::counted;
+use crate::text::{counted, message};
 
 /// Bytes of a place in a pool's input.
 const PLACE: u64 = 8;
@@ -27,7 +27,8 @@ pub struct Cost {
     /// Images that training and probing take, and their additions and multiplications; of the lists that are here.
     images: f64,
     flop: f64,
-    missing: BTreeSet<String>,
+    /// Why the others could not be read, by their names.
+    missing: BTreeMap<String, String>,
     /// Bytes on the device of the largest pre-training.
     device_bytes: u64,
     rate: MatrixRate,
@@ -41,8 +42,9 @@ pub struct Cost {
 pub fn cost(plan: &[PlannedEncoder], scale: &Scale) -> Result<Option<Cost>, BenchError> {
     let Some(first) = plan.first() else { return Ok(None) };
     let device = environment::device(scale.device.as_deref()).map_err(|error| BenchError::Device(error.to_string()))?;
-    let dataset = Dataset::of_recipe(&first.recipe, scale.data.as_deref(), Device::Cpu).ok();
-    let (mut images, mut flop, mut device_bytes, mut missing) = (0.0, 0.0, 0, BTreeSet::new());
+    let dataset =
+        Dataset::of_recipe(&first.recipe, scale.data.as_deref(), Device::Cpu).map_err(|error| error.to_string());
+    let (mut images, mut flop, mut device_bytes, mut missing) = (0.0, 0.0, 0, BTreeMap::new());
     for encoder in plan {
         let recipe = &encoder.recipe;
         let network = Network::new(NetworkSpec::of_recipe(recipe), recipe.seed, Kind::Float, Device::Cpu)?;
@@ -50,10 +52,13 @@ pub fn cost(plan: &[PlannedEncoder], scale: &Scale) -> Result<Option<Cost>, Benc
             device_bytes = device_bytes.max(pretraining_bytes(recipe, &network));
         }
         for pass in encoder.passes() {
-            let read = dataset.as_ref().and_then(|set| split::read(set, scale.data.as_deref(), pass.list).ok());
-            let Some(read) = read else {
-                missing.insert(split::name(recipe.dataset, pass.list));
-                continue;
+            let list = |set| split::read(set, scale.data.as_deref(), pass.list).map_err(|error| error.to_string());
+            let read = match dataset.as_ref().map_err(String::clone).and_then(list) {
+                Ok(read) => read,
+                Err(reason) => {
+                    missing.insert(split::name(recipe.dataset, pass.list), reason);
+                    continue;
+                }
             };
             let epochs = scale.limit_epochs.map_or(pass.epochs, |limit| pass.epochs.min(limit));
             let taken = (epochs * scale.limit_images.map_or(read.len(), |limit| read.len().min(limit))) as f64;
@@ -83,9 +88,9 @@ impl fmt::Display for Cost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { images, flop, missing, device_bytes, rate, device } = self;
         writeln!(f, "\n# memory: pre-training takes about {} of the device", human(*device_bytes))?;
-        if let Some(first) = missing.first() {
+        if let Some((_, reason)) = missing.first_key_value() {
             let lists = counted(missing.len(), "list");
-            return writeln!(f, "# cost: unknown without {lists}, the first {first} (sdclr fetch, or --data DIR)");
+            return writeln!(f, "# cost: unknown without {lists}: {}", message(reason));
         }
         writeln!(f, "# cost: {images:.0} images through the networks, {:.3} PFLOP", flop / 1e15)?;
         let (seconds, rate_of) = (flop / rate.flop_per_second, rate.flop_per_second / 1e12);
