@@ -409,6 +409,19 @@ fn stopped_in_mid_epoch(command: &[String], out: &Path, signal: i32, to: usize) 
     steps > 0
 }
 
+/// Kills a rank: the others end with `named` in their errors.
+fn kill_one(ranks: Vec<Child>, killed: usize, named: &str) {
+    send(&ranks[killed], libc::SIGKILL);
+    let start = Instant::now();
+    for (rank, output) in outputs(ranks).into_iter().enumerate().filter(|(rank, _)| *rank != killed) {
+        assert_eq!(output.status.code(), Some(1), "rank {rank}: {}", said(&output));
+        assert!(said(&output).contains(named), "rank {rank}: {}", said(&output));
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    println!("the others ended {seconds:.2} s after rank {killed} was killed");
+    assert!(seconds < 60.0, "{seconds} s");
+}
+
 #[test]
 fn a_killed_rank_is_named_within_seconds() {
     let folder = tempfile::tempdir().unwrap();
@@ -419,15 +432,7 @@ fn a_killed_rank_is_named_within_seconds() {
         wait_until(|| out.join("run.jsonl").exists());
         std::thread::sleep(Duration::from_millis(500));
         let named = format!("rank {killed} of 3 (process {} ", ranks[killed].id());
-        send(&ranks[killed], libc::SIGKILL);
-        let start = Instant::now();
-        for (rank, output) in outputs(ranks).into_iter().enumerate().filter(|(rank, _)| *rank != killed) {
-            assert_eq!(output.status.code(), Some(1), "rank {rank}: {}", said(&output));
-            assert!(said(&output).contains(&named), "rank {rank}: {}", said(&output));
-        }
-        let seconds = start.elapsed().as_secs_f64();
-        println!("the others ended {seconds:.2} s after rank {killed} was killed");
-        assert!(seconds < 60.0, "{seconds} s");
+        kill_one(ranks, killed, &named);
     }
 }
 
@@ -459,15 +464,7 @@ fn a_killed_rank_of_another_machine_is_named_within_seconds() {
         std::thread::sleep(Duration::from_millis(500));
         let named = format!("rank {killed} of 4 (process 1 on m{killed}) was lost");
         // Which takes its child along.
-        send(&ranks[killed], libc::SIGKILL);
-        let start = Instant::now();
-        for (rank, output) in outputs(ranks).into_iter().enumerate().filter(|(rank, _)| *rank != killed) {
-            assert_eq!(output.status.code(), Some(1), "rank {rank}: {}", said(&output));
-            assert!(said(&output).contains(&named), "rank {rank}: {}", said(&output));
-        }
-        let seconds = start.elapsed().as_secs_f64();
-        println!("the others ended {seconds:.2} s after rank {killed} was killed");
-        assert!(seconds < 60.0, "{seconds} s");
+        kill_one(ranks, killed, &named);
     }
 }
 

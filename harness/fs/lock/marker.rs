@@ -74,7 +74,7 @@ impl Holder {
         Self { serial: SERIAL.fetch_add(1, Ordering::Relaxed), ..THIS_PROCESS.clone() }
     }
 
-    /// The holder that a marker names; `None` where there is no file, or none that names one.
+    /// The holder that a marker names; `None` if the file is missing or names no holder.
     pub(super) fn read(path: &Path) -> Option<Self> {
         let mut text = String::new();
         File::open(path).ok()?.take(4096).read_to_string(&mut text).ok()?;
