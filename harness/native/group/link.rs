@@ -248,7 +248,7 @@ unsafe fn taken(text: *mut c_char) -> Option<String> {
 }
 
 /// Looks after the other ranks while this one may wait for their GPUs, which nobody would tell it of: the host is free again
-/// once NCCL is aborted, and [`Group::check`] says why.
+/// once NCCL is aborted, and [`Group::check`](super::Group::check) says why.
 #[derive(Debug)]
 pub struct Watch {
     link: Arc<Link>,
