@@ -199,7 +199,7 @@ struct Table {
     view_sides: (i64, i64),
     end: i64,
     count: usize,
-    /// Bytes of scratch memory: of the view that needs most, and of all so far.
+    /// Bytes of scratch memory: on the CPU of the view that needs most, and on CUDA of all so far.
     scratch: (i64, i64),
     views: Vec<i32>,
     /// Behind the views: how lines become those of a view, and where that stands for each filter, length, resized length and
@@ -270,6 +270,10 @@ impl Table {
         let height = rows.read.end - rows.read.start;
         // Each channel of the narrowed crop, and of the view while it is blurred.
         let scratch = bytes_of(height.max(views.0), views.1).ok_or_else(too_large)?;
+        // Behind it on the CPU: eight rows side by side, as long as in the image and in the view, and one of the result; or a row
+        // with the edges that a box reaches.
+        let length = columns.read.end - columns.read.start;
+        let beside = (32 * (length + views.1) + 4 * views.1).max(views.1 + 2 * i64::from(blur.whole + 1));
         let (step, row, plane) = match self.layout {
             Layout::Planes { .. } => (1, image_width, image_height * image_width),
             Layout::Pixels => (3, 3 * image_width, 1),
@@ -286,7 +290,7 @@ impl Table {
         self.views.extend(operations);
         self.views.extend(factors);
         self.views.extend([i32::from(grayscale), blur.whole, blur.inside, blur.edge]);
-        self.scratch = (self.scratch.0.max(scratch), self.scratch.1 + scratch);
+        self.scratch = (self.scratch.0.max(scratch + beside), self.scratch.1 + scratch);
         Ok(())
     }
 
@@ -349,6 +353,7 @@ fn coded(operation: JitterOp, factor: f64) -> (i32, i32) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::blur::MAX_SIGMA;
     use super::super::{ViewKey, draw};
     use super::*;
     use crate::dataset;
@@ -402,6 +407,16 @@ mod tests {
                 assert_eq!(apart.unwrap(), alone, "packed, {sides:?} {size} {block:?} {backwards}");
             }
         }
+    }
+
+    /// As many bright pixels as a box can add up.
+    #[test]
+    fn a_white_view_stays_white_under_the_widest_box() {
+        let images = Tensor::full([1, 3, 300, 300], 255, (Kind::Uint8, Device::Cpu));
+        let crop = Crop { top: 0, left: 0, height: 300, width: 300 };
+        let params = ViewParams { crop, flip: false, jitter: None, grayscale: false, blur: Some(MAX_SIGMA) };
+        let plan = Plan::new(&[0], &[params], (300, 300), 300, Device::Cpu).unwrap();
+        assert_eq!(plan.apply(&images).unwrap(), images);
     }
 
     /// The images as a decoder packs them.

@@ -12,7 +12,7 @@
 #include "augment.cu"
 
 #if defined(__x86_64__) && defined(__gnu_linux__)
-#define FOR_WIDER_VECTORS __attribute__((flatten, target_clones("avx2", "default")))
+#define FOR_WIDER_VECTORS __attribute__((flatten, target_clones("arch=x86-64-v4", "avx2", "default")))
 #else
 #define FOR_WIDER_VECTORS __attribute__((flatten))
 #endif

@@ -37,7 +37,7 @@ struct Batch {
   u8 *views;
   // On CUDA that of all views.
   u8 *scratch;
-  // Bytes of the view that needs most, and of all.
+  // Bytes on the CPU of the view that needs most, and on CUDA of all.
   long long scratch_most, scratch_all;
   // Bytes from one pixel of an image to the next.
   int step;
@@ -90,60 +90,6 @@ constexpr int HALF = 1 << 21;
 // Rounds and clips a sum of weighted pixels that already includes HALF.
 inline u8 rounded(int sum) { return static_cast<u8>(between(0, sum >> 22, 255)); }
 
-#ifndef __CUDACC__
-// The same on the CPU for interleaved channels: row by row, the three channels of a pixel at once.
-inline void narrow_pixels(const Batch &batch, const View &view, const Taps &taps, const u8 *__restrict image,
-                          u8 *__restrict narrowed) {
-  const int plane = view.height * batch.width;
-  for (int y = 0; y < view.height; ++y) {
-    const u8 *line = image + y * view.row;
-    u8 *target = narrowed + y * batch.width;
-    for (int x = 0; x < batch.width; ++x) {
-      const u8 *pixel = line + 3 * taps.first[x];
-      const int *weights = taps.weights + x * taps.count;
-      int red = HALF, green = HALF, blue = HALF;
-      for (int tap = 0; tap < taps.count; ++tap, pixel += 3) {
-        red += weights[tap] * pixel[0];
-        green += weights[tap] * pixel[1];
-        blue += weights[tap] * pixel[2];
-      }
-      u8 *to = target + (view.flip ? batch.width - 1 - x : x);
-      to[0] = rounded(red);
-      to[plane] = rounded(green);
-      to[2 * plane] = rounded(blue);
-    }
-  }
-}
-#endif
-
-// Resizes the rows of the crop to the width of the view.
-template <class T> inline void narrow(const Batch &batch, const View &view, u8 *__restrict narrowed, T thread) {
-  const Taps taps(batch, view.columns, batch.width);
-  const u8 *image = batch.images + view.place;
-#ifndef __CUDACC__
-  if constexpr (T::STRIP > 1)
-    if (batch.step == 3)
-      return narrow_pixels(batch, view, taps, image, narrowed);
-#endif
-  known<1>(batch.step, [&](auto step) {
-    known<ENLARGING>(taps.count, [&](auto count) {
-      for (int x = thread.x; x < batch.width; x += thread.columns) {
-        const u8 *column = image + taps.first[x] * step;
-        const int *weights = taps.weights + x * count;
-        u8 *target = narrowed + (view.flip ? batch.width - 1 - x : x);
-        for (int channel = 0; channel < 3; ++channel)
-          for (int y = thread.y; y < view.height; y += thread.rows) {
-            const u8 *pixels = column + channel * view.plane + y * view.row;
-            int sum = HALF;
-            for (int tap = 0; tap < count; ++tap)
-              sum += weights[tap] * pixels[tap * step];
-            target[(channel * view.height + y) * batch.width] = rounded(sum);
-          }
-      }
-    });
-  });
-}
-
 template <int N> struct Strip {};
 
 // Calls body with the start of each strip of a line of `length` pixels; the last one may begin inside the one before.
@@ -166,6 +112,72 @@ inline void weigh(const u8 *__restrict pixels, int stride, const int *__restrict
       sums[i] += weights[tap] * pixels[tap * stride + i];
   for (int i = 0; i < N; ++i)
     target[i] = rounded(sums[i]);
+}
+
+#ifndef __CUDACC__
+// The same on the CPU for interleaved channels. Eight rows are laid side by side, four bytes for a pixel of each, so that
+// neighbouring bytes have the same weights; `rows` is scratch memory for them, before and after, and for a row of the result.
+inline void narrow_pixels(const Batch &batch, const View &view, const Taps &taps, const u8 *__restrict image,
+                          u8 *__restrict narrowed, u8 *__restrict rows) {
+  constexpr int ROWS = 8, BYTES = 4 * ROWS;
+  const long long width = batch.width, plane = view.height * width, length = taps.first[width - 1] + taps.count;
+  u8 *__restrict resized = rows + BYTES * length;
+  u8 *__restrict line = resized + BYTES * width;
+  known<ENLARGING>(taps.count, [&](auto count) {
+    for (int y = 0; y < view.height; y += ROWS) {
+      const int some = smaller(ROWS, view.height - y);
+      for (int row = 0; row < some; ++row) {
+        const u8 *from = image + (y + row) * view.row;
+        u8 *to = rows + 4 * row;
+        // With a byte of the next pixel, which the last one of an image lacks.
+        for (long long x = 0; x < length - 1; ++x)
+          __builtin_memcpy(to + BYTES * x, from + 3 * x, 4);
+        __builtin_memcpy(to + BYTES * (length - 1), from + 3 * (length - 1), 3);
+      }
+      for (long long x = 0; x < width; ++x)
+        weigh<BYTES>(rows + BYTES * taps.first[x], BYTES, taps.weights + x * count, count, resized + BYTES * x);
+      for (int row = 0; row < some; ++row) {
+        const u8 *from = resized + 4 * row;
+        for (long long x = 0; x < width; ++x)
+          __builtin_memcpy(line + 4 * (view.flip ? width - 1 - x : x), from + BYTES * x, 4);
+        u8 *__restrict red = narrowed + (y + row) * width, *__restrict green = red + plane, *__restrict blue = green + plane;
+        for (long long x = 0; x < width; ++x) {
+          red[x] = line[4 * x];
+          green[x] = line[4 * x + 1];
+          blue[x] = line[4 * x + 2];
+        }
+      }
+    }
+  });
+}
+#endif
+
+// Resizes the rows of the crop to the width of the view.
+template <class T> inline void narrow(const Batch &batch, const View &view, u8 *__restrict narrowed, T thread) {
+  const Taps taps(batch, view.columns, batch.width);
+  const u8 *image = batch.images + view.place;
+#ifndef __CUDACC__
+  if constexpr (T::STRIP > 1)
+    if (batch.step == 3)
+      return narrow_pixels(batch, view, taps, image, narrowed, narrowed + 3LL * view.height * batch.width);
+#endif
+  known<1>(batch.step, [&](auto step) {
+    known<ENLARGING>(taps.count, [&](auto count) {
+      for (int x = thread.x; x < batch.width; x += thread.columns) {
+        const u8 *column = image + taps.first[x] * step;
+        const int *weights = taps.weights + x * count;
+        u8 *target = narrowed + (view.flip ? batch.width - 1 - x : x);
+        for (int channel = 0; channel < 3; ++channel)
+          for (int y = thread.y; y < view.height; y += thread.rows) {
+            const u8 *pixels = column + channel * view.plane + y * view.row;
+            int sum = HALF;
+            for (int tap = 0; tap < count; ++tap)
+              sum += weights[tap] * pixels[tap * step];
+            target[(channel * view.height + y) * batch.width] = rounded(sum);
+          }
+      }
+    });
+  });
 }
 
 // Resizes the columns of the narrowed crop to the height of the view.
@@ -291,35 +303,57 @@ inline void adjust(u8 *pixels, int count, int operation, float factor, unsigned 
   }
 }
 
-// N neighbouring pixels of a box blur; at(o) is where the pixel o steps off the first lies.
+// N neighbouring pixels of a box blur; at(o) is where the pixel o steps off the first lies. 16 bits hold the sum of the widest
+// box (MAX_SIGMA of harness/augment/blur.rs).
 template <int N, class W, class F> inline void box(const View &view, W whole, u8 *__restrict target, F at) {
-  unsigned sums[N] = {};
-  for (int offset = -whole; offset <= whole; ++offset)
+  unsigned short sums[N] = {};
+  for (int offset = -whole; offset <= whole; ++offset) {
+    const u8 *pixels = at(offset);
     for (int i = 0; i < N; ++i)
-      sums[i] += at(offset)[i];
+      sums[i] += pixels[i];
+  }
   const u8 *before = at(-whole - 1), *after = at(whole + 1);
   for (int i = 0; i < N; ++i) {
-    const unsigned edges = static_cast<unsigned>(before[i] + after[i]);
-    target[i] = static_cast<u8>((sums[i] * view.inside + edges * view.edge + (1u << 23)) >> 24);
+    const unsigned inside = sums[i], edges = static_cast<unsigned>(before[i] + after[i]);
+    target[i] = static_cast<u8>((inside * view.inside + edges * view.edge + (1u << 23)) >> 24);
   }
 }
 
-// One box along the rows, or down the columns, edges replicated.
+// One box along the rows, edges replicated: on the CPU in `extended`, scratch memory for a row with them.
 template <class T>
-inline void blur(const Batch &batch, const View &view, bool down, const u8 *source, u8 *target, T thread) {
-  const int height = batch.height, width = batch.width, border = view.blur + 1;
+inline void blur_along(const Batch &batch, const View &view, const u8 *source, u8 *target, u8 *extended, T thread) {
+  const int lines = 3 * batch.height, width = batch.width;
+  known<0, 1>(view.blur, [&](auto whole) {
+    const auto border = whole + 1;
+    for (int y = thread.y; y < lines; y += thread.rows) {
+      const u8 *line = source + y * width;
+      u8 *to = target + y * width;
+      if constexpr (T::STRIP == 1) {
+        for (int x = thread.x; x < width; x += thread.columns)
+          box<1>(view, whole, to + x, [&](int o) { return line + between(0, x + o, width - 1); });
+      } else {
+        __builtin_memset(extended, line[0], border);
+        __builtin_memcpy(extended + border, line, width);
+        __builtin_memset(extended + border + width, line[width - 1], border);
+        strips(width, thread, [&]<int N>(int x, Strip<N>) {
+          box<N>(view, whole, to + x, [&](int o) { return extended + border + x + o; });
+        });
+      }
+    }
+  });
+}
+
+// One box down the columns, edges replicated.
+template <class T>
+inline void blur_down(const Batch &batch, const View &view, const u8 *source, u8 *target, T thread) {
+  const int height = batch.height, width = batch.width;
   known<0, 1>(view.blur, [&](auto whole) {
     for (int channel = 0; channel < 3; ++channel)
       for (int y = thread.y; y < height; y += thread.rows) {
-        const u8 *plane = source + channel * height * width, *line = plane + y * width;
+        const u8 *plane = source + channel * height * width;
         u8 *to = target + (channel * height + y) * width;
         strips(width, thread, [&]<int N>(int x, Strip<N>) {
-          if (down)
-            return box<N>(view, whole, to + x, [&](int o) { return plane + between(0, y + o, height - 1) * width + x; });
-          if (x >= border && x + N + border <= width)
-            return box<N>(view, whole, to + x, [&](int o) { return line + x + o; });
-          for (int i = x; i < x + N; ++i)
-            box<1>(view, whole, to + i, [&](int o) { return line + between(0, i + o, width - 1); });
+          box<N>(view, whole, to + x, [&](int o) { return plane + between(0, y + o, height - 1) * width + x; });
         });
       }
   });
@@ -355,7 +389,12 @@ inline void run(int phase, const Batch &batch, int index, u8 *scratch, unsigned 
   } else if (view.blur >= 0) {
     const int pass = phase - 11;
     const bool back = pass % 2 == 1;
-    blur(batch, view, pass >= 3, back ? scratch : pixels, back ? pixels : scratch, thread);
+    const u8 *source = back ? scratch : pixels;
+    u8 *target = back ? pixels : scratch;
+    if (pass < 3)
+      blur_along(batch, view, source, target, scratch + 3LL * count, thread);
+    else
+      blur_down(batch, view, source, target, thread);
   }
 }
 

@@ -39,7 +39,7 @@ pub struct Shape {
     pub sides: (i64, i64),
     /// Bytes from one pixel of an image to the next: 1 where channels lie apart, 3 where they are interleaved.
     pub step: i32,
-    /// Bytes of scratch memory: of the view that needs most, and of all.
+    /// Bytes of scratch memory: on the CPU of the view that needs most, and on CUDA of all.
     pub scratch: (i64, i64),
 }
 
