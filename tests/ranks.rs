@@ -487,6 +487,57 @@ fn an_error_of_one_rank_ends_all() {
     }
 }
 
+/// Once the file `FULL` is there, tensors of the rank `WITHOUT` that are as large as all gradients together get no memory.
+const NO_MEMORY: &str = r#"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+void *aligned_alloc(size_t, size_t);
+int posix_memalign(void **out, size_t alignment, size_t size) {
+  const char *rank = getenv("RANK"), *without = getenv("WITHOUT");
+  if (size > 300000 && rank && strcmp(rank, without) == 0 && access(getenv("FULL"), F_OK) == 0)
+    return ENOMEM;
+  *out = aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
+  return *out ? 0 : ENOMEM;
+}
+"#;
+
+/// What only one rank meets in a step, such as a GPU whose memory is full, ends all of them and says why.
+#[test]
+fn a_rank_without_memory_ends_a_suite() {
+    let folder = tempfile::tempdir().unwrap();
+    let [source, library] = ["memory.c", "memory.so"].map(|name| folder.path().join(name));
+    std::fs::write(&source, NO_MEMORY).unwrap();
+    assert!(Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status().unwrap().success());
+    for failing in [1, 0] {
+        let [out, full] = ["out", "full"].map(|name| folder.path().join(format!("{name}{failing}")));
+        let (port, long) = (free_port(), repro("simclr-D_i,sdclr-D_i", &out).join(" "));
+        let long = long.replace("--limit-epochs 1", "--limit-epochs 5000") + " --device cpu";
+        let start = |rank| {
+            let mut command = Command::new(golden::program());
+            command.args(long.split(' ')).stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.env("LD_PRELOAD", &library).env("WITHOUT", failing.to_string()).env("FULL", &full);
+            as_rank(&mut command, rank, 2, port).spawn().unwrap()
+        };
+        let ranks: Vec<Child> = (0..2).map(start).collect();
+        // Behind the first line stand epochs.
+        let log = out.join("simclr-D_i-split1/run.jsonl");
+        wait_until(|| std::fs::read_to_string(&log).is_ok_and(|text| text.lines().count() > 3));
+        std::fs::write(&full, "").unwrap();
+        let begun = Instant::now();
+        for (rank, output) in outputs(ranks).iter().enumerate() {
+            assert_eq!(output.status.code(), Some(1), "rank {rank}: {}", said(output));
+            let named = format!("rank {failing} ended: ");
+            let told = said(output).lines().any(|line| line.contains(&named) && line.contains("can't allocate memory"));
+            assert!(told, "rank {rank}: {}", said(output));
+        }
+        println!("both ended {:.1} s after rank {failing} had no memory", begun.elapsed().as_secs_f64());
+        // They begin no other run, of which they might not agree.
+        assert!(!out.join("sdclr-D_i-split1/run.jsonl").exists());
+    }
+}
+
 #[test]
 fn another_recipe_on_one_rank_is_an_error_on_both() {
     let folder = tempfile::tempdir().unwrap();

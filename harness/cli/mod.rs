@@ -320,6 +320,7 @@ fn as_rank(
         command(group.clone(), device)
     });
     match outcome.unwrap_or_else(|crash| Err(crash.into())) {
+        Ok(code) if group.has_left() => Ok(code),
         // Nobody leaves while another still needs it.
         Ok(code) => Ok(group.all_well(None).map(|()| code)?),
         Err(error) => {

@@ -162,6 +162,7 @@ impl Group {
             reason: Mutex::default(),
             slices: Mutex::default(),
             told: Mutex::default(),
+            left: AtomicBool::new(false),
             beating: None,
         };
         link.peers = meet(&link, *timeout, stop).inspect_err(|_| {
@@ -297,18 +298,14 @@ impl Group {
     /// The number of every rank, none of which is negative; the error says why this rank has none.
     fn all_could(&self, own: Result<i64, &str>) -> Result<Vec<i64>, GroupError> {
         let Some(link) = &self.0 else { return Ok(own.into_iter().collect()) };
+        let key = |rank: usize| format!("could_not/{rank}");
         if let Err(reason) = own {
-            self.say_failed(reason);
+            link.tell(&key(link.rank), reason)?;
         }
         let all = self.gathered(&[own.unwrap_or(-1)])?;
         let Some(rank) = all.iter().position(|number| *number < 0) else { return Ok(all) };
-        let reason = link.failure(rank)?.unwrap_or_default();
-        // The reason stays until every rank has read it, and is gone before the next one.
-        self.gathered(&[0])?;
-        if own.is_err() {
-            self.say_failed("");
-        }
-        // A rank that continued now could read the old reason as a new failure.
+        let reason = link.hear(&key(rank))?.unwrap_or_default();
+        // The next reason has the same place, and the store may end with rank 0: not before all have read.
         self.gathered(&[0])?;
         Err(GroupError::Failed { rank, reason })
     }
@@ -437,19 +434,15 @@ impl Group {
         }
     }
 
-    /// Tells the others why this rank failed; they name it.
-    fn say_failed(&self, reason: &str) {
-        if let Some(link) = &self.0
-            && let Err(error) = link.tell(&format!("failed/{}", link.rank), reason)
-        {
-            tracing::debug!("the other ranks could not be told: {error}");
-        }
-    }
-
     /// Ends this rank's part in the group because of an error: exchanges of the others fail at once, with its `reason`.
     pub fn fail(&self, reason: &str) {
         let Some(link) = &self.0 else { return };
-        self.say_failed(reason);
+        if link.left.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        if let Err(error) = link.tell(&format!("failed/{}", link.rank), reason) {
+            tracing::debug!("the other ranks could not be told: {error}");
+        }
         // SAFETY: no pointers.
         if let Err(error) = check(unsafe { sdclr_group_leave(link.id) }) {
             tracing::debug!("the connections to the other ranks could not be closed: {error}");
@@ -458,6 +451,20 @@ impl Group {
         if link.serves {
             std::thread::sleep(KEPT);
         }
+    }
+
+    /// Whether this rank's part has ended.
+    pub fn has_left(&self) -> bool {
+        self.0.as_ref().is_some_and(|link| link.left.load(Ordering::SeqCst))
+    }
+
+    /// Why a step of this rank failed with `error`, which the others have not seen: by the end of one of them, or else
+    /// by itself, and then they end as well.
+    pub fn ended(&self, error: &str) -> GroupError {
+        self.cause().unwrap_or_else(|| {
+            self.fail(error);
+            GroupError::Ended { rank: self.rank(), reason: error.to_owned() }
+        })
     }
 
     /// The other rank by whose end a step of this one may have failed; `None`: there is no sign of one.

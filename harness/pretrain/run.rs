@@ -13,6 +13,7 @@ pub use crate::checkpoint::ENCODER;
 use crate::checkpoint::{self, CheckpointError, Training, TrainingMeta, UnderWay};
 use crate::clock;
 use crate::fs::{self, FolderLock};
+use crate::native;
 use crate::native::group::{Group, GroupError};
 use crate::network::{Network, NetworkSpec, StateDict};
 use crate::progress::{self, Progress};
@@ -65,15 +66,11 @@ pub fn run(job: &PretrainJob, folder: &Path, progress: &Progress) -> Result<Pret
     let limits = [job.header.limit_images, job.header.limit_epochs].map(all);
     let asked = format!("{} for {} images and {} epochs", job.header.recipe_hash, limits[0], limits[1]);
     job.group.agree("recipe, data or limits", &asked)?;
-    let locked = match job.group.rank() {
-        0 => FolderLock::take(folder)
-            .map_err(PretrainError::from)
-            .and_then(|lock| lock.ok_or_else(|| PretrainError::in_use(folder)))
-            .map(Some),
+    let lock = together(job, || match job.group.rank() {
+        0 => FolderLock::take(folder)?.map(Some).ok_or_else(|| PretrainError::in_use(folder)),
         _ => Ok(None),
-    };
-    let lock = together(job, locked)?;
-    let opened = together(job, open(job, folder, lock))?;
+    })?;
+    let opened = together(job, || open(job, folder, lock))?;
     // One rank may see an older state of a network file system, or a folder of its own.
     let seen = match &opened {
         Opened::Finished(_) => "a finished run".to_owned(),
@@ -85,8 +82,10 @@ pub fn run(job: &PretrainJob, folder: &Path, progress: &Progress) -> Result<Pret
         Opened::ToTrain(trainer, sitting) => (*trainer, *sitting),
     };
     agree_on_state(job, &trainer, "at the start")?;
-    let trained = train(job, &mut sitting, &mut trainer, steps_per_epoch(job), progress);
-    let outcome = trained.and_then(|()| together(job, sitting.saver.settle())).map_err(|error| sitting.advised(error));
+    let trained = native::guarded(|| train(job, &mut sitting, &mut trainer, steps_per_epoch(job), progress));
+    let trained = trained.unwrap_or_else(|crash| Err(seen_by_all(job, crash.into())));
+    let outcome =
+        trained.and_then(|()| together(job, || sitting.saver.settle())).map_err(|error| sitting.advised(error));
     if let Err(error) = &outcome
         && !error.is_for_later()
     {
@@ -94,7 +93,7 @@ pub fn run(job: &PretrainJob, folder: &Path, progress: &Progress) -> Result<Pret
         let _ = sitting.event(&Event::Failure { error: error.to_string() });
     }
     outcome?;
-    together(job, sitting.finish(job, &trainer))
+    together(job, || sitting.finish(job, &trainer))
 }
 
 /// A job's folder, looked into.
@@ -103,8 +102,9 @@ enum Opened {
     ToTrain(Box<Trainer>, Box<Sitting>),
 }
 
-/// The outcome of what every rank has done, once it is sure that all of them could.
-fn together<T>(job: &PretrainJob, own: Result<T, PretrainError>) -> Result<T, PretrainError> {
+/// What every rank does, once it is sure that all of them could.
+fn together<T>(job: &PretrainJob, own: impl FnOnce() -> Result<T, PretrainError>) -> Result<T, PretrainError> {
+    let own = native::guarded(own).map_err(PretrainError::from).flatten();
     let error = own.as_ref().err().map(ToString::to_string);
     let others = job.group.all_well(error.as_deref());
     let done = own?;
@@ -112,11 +112,14 @@ fn together<T>(job: &PretrainJob, own: Result<T, PretrainError>) -> Result<T, Pr
     Ok(done)
 }
 
-/// An error of the training steps. All ranks see a loss that is not finite; any other one stops this rank alone.
+/// An error of the training steps. All ranks see a loss that is not finite; any other one stops this rank, and the others with
+/// it.
 fn seen_by_all(job: &PretrainJob, error: PretrainError) -> PretrainError {
     match error {
-        PretrainError::NotFinite { .. } | PretrainError::Group(_) => error,
-        other => job.group.cause().map_or(other, Into::into),
+        PretrainError::NotFinite { .. } => error,
+        PretrainError::Group(ref seen) if !matches!(seen, GroupError::Native(_)) => error,
+        other if job.group.is_single() => other,
+        other => job.group.ended(&other.to_string()).into(),
     }
 }
 
@@ -126,7 +129,8 @@ fn agree_on_state(job: &PretrainJob, trainer: &Trainer, when: &str) -> Result<()
         return Ok(());
     }
     let parts = [trainer.network.state(), trainer.optimizer.state(), trainer.method.state()];
-    let sums = parts.iter().map(StateDict::bits).collect::<Result<Vec<_>, _>>()?;
+    let sums = parts.iter().map(StateDict::bits).collect::<Result<Vec<_>, _>>();
+    let sums = sums.map_err(|error| seen_by_all(job, error.into()))?;
     Ok(job.group.agree(&format!("network and optimiser {when}"), &format!("bits that add up to {sums:?}"))?)
 }
 
@@ -350,8 +354,9 @@ fn train(
     let done = sitting.epochs.len();
     let bar = progress.bar(&job.header.job.to_string(), "steps", epochs * steps_per_epoch, done * steps_per_epoch);
     let taken = sitting.under_way.as_ref().map_or(0, |begun| begun.losses.len());
-    let loader = Loader::of_rank(job.list, job.recipe, job.device, job.group.clone(), done + 1..=epochs, taken);
-    let mut loader = together(job, loader)?;
+    let group = job.group.clone();
+    let mut loader =
+        together(job, || Loader::of_rank(job.list, job.recipe, job.device, group, done + 1..=epochs, taken))?;
     for epoch in done + 1..=epochs {
         let begun = sitting.under_way.take().unwrap_or_default();
         let batches = loader.by_ref().take(steps_per_epoch - begun.losses.len());
@@ -365,14 +370,14 @@ fn train(
         if let Some(error) = unloaded {
             // The steps before it are kept, for when the file is there again.
             sitting.under_way = Some(done);
-            together(job, sitting.save(job, trainer, true))?;
+            together(job, || sitting.save(job, trainer, true))?;
             return Err(error);
         }
         if steps < steps_per_epoch {
             let short = PretrainError::ShortEpoch { epoch, found: steps, expected: steps_per_epoch };
             let request = request.ok_or(short)?;
             sitting.under_way = Some(done);
-            together(job, sitting.save(job, trainer, true))?;
+            together(job, || sitting.save(job, trainer, true))?;
             return Err(PretrainError::Stopped { request, epoch, epochs, steps });
         }
         let time = Duration::from_secs_f64(done.seconds);
@@ -382,10 +387,10 @@ fn train(
         let record = record_of(epoch, &done, &stats);
         let EpochRecord { loss, images_per_second, .. } = record;
         bar.epoch(progress::Epoch { epoch, epochs, loss, images_per_second });
-        together(job, sitting.event(&Event::Epoch(record.clone())))?;
+        together(job, || sitting.event(&Event::Epoch(record.clone())))?;
         sitting.epochs.push(record);
         let stopped = requested(job)?.filter(|_| epoch < epochs);
-        together(job, sitting.save(job, trainer, time_up || stopped.is_some()))?;
+        together(job, || sitting.save(job, trainer, time_up || stopped.is_some()))?;
         if let Some(request) = stopped {
             return Err(PretrainError::Stopped { request, epoch: epoch + 1, epochs, steps: 0 });
         }

@@ -46,6 +46,8 @@ pub(super) struct Link {
     pub(super) slices: Mutex<Vec<i64>>,
     /// Messages of rank 0 told or heard so far.
     pub(super) told: Mutex<usize>,
+    /// This rank's part has ended.
+    pub(super) left: AtomicBool,
     /// Says that this rank lives, until it is dropped.
     pub(super) beating: Option<Sender<()>>,
 }
@@ -217,17 +219,12 @@ impl Link {
     /// The store has ended.
     pub(super) fn failed(&self) -> Result<Option<GroupError>, NativeError> {
         for rank in (0..self.size).filter(|rank| *rank != self.rank) {
-            if let Some(reason) = self.failure(rank)? {
+            if let Some(reason) = self.hear(&format!("failed/{rank}"))? {
                 let (rank, reason) = first_cause(rank, &reason);
                 return Ok(Some(GroupError::Ended { rank, reason: reason.to_owned() }));
             }
         }
         Ok(None)
-    }
-
-    /// Why `rank` failed, if it said so.
-    pub(super) fn failure(&self, rank: usize) -> Result<Option<String>, NativeError> {
-        Ok(self.hear(&format!("failed/{rank}"))?.filter(|reason| !reason.is_empty()))
     }
 }
 
