@@ -47,8 +47,7 @@ fn start() -> Result<Infallible, String> {
     if arguments.first().is_some_and(|first| first == "setup") {
         return setup(prefix, &installed, &arguments[1..]);
     }
-    let others = variable("LD_LIBRARY_PATH").unwrap_or_default();
-    let libraries = env::join_paths([find(prefix, &installed)?].into_iter().chain(env::split_paths(&others)))
+    let libraries = env::join_paths([find(prefix, &installed)?].into_iter().chain(of_loader()))
         .map_err(|_| "the folder of libtorch has a colon in its name; rename it".to_owned())?;
     // The program tells by its first argument how to start it again.
     replace_with(

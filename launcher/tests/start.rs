@@ -93,6 +93,9 @@ fn the_first_libtorch_of_the_right_version_is_used() {
     let [mine, loader] = ["mine", "loader/lib"].map(|folder| at.root.join(folder).display().to_string());
     let all = [("LIBTORCH", mine.as_str()), ("LD_LIBRARY_PATH", &loader)];
     assert_eq!(at.chosen(&all), format!("ROOT/{OWN}/lib"));
+    // To the dynamic loader an empty entry is the current folder.
+    let output = at.sdclr(&["-c", "echo $LD_LIBRARY_PATH"]).env_remove("LD_LIBRARY_PATH").output().unwrap();
+    assert_eq!(at.text(&output.stdout), format!("ROOT/{OWN}/lib\n"));
     at.remove(OWN);
     assert_eq!(at.chosen(&all), "ROOT/mine/lib");
     let unset = [("LIBTORCH", ""), all[1]];
