@@ -49,11 +49,11 @@ pub enum DatasetError {
     Label { path: PathBuf, index: usize, found: u64, last: usize },
     #[error("{} is not a batch of the python version: {reason}; download it again", shown(path))]
     Batch { path: PathBuf, reason: String },
-    #[error("{list}, line {line}: {source}; is ImageNet unpacked whole, val/ sorted into the folders of its classes?")]
+    #[error("{list}, line {line}: {source}; put the images there whole, each in the folder of its class")]
     ImageFile { list: String, line: usize, source: FsError },
     #[error(
-        "{list}, line {line}: the image lies at {}, expected {}: the folder is not sorted by class; sdclr fetch imagenet --from \
-         DIR says how to sort it",
+        "{list}, line {line}: the image lies at {}, expected {}: the folder is not sorted by class; sort it \
+         (for ImageNet, sdclr fetch imagenet --from DIR says how)",
         shown(found),
         shown(expected)
     )]

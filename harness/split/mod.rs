@@ -252,7 +252,7 @@ pub fn read(dataset: &Dataset, data: Option<&Path>, list: ListName) -> Result<Su
 /// # Errors
 /// As [`read`].
 pub fn read_files(list: &Path) -> Result<Subset, SplitError> {
-    let bytes = fs::read(list).map_err(|source| SplitError::File { source })?;
+    let bytes = fs::read(list).map_err(|source| SplitError::OwnFile { source })?;
     let root = list.parent().unwrap_or(Path::new(""));
     text::parse(list.display().to_string(), &bytes, root, usize::MAX)
 }
@@ -347,17 +347,6 @@ impl Subset {
         match &self.images {
             Images::Resident(_) => Ok(Vec::new()),
             Images::Files(files) => files.damaged(&self.rows),
-        }
-    }
-
-    /// The set that the list picks from, uint8 `[N, 3, H, W]`.
-    ///
-    /// # Errors
-    /// The images are files; `what` says what cannot work on those.
-    pub fn resident(&self, what: &'static str) -> Result<&Tensor, DatasetError> {
-        match &self.images {
-            Images::Resident(images) => Ok(images),
-            Images::Files(_) => Err(DatasetError::NotResident { what }),
         }
     }
 
