@@ -95,6 +95,10 @@ fn killed_run_equals_whole_run(method: &str, seed: u64) {
     sdclr::fs::write(&killed.join(".sdclr-half.part"), b"half a checkpoint").unwrap();
     finish(command(&killed, method).spawn().unwrap());
     assert_eq!(leftovers(&killed), 0, "a write that was cut off stays for ever");
+    // As a kill after the last write leaves it.
+    sdclr::fs::write(&killed.join("checkpoint.safetensors"), b"a checkpoint").unwrap();
+    finish(command(&killed, method).spawn().unwrap());
+    assert!(!killed.join("checkpoint.safetensors").exists(), "the checkpoint of a finished run stays for ever");
     let (whole, killed) = (outcome(&whole), outcome(&killed));
     assert_eq!(whole.1.len(), 14);
     assert_eq!(whole.1, killed.1, "losses, rates, densities or overlaps differ");

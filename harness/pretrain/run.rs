@@ -142,6 +142,10 @@ fn open(job: &PretrainJob, folder: &Path, lock: Option<FolderLock>) -> Result<Op
             if let (Some(shown), 0) = (job.tensorboard, job.group.rank()) {
                 EventFile::of_finished(shown, &done.job.header, &done.epochs)?;
             }
+            if job.group.rank() == 0 {
+                // The process may have been killed between its last two deeds.
+                fs::remove(&folder.join(CHECKPOINT))?;
+            }
             return Ok(Opened::Finished(Box::new(done)));
         }
     }
