@@ -64,7 +64,13 @@ fn place_of(variable: Variables) -> Result<Option<Place>, RanksError> {
             expected: format!("a number below {limit}"),
         })
     };
-    let size_found = number(size, need(size, rank)?, 65_536)?;
+    let size_found = match number(size, need(size, rank)?, 65_536)? {
+        0 => {
+            let (found, expected) = ("0".to_owned(), "the number of processes".to_owned());
+            return Err(RanksError::Value { name: size, found, expected });
+        }
+        size => size,
+    };
     let rank_found = number(rank, need(rank, size)?, size_found)?;
     let exchange = match variable("SDCLR_RANKS_EXCHANGE").as_deref() {
         None => Exchange::Any,
@@ -86,7 +92,12 @@ fn place_of(variable: Variables) -> Result<Option<Place>, RanksError> {
         Some(text) => number("SDCLR_RANKS_TIMEOUT", text, 86_400)? as u64,
         None => TIMEOUT,
     };
-    let start = ["TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"].map(|name| variable(name).unwrap_or_default());
+    // A step of Slurm is one start; a launcher within may be started by a step on each machine.
+    let start = match rank {
+        "SLURM_PROCID" => ["SLURM_JOB_ID", "SLURM_STEP_ID"],
+        _ => ["TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"],
+    };
+    let start = start.map(|name| variable(name).unwrap_or_default());
     let meeting = Meeting {
         host,
         port,
@@ -113,9 +124,11 @@ impl Place {
 
     /// The device of this rank where the command line says `given`: of several GPUs that of its number on the machine.
     pub fn device(&self, given: Option<String>) -> Option<String> {
-        let there = matches!(native::load_cuda(), CudaState::Loaded { devices } if *devices > 0);
-        match given.as_deref() {
-            None | Some("cuda") if there => Some(format!("cuda:{}", self.local_rank)),
+        let devices = if let CudaState::Loaded { devices } = native::load_cuda() { *devices } else { 0 };
+        match (given.as_deref(), devices) {
+            // Slurm may show each task its own alone (--gpus-per-task).
+            (None | Some("cuda"), 1) => Some("cuda:0".to_owned()),
+            (None | Some("cuda"), 2..) => Some(format!("cuda:{}", self.local_rank)),
             _ => given,
         }
     }
@@ -172,9 +185,18 @@ mod tests {
         assert_eq!(of(&[("RANK", "0")]), half("RANK", "WORLD_SIZE"));
         assert_eq!(of(&[("WORLD_SIZE", "2")]), half("WORLD_SIZE", "RANK"));
         assert_eq!(of(&[("RANK", "0"), ("WORLD_SIZE", "2")]), half("RANK", "MASTER_ADDR"));
-        for (rank, size) in [("2", "2"), ("-1", "2"), ("x", "2"), ("0", "0")] {
+        for (rank, size, wrong) in [
+            ("2", "2", "RANK"),
+            ("-1", "2", "RANK"),
+            ("x", "2", "RANK"),
+            ("0", "0", "WORLD_SIZE"),
+            ("0", "y", "WORLD_SIZE"),
+        ] {
             let found = of(&[&[("RANK", rank), ("WORLD_SIZE", size)], &MASTER[..]].concat());
-            assert!(matches!(found, Err(RanksError::Value { .. })), "{rank} of {size}: {found:?}");
+            assert!(
+                matches!(&found, Err(RanksError::Value { name, .. }) if *name == wrong),
+                "{rank} of {size}: {found:?}"
+            );
         }
     }
 }

@@ -90,7 +90,7 @@ impl Stop {
                 let now = milliseconds();
                 match since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed) {
                     Ok(_) => first.store(signal as usize, Ordering::Relaxed),
-                    Err(begun) if signal != SIGHUP && now - begun > SAME_REQUEST => {
+                    Err(begun) if signal != SIGHUP && now.saturating_sub(begun) > SAME_REQUEST => {
                         // It refuses only signals that have no default action.
                         let _ = emulate_default_handler(signal);
                     }

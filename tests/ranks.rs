@@ -587,6 +587,27 @@ fn a_missing_rank_and_a_port_in_use_are_errors() {
     }
 }
 
+/// As two jobs of a cluster on one machine, whose scripts name the same port.
+#[test]
+fn another_run_on_the_same_port_is_told_and_harms_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let start = |run: &str, rank| {
+        let mut command = Command::new(golden::program());
+        command.args(pretrain(&folder.path().join(run))).stdout(Stdio::piped()).stderr(Stdio::piped());
+        as_rank(&mut command, rank, 2, port).env("TORCHELASTIC_RUN_ID", run).spawn().unwrap()
+    };
+    let first = start("first", 0);
+    wait_until(|| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+    for output in outputs(vec![start("second", 0), start("second", 1)]) {
+        assert_eq!(output.status.code(), Some(1));
+        assert!(said(&output).contains(&format!("rank 0 cannot serve port {port}")), "{}", said(&output));
+    }
+    for output in outputs(vec![first, start("first", 1)]) {
+        assert!(output.status.success(), "{}", said(&output));
+    }
+}
+
 /// Whether a rank waits for the others or for the store itself.
 #[test]
 fn a_signal_while_ranks_meet_is_no_failure() {
@@ -832,13 +853,18 @@ fn devices_get_a_run_each_before_two_share_one() {
         Command::new(golden::program()).args(["repro", "digits-lt", "--devices", "cpu,cpu", "--jobs", "2"]).output();
     let refused = refused.unwrap();
     assert!(refused.status.code() == Some(2) && said(&refused).contains("cannot be used with"), "{}", said(&refused));
-    for (methods, ranks) in [("simclr-D_i", [Some(2), None]), ("simclr-D_i,sdclr-D_i", [None, None])] {
-        let out = folder.path().join(methods);
-        let devices = ["--devices".to_owned(), "cpu,cpu".to_owned()];
+    let two = "simclr-D_i,sdclr-D_i";
+    for (methods, job, ranks) in [
+        ("simclr-D_i", None, [Some(2), None]),
+        (two, None, [None, None]),
+        (two, Some("simclr-D_i-split1"), [Some(2), None]),
+    ] {
+        let out = folder.path().join(format!("{methods} {job:?}"));
+        let devices = ["--devices", "cpu,cpu"].into_iter().chain(job.map(|job| ["--job", job]).into_iter().flatten());
         let output = Command::new(golden::program()).args(repro(methods, &out)).args(devices).output().unwrap();
         assert!(output.status.success(), "{}", said(&output));
         assert_eq!(String::from_utf8_lossy(&output.stdout).matches("report: ").count(), 1);
-        for (method, ranks) in methods.split(',').zip(ranks) {
+        for (method, ranks) in methods.split(',').zip(ranks).take(if job.is_some() { 1 } else { 2 }) {
             let found = &result(&out.join(format!("{method}-split1")))["sessions"][0]["ranks"];
             assert_eq!(found.as_u64(), ranks, "{method}");
         }

@@ -115,7 +115,7 @@ impl ReproArgs {
             return Ok(ExitCode::SUCCESS);
         }
         if let Some(devices) = &self.devices {
-            return launched(devices, &asked);
+            return launched(devices, &asked, &self.job);
         }
         let pace = suite::Pace { budget: self.budget.map(|budget| budget.0), jobs, only: self.job };
         let scale = Scale { tensorboard: self.show.tensorboard, ..asked.scale.clone() };
@@ -127,12 +127,12 @@ impl ReproArgs {
 }
 
 /// Has what was asked for run by processes on several devices.
-fn launched(devices: &Devices, asked: &Asked) -> anyhow::Result<ExitCode> {
+fn launched(devices: &Devices, asked: &Asked, only: &[JobId]) -> anyhow::Result<ExitCode> {
     if let Some(place) = place()? {
         place.refuse()?;
     }
     devices.0.iter().try_for_each(|device| environment::device(Some(device)).map(drop))?;
-    let runs = suite::unfinished(&asked.plan, &asked.out)?;
+    let runs = suite::unfinished(&asked.plan, &asked.out, only)?;
     let status = launch(devices, runs, &asked.scale.stop)?;
     Ok(status.code().map_or(ExitCode::FAILURE, |code| ExitCode::from(code as u8)))
 }

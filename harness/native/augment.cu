@@ -115,7 +115,7 @@ inline void weigh(const u8 *__restrict pixels, int stride, const int *__restrict
 }
 
 #ifndef __CUDACC__
-// The same on the CPU for interleaved channels. Eight rows are laid side by side, four bytes for a pixel of each, so that
+// `narrow` on the CPU for interleaved channels. Eight rows are laid side by side, four bytes for a pixel of each, so that
 // neighbouring bytes have the same weights; `rows` is scratch memory for them, before and after, and for a row of the result.
 inline void narrow_pixels(const Batch &batch, const View &view, const Taps &taps, const u8 *__restrict image,
                           u8 *__restrict narrowed, u8 *__restrict rows) {

@@ -54,7 +54,7 @@ pub enum GroupError {
     Unreachable { rank: usize, address: String, reason: String },
     #[error("rank 0 cannot serve port {port}, which another program uses; set MASTER_PORT to a free one on every rank")]
     PortInUse { port: u16 },
-    #[error("two processes have rank {rank} of {size}; give each its own RANK")]
+    #[error("two processes have rank {rank} of {size}; give each its own RANK, or each run its own MASTER_PORT")]
     Twice { rank: usize, size: usize },
     #[error(
         "ranks {missing:?} of {size} did not arrive within {seconds} s; start them with the same MASTER_ADDR and MASTER_PORT, or check why they ended"
@@ -135,10 +135,11 @@ impl Group {
     pub fn join(meeting: &Meeting, stop: Asked) -> Result<Self, GroupError> {
         let Meeting { port, rank, size, name, timeout, exchange, .. } = meeting;
         let (rank, size) = (*rank, *size);
-        let serve = rank == 0 && !meeting.served;
+        let mut serve = rank == 0 && !meeting.served;
         let id = match open(meeting, serve, stop) {
             // Another rank 0 may serve it, who has to be told.
             Err(GroupError::Unreachable { reason, .. }) if serve && reason.contains("EADDRINUSE") => {
+                serve = false;
                 let short = Meeting { timeout: Duration::from_secs(3), ..meeting.clone() };
                 open(&short, false, stop).map_err(|error| match error {
                     GroupError::Stopped => error,
@@ -165,7 +166,7 @@ impl Group {
             left: AtomicBool::new(false),
             beating: None,
         };
-        link.peers = meet(&link, *timeout, stop).inspect_err(|_| {
+        link.peers = meet(&link, meeting, stop).inspect_err(|_| {
             // With this rank the store ends, in which the others read why.
             if serve {
                 std::thread::sleep(REASON);

@@ -342,13 +342,14 @@ fn has_record(folder: &Path, job: &JobId) -> Result<bool, SuiteError> {
     Ok(fs::exists(&folder.join(job.to_string()).join("result.json"))?)
 }
 
-/// Pre-trainings of `plan` that have no record in `folder`.
+/// Pre-trainings of `plan` that have no record in `folder`; those of `only`, unless that is empty.
 ///
 /// # Errors
 /// The folder cannot be read.
-pub fn unfinished(plan: &[PlannedEncoder], folder: &Path) -> Result<usize, SuiteError> {
+pub fn unfinished(plan: &[PlannedEncoder], folder: &Path, only: &[JobId]) -> Result<usize, SuiteError> {
     let pretrainings = plan.iter().filter(|encoder| encoder.pretrained_on().is_some());
-    let mut recorded = pretrainings.map(|encoder| has_record(folder, &encoder.id.pretrain()));
+    let jobs = pretrainings.map(|encoder| encoder.id.pretrain()).filter(|job| only.is_empty() || only.contains(job));
+    let mut recorded = jobs.map(|job| has_record(folder, &job));
     recorded.try_fold(0, |count, recorded| Ok(count + usize::from(!recorded?)))
 }
 

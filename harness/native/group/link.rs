@@ -297,10 +297,10 @@ fn is_alive(process: u32) -> bool {
 }
 
 fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    // Containers of one machine see their own processes alone.
+    let told = |file: &str| std::fs::read_to_string(format!("/proc/sys/kernel/{file}")).unwrap_or_default();
+    // Machines may have one name, and containers of one machine see their own processes alone.
     let space = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-    format!("{} {}", name.trim(), space.display())
+    format!("{} {} {}", told("hostname").trim(), told("random/boot_id").trim(), space.display())
 }
 
 /// The number of a group that has not met yet, with its store. c10d waits without end for a server that takes the
@@ -334,7 +334,7 @@ pub(super) fn open(meeting: &Meeting, serve: bool, stop: Asked) -> Result<i64, G
 }
 
 /// Waits until every rank has said who it is.
-pub(super) fn meet(link: &Link, timeout: Duration, stop: Asked) -> Result<Vec<Peer>, GroupError> {
+pub(super) fn meet(link: &Link, meeting: &Meeting, stop: Asked) -> Result<Vec<Peer>, GroupError> {
     let Link { id, rank, size, .. } = *link;
     let mut count = 0;
     // SAFETY: a NUL-terminated string and a number, which outlive the call.
@@ -343,12 +343,19 @@ pub(super) fn meet(link: &Link, timeout: Duration, stop: Asked) -> Result<Vec<Pe
         link.tell("twice", &rank.to_string())?;
         return Err(GroupError::Twice { rank, size });
     }
+    // It would end with the other start, whose store it is.
+    if rank == 0 && !link.serves && !link.agent {
+        link.tell("elsewhere", "")?;
+    }
     link.tell(&format!("hello/{rank}"), &format!("{size}\n{}\n{}", std::process::id(), host_name()))?;
     let start = Instant::now();
     let mut peers: Vec<Option<Peer>> = vec![None; size];
     loop {
         if let Some(rank) = link.hear("twice")?.and_then(|rank| rank.parse().ok()) {
             return Err(GroupError::Twice { rank, size });
+        }
+        if link.hear("elsewhere")?.is_some() {
+            return Err(GroupError::PortInUse { port: meeting.port });
         }
         for (rank, peer) in peers.iter_mut().enumerate().filter(|(_, peer)| peer.is_none()) {
             *peer = link.hear(&format!("hello/{rank}"))?.and_then(|text| peer_of(&text));
@@ -371,8 +378,8 @@ pub(super) fn meet(link: &Link, timeout: Duration, stop: Asked) -> Result<Vec<Pe
         if link.hear("stop")?.is_some() {
             return Err(GroupError::Stopped);
         }
-        if start.elapsed() > timeout {
-            return Err(GroupError::Missing { missing, size, seconds: timeout.as_secs() });
+        if start.elapsed() > meeting.timeout {
+            return Err(GroupError::Missing { missing, size, seconds: meeting.timeout.as_secs() });
         }
         std::thread::sleep(LOOK);
     }
