@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::low_level::emulate_default_handler;
 
+use crate::native::group::Group;
+
 /// The exit code of a command that was stopped and can be continued: `EX_TEMPFAIL` of sysexits.
 pub const EXIT_CODE: u8 = 75;
 
@@ -69,6 +71,8 @@ enum Source {
     Signals(Arc<AtomicUsize>),
     /// How many questions are still answered with no.
     Test(Arc<AtomicUsize>),
+    /// Another one, and the ranks that wait for this process.
+    Ranks(Arc<Source>, Group),
 }
 
 impl Stop {
@@ -108,18 +112,33 @@ impl Stop {
         Self(Source::Test(Arc::new(AtomicUsize::new(questions))))
     }
 
+    /// On rank 0 of `group` a request to any rank that waits for this one counts too.
+    pub fn with_waiting(self, group: &Group) -> Self {
+        match group.rank() {
+            0 if !group.is_single() => Self(Source::Ranks(Arc::new(self.0), group.clone())),
+            _ => self,
+        }
+    }
+
     /// The request, if there is one.
     pub fn requested(&self) -> Option<Request> {
-        match &self.0 {
-            Source::Nobody => None,
-            Source::Signals(first) => {
+        self.0.requested()
+    }
+}
+
+impl Source {
+    fn requested(&self) -> Option<Request> {
+        match self {
+            Self::Nobody => None,
+            Self::Signals(first) => {
                 let found = first.load(Ordering::Relaxed);
                 Request::SIGNALS.iter().find(|(signal, _)| *signal as usize == found).map(|(_, request)| *request)
             }
-            Source::Test(left) => {
+            Self::Test(left) => {
                 let count = |left: usize| left.checked_sub(1);
                 left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count).is_err().then_some(Request::Test)
             }
+            Self::Ranks(own, group) => own.requested().or_else(|| Request::of_number(group.request_of_waiting())),
         }
     }
 }

@@ -393,6 +393,34 @@ fn a_signal_to_one_rank_saves_in_mid_epoch_and_any_number_continues() {
     }
 }
 
+/// Rank 0 probes alone; a signal to one that waits for it stops both, and what was pre-trained stays.
+#[test]
+fn a_signal_to_a_rank_that_waits_stops_the_probe_of_rank_0() {
+    let folder = tempfile::tempdir().unwrap();
+    let pretrained = folder.path().join("simclr-D_i-split1");
+    let log = pretrained.join("full/run.jsonl");
+    let command = |epochs| {
+        let more = format!("--device cpu --set epochs=1 probe.full.epochs={epochs}");
+        small("simclr-D_i", folder.path(), &more)
+    };
+    let mut encoder = None;
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGUSR1] {
+        let ranks = start(2, &words(&command(20_000)));
+        // The line of the first epoch.
+        wait_until(|| std::fs::read_to_string(&log).is_ok_and(|log| log.lines().count() > 1));
+        std::fs::remove_file(&log).unwrap();
+        send(&ranks[1], signal);
+        for (rank, output) in outputs(ranks).iter().enumerate() {
+            assert_eq!(output.status.code(), Some(75), "rank {rank}: {}", said(output));
+        }
+        let found = result(&pretrained)["state_sha256"].clone();
+        assert_eq!(*encoder.get_or_insert(found.clone()), found);
+    }
+    run(2, &words(&command(2)), 0);
+    assert_eq!(encoder, Some(result(&pretrained)["state_sha256"].clone()));
+    assert_eq!(result(&pretrained.join("full"))["epochs"].as_array().unwrap().len(), 2);
+}
+
 /// Sends a signal to one of two ranks. They may have been at an epoch's end just then.
 fn stopped_in_mid_epoch(command: &[String], out: &Path, signal: i32, to: usize) -> bool {
     let ranks = start(2, &words(command));
@@ -737,9 +765,13 @@ fn torchrun() -> Option<Command> {
 
 /// `sdclr repro` of small runs of `methods` into `out`.
 fn repro(methods: &str, out: &Path) -> Vec<String> {
-    let fixed = "repro digits-lt --splits 1 --seeds 1 --limit-images 61 --limit-epochs 1 --set batch_size=16 lr=0.001 --methods";
+    small(methods, out, "--limit-epochs 1")
+}
+
+fn small(methods: &str, out: &Path, more: &str) -> Vec<String> {
+    let fixed = "repro digits-lt --splits 1 --seeds 1 --limit-images 61 --set batch_size=16 lr=0.001 --methods";
     let own = [methods, "--out", out.to_str().unwrap()];
-    fixed.split(' ').chain(own).map(str::to_owned).collect()
+    fixed.split(' ').chain(own).chain(more.split(' ')).map(str::to_owned).collect()
 }
 
 #[test]

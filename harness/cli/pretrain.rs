@@ -62,8 +62,11 @@ impl PretrainArgs {
         let context = Context::open(&encoder.recipe, scale)?;
         if rank == 0 {
             context.check_data([ListName::Pretrain(list, self.split)].into_iter())?;
+            context.group().tell_others("the data can be read")?;
+        } else {
+            // Pre-training asks for a stop itself.
+            context.group().from_first(&|| 0)?;
         }
-        context.group().from_first("the data can be read")?;
         let progress = Progress::default();
         let outcome = progress.job(&encoder.id.to_string(), || context.pretrain(&encoder, list, &self.out, &progress));
         let record = match outcome {

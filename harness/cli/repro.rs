@@ -120,7 +120,7 @@ impl ReproArgs {
         let pace = suite::Pace { budget: self.budget.map(|budget| budget.0), jobs, only: self.job };
         let scale = Scale { tensorboard: self.show.tensorboard, ..asked.scale.clone() };
         as_rank(&scale.stop.clone(), scale.device.clone(), |group, device| {
-            let scale = Scale { group, device, ..scale };
+            let scale = Scale { stop: scale.stop.clone().with_waiting(&group), group, device, ..scale };
             run(Asked { scale, ..asked }, pace, self.json)
         })
     }

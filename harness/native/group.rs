@@ -411,19 +411,23 @@ impl Group {
         }
     }
 
-    /// Rank 0 tells the others; they get what it told, waiting for it however long it takes.
+    /// As rank 0: tells the others, which hear it from [`Group::from_first`].
+    ///
+    /// # Errors
+    /// The store has ended.
+    pub fn tell_others(&self, text: &str) -> Result<(), GroupError> {
+        let Some(link) = &self.0 else { return Ok(()) };
+        Ok(link.tell(&link.next_message(), text)?)
+    }
+
+    /// As another rank: what rank 0 tells next, waiting for it however long it takes. Meanwhile rank 0 is told the number of a
+    /// `request` that this rank has, above 0: [`Group::request_of_waiting`].
     ///
     /// # Errors
     /// Rank 0 is lost.
-    pub fn from_first(&self, text: &str) -> Result<String, GroupError> {
-        let Some(link) = &self.0 else { return Ok(text.to_owned()) };
-        let mut told = link.told.lock().unwrap_or_else(PoisonError::into_inner);
-        *told += 1;
-        let key = format!("told/{told}");
-        if link.rank == 0 {
-            link.tell(&key, text)?;
-            return Ok(text.to_owned());
-        }
+    pub fn from_first(&self, request: &dyn Fn() -> i64) -> Result<String, GroupError> {
+        let Some(link) = &self.0 else { return Ok(String::new()) };
+        let key = link.next_message();
         loop {
             if let Some(text) = link.hear(&key).map_err(|error| self.explained(error))? {
                 return Ok(text);
@@ -431,8 +435,18 @@ impl Group {
             if let Some(error) = link.failed().map_err(|error| self.explained(error))?.or_else(|| link.gone()) {
                 return Err(error);
             }
+            let number = request();
+            if number > 0 {
+                link.tell(REQUEST, &number.to_string()).map_err(|error| self.explained(error))?;
+            }
             std::thread::sleep(LOOK * 5);
         }
+    }
+
+    /// The number of the request that a rank has which waits for rank 0; 0: there is none.
+    pub fn request_of_waiting(&self) -> i64 {
+        let told = self.0.as_ref().and_then(|link| link.hear(REQUEST).ok().flatten());
+        told.and_then(|number| number.parse().ok()).unwrap_or(0)
     }
 
     /// Ends this rank's part in the group because of an error: exchanges of the others fail at once, with its `reason`.
@@ -487,6 +501,9 @@ impl Group {
         })
     }
 }
+
+/// Where a rank that waits tells of a request.
+const REQUEST: &str = "request";
 
 /// Of `count` things in a row those of `rank` of `size`: contiguous, in the order of the ranks, differing by at most one.
 pub fn slice_of(count: usize, rank: usize, size: usize) -> std::ops::Range<usize> {

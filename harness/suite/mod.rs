@@ -33,6 +33,7 @@ use crate::progress::Progress;
 use crate::recipe::{JobId, Part, RecipeError, Suite};
 use crate::record::{self, Failure, FolderRecord, Invocation, JobRecord, RecordError, SuiteRecord};
 use crate::split::SplitError;
+use crate::stop::{Request, Stop};
 use crate::verdict::VerdictError;
 use budget::Clock;
 use context::{Context, Scale};
@@ -236,7 +237,7 @@ pub fn run(
     plan::check_names(suite, plan, &pace.only)?;
     let context = open(plan, scale.clone(), folder)?;
     if scale.group.rank() > 0 {
-        left = follow(&context, plan, folder, progress)?;
+        left = follow(&context, plan, folder, &scale.stop, progress)?;
         return Ok(SuiteRun { record, left, waits, not_asked, report_lock: None });
     }
     context.check_data(plan.iter().flat_map(PlannedEncoder::passes).map(|pass| pass.list))?;
@@ -297,7 +298,7 @@ pub fn run(
     }
     drop(bar);
     let told = left.iter().fold(ALL_DONE.to_owned(), |told, job| format!("{told} {job}"));
-    if let Err(error) = scale.group.from_first(&told) {
+    if let Err(error) = scale.group.tell_others(&told) {
         tracing::debug!("the other ranks do not hear that no job is left: {error}");
     }
     if plan.iter().any(|encoder| encoder.checkpoint.is_some()) {
@@ -356,16 +357,17 @@ pub fn unfinished(plan: &[PlannedEncoder], folder: &Path, only: &[JobId]) -> Res
 /// What rank 0 tells the others when it begins no other job; behind it stand those that are left.
 const ALL_DONE: &str = "done:";
 
-/// As a rank other than 0: computes its slices of the pre-trainings that rank 0 begins, until it is done. Gives the
-/// jobs that are left.
+/// As a rank other than 0: computes its slices of the pre-trainings that rank 0 begins, until it is done; while it waits, rank 0
+/// hears of a request to `stop`. Gives the jobs that are left.
 fn follow(
     context: &Context,
     plan: &[PlannedEncoder],
     folder: &Path,
+    stop: &Stop,
     progress: &Progress,
 ) -> Result<Vec<JobId>, SuiteError> {
     loop {
-        let told = context.group().from_first("")?;
+        let told = context.group().from_first(&|| Request::number(stop.requested()))?;
         if let Some(left) = told.strip_prefix(ALL_DONE) {
             return Ok(left.split_whitespace().filter_map(|job| job.parse().ok()).collect());
         }
@@ -406,7 +408,7 @@ fn run_job(
     let trained = folder.join(encoder.id.to_string());
     if job.part == Part::Pretrain {
         let list = encoder.pretrained_on().ok_or_else(|| SuiteError::NoEncoder { job: job.clone() })?;
-        context.group().from_first(&job.to_string())?;
+        context.group().tell_others(&job.to_string())?;
         let done = context.pretrain(encoder, list, &trained, progress)?;
         context.mechanism(encoder, &done, &trained)?;
         return Ok(JobRecord::Pretrain(done));

@@ -100,6 +100,13 @@ impl Link {
         (0..self.size).map(|rank| self.hear(&format!("beat/{rank}"))).collect()
     }
 
+    /// The key of the next message of rank 0.
+    pub(super) fn next_message(&self) -> String {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        *told += 1;
+        format!("told/{told}")
+    }
+
     pub(super) fn tell(&self, key: &str, text: &str) -> Result<(), NativeError> {
         let text = CString::new(text.replace('\0', " ")).unwrap_or_default();
         // SAFETY: NUL-terminated strings that outlive the call.
