@@ -5,9 +5,9 @@
 //! there; any other one after [`STALE`] without a heartbeat, by the clock of the file server.
 //!
 //! Taking a dead holder's place: create `LOCK.held.claim` (again `O_EXCL`), look whether the same dead holder is still
-//! named, rename a file of one's own over the marker, remove the claim. A second taker finds the claim, or, after it was
-//! removed, another holder. A claim is held for moments; one that was left by a killed taker is cleared away, and a taker
-//! that finds its own claim gone gives up.
+//! named, rename the claim over the marker. A second taker finds the claim, or, after it was renamed, another holder. A
+//! claim is held for moments; the next taker removes one that was left by a killed taker. Whoever the marker names in the end
+//! holds the lock.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::{Action, FsError, error, exists, move_to, parent, remove};
+use super::super::{Action, FsError, error, exists, move_to, remove};
 
 /// How often a holder says that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -178,11 +178,6 @@ fn write(file: &mut File, holder: &Holder) -> std::io::Result<()> {
     file.write_all((serde_json::to_string(holder)? + "\n").as_bytes())
 }
 
-fn temporary_beside(path: &Path) -> std::io::Result<tempfile::NamedTempFile> {
-    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    tempfile::Builder::new().prefix(".sdclr-lock-").permissions(readable).tempfile_in(parent(path))
-}
-
 /// A process that wants the marker of a lock file.
 pub(super) struct Taker<'a> {
     holder: Holder,
@@ -208,12 +203,15 @@ impl<'a> Taker<'a> {
                 return Marker::begin(self.path, self.holder, file).map(Some);
             }
             match self.dead_holder(&self.path)? {
-                Some(dead) if create(&self.claim, &self.holder)?.is_some() => {
+                Some(dead) if let Some(file) = create(&self.claim, &self.holder)? => {
                     let taken = self.take_place(&dead);
-                    if Holder::read(&self.claim).as_ref() == Some(&self.holder) {
+                    if self.has_claim() {
                         remove(&self.claim)?;
                     }
-                    return taken?.map(|file| Marker::begin(self.path, self.holder, file)).transpose();
+                    return match taken? {
+                        true => Marker::begin(self.path, self.holder, file).map(Some),
+                        false => Ok(None),
+                    };
                 }
                 Some(_) if !self.clear_dead_claim()? => return Ok(None),
                 None if exists(&self.path)? => return Ok(None),
@@ -255,38 +253,37 @@ impl<'a> Taker<'a> {
         Ok(Some(now.map_err(error(Action::Lock, path))?.duration_since(modified).unwrap_or_default()))
     }
 
-    /// Puts this process in the place of the `dead` one, under the claim; `None` where another was faster.
-    fn take_place(&self, dead: &Option<Holder>) -> Result<Option<File>, FsError> {
-        if self.dead_holder(&self.path)?.as_ref() != Some(dead) {
-            return Ok(None);
-        }
-        let mut file = temporary_beside(&self.path).map_err(error(Action::Lock, &self.path))?;
-        write(file.as_file_mut(), &self.holder).map_err(error(Action::Lock, &self.path))?;
+    /// Puts this process in the place of the `dead` one: the claim becomes the marker. Whether the marker names this process.
+    fn take_place(&self, dead: &Option<Holder>) -> Result<bool, FsError> {
         // The claim may have been taken for dead, where this process slept that long.
-        if Holder::read(&self.claim).as_ref() != Some(&self.holder) {
-            return Ok(None);
+        if self.dead_holder(&self.path)?.as_ref() == Some(dead) && self.has_claim() {
+            match move_to(&self.claim, &self.path) {
+                Err(failure) if failure.is_absent() => {}
+                moved => moved?,
+            }
         }
-        let file = file.persist(&self.path).map_err(|failure| error(Action::Lock, &self.path)(failure.error))?;
-        Ok((Holder::read(&self.path).as_ref() == Some(&self.holder)).then_some(file))
+        Ok(Holder::read(&self.path).as_ref() == Some(&self.holder))
     }
 
-    /// Removes the claim of a taker that died as it took a place; whether it had.
+    fn has_claim(&self) -> bool {
+        Holder::read(&self.claim).as_ref() == Some(&self.holder)
+    }
+
+    /// Removes the claim of a taker that died as it took a place; whether it had. Should it be that of a living taker by now,
+    /// that one finds it gone and gives up.
     fn clear_dead_claim(&self) -> Result<bool, FsError> {
-        if self.dead_holder(&self.claim)?.is_none() {
-            return Ok(false);
+        let dead = self.dead_holder(&self.claim)?.is_some();
+        if dead {
+            remove(&self.claim)?;
         }
-        // Should it be that of a living taker by now, that one finds it gone and gives up.
-        let Holder { pid, serial, .. } = self.holder;
-        let aside = self.claim.with_added_extension(format!("{pid}-{serial}"));
-        match move_to(&self.claim, &aside) {
-            Err(failure) if failure.is_absent() => Ok(true),
-            outcome => outcome.and_then(|()| remove(&aside)).map(|()| true),
-        }
+        Ok(dead)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::FromRawFd;
+    use std::os::unix::ffi::OsStrExt;
     use std::time::SystemTime;
 
     use super::*;
@@ -468,6 +465,27 @@ mod tests {
             drop(winners);
             assert_eq!(names(folder.path()), [""; 0]);
         }
+    }
+
+    /// Whatever a killed taker leaves has a name that the next one takes over or removes.
+    #[test]
+    fn a_taker_creates_its_claim_alone() {
+        let (folder, lock, path) = lock();
+        leave(&path, &holder_of("there", 0), 1000);
+        let name = std::ffi::CString::new(folder.path().as_os_str().as_bytes()).unwrap();
+        // SAFETY: a NUL-terminated name that outlives the calls, and a new descriptor that nobody else closes.
+        let mut created = unsafe {
+            let watch = libc::inotify_init1(libc::IN_NONBLOCK);
+            assert!(watch >= 0 && libc::inotify_add_watch(watch, name.as_ptr(), libc::IN_CREATE) >= 0);
+            File::from_raw_fd(watch)
+        };
+        // The lock file is made first.
+        assert!(take_as(Holder::this_process(), &lock, true).is_some());
+        let mut events = [0; 4096];
+        let length = created.read(&mut events).unwrap();
+        let names = String::from_utf8_lossy(&events[..length]);
+        let names: Vec<&str> = names.split('\0').filter(|name| name.starts_with('.')).collect();
+        assert_eq!(names, [".lock", ".lock.held.claim"]);
     }
 
     #[test]
