@@ -8,6 +8,7 @@ mod staging;
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use inputs::{Inputs, ReplacesInput};
 pub use lock::FolderLock;
@@ -277,8 +278,8 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), FsError> {
 }
 
 /// Replaces `path` by what `body` writes, whole or not at all: a temporary file in the same folder, fsync, rename,
-/// fsync of the folder. After an error the old file, if any, is untouched and the temporary one is gone. A device or pipe
-/// is not replaced.
+/// fsync of the folder. After an error the old file, if any, is untouched and the temporary one is gone; that of a process that
+/// was killed is removed by a later write in the folder. A device or pipe is not replaced.
 pub fn write_with(
     path: &Path,
     body: impl FnOnce(&mut BufWriter<&mut File>) -> std::io::Result<()>,
@@ -302,11 +303,33 @@ pub fn write_with(
         temporary.persist(path).map_err(|failure| failure.error)?;
         File::open(folder)?.sync_all()
     })()
-    .map_err(error(Action::Write, path))
+    .map_err(error(Action::Write, path))?;
+    // The file itself is written, whatever comes of others.
+    let _ = remove_half_written(folder, ABANDONED);
+    Ok(())
 }
 
 /// How the name of what is not whole yet begins and ends.
 const TEMPORARY: (&str, &str) = (".sdclr-", ".part");
+
+/// A temporary file that nobody has written to for so long is a killed process's.
+const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Removes the temporary files in `folder` that nobody has written to for `age`.
+fn remove_half_written(folder: &Path, age: Duration) -> Result<(), FsError> {
+    for path in list_folder(folder)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if !(name.starts_with(TEMPORARY.0) && name.ends_with(TEMPORARY.1)) {
+            continue;
+        }
+        let found = look_at(&path)?.filter(|found| found.is_file());
+        let modified = found.and_then(|found| found.modified().ok());
+        if modified.is_some_and(|modified| modified.elapsed().unwrap_or_default() >= age) {
+            remove(&path)?;
+        }
+    }
+    Ok(())
+}
 
 /// The folder that `path` lies in.
 fn parent(path: &Path) -> &Path {
@@ -486,6 +509,20 @@ mod tests {
         for (action, code, text) in known {
             assert_eq!(said(action, code), text);
         }
+    }
+
+    #[test]
+    fn a_write_removes_what_a_killed_one_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let left = [(".sdclr-old.part", 25), (".sdclr-new.part", 23), ("old.part", 25)];
+        left.iter().for_each(|(name, _)| write(&at(name), b"").unwrap());
+        for (name, hours) in left {
+            let file = OpenOptions::new().write(true).open(at(name)).unwrap();
+            file.set_modified(std::time::SystemTime::now() - Duration::from_secs(hours * 60 * 60)).unwrap();
+        }
+        write(&at("file"), b"x").unwrap();
+        assert_eq!(list_folder(folder.path()).unwrap(), [".sdclr-new.part", "file", "old.part"].map(at));
     }
 
     #[test]

@@ -9,8 +9,9 @@ mod marker;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
+use std::time::Duration;
 
-use super::{Action, FsError, TEMPORARY, create_folder, error, is_file, list_folder, parent, remove};
+use super::{Action, FsError, create_folder, error, parent, remove_half_written};
 use marker::{Holder, Marker, Taker};
 
 /// An exclusive lock on a folder or file, held until it is dropped or the process ends.
@@ -28,7 +29,8 @@ impl FolderLock {
     pub fn take(folder: &Path) -> Result<Option<Self>, FsError> {
         let lock = Self::open(&lock_of(folder))?;
         if lock.is_some() {
-            remove_half_written(folder)?;
+            // Nobody else may be writing there.
+            remove_half_written(folder, Duration::ZERO)?;
         }
         Ok(lock)
     }
@@ -112,20 +114,10 @@ fn warn_once(path: &Path, reason: &std::io::Error) {
     });
 }
 
-/// Removes the temporary files in `folder`, in which nobody may be writing.
-fn remove_half_written(folder: &Path) -> Result<(), FsError> {
-    for path in list_folder(folder)? {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with(TEMPORARY.0) && name.ends_with(TEMPORARY.1) && is_file(&path)? {
-            remove(&path)?;
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fs::list_folder;
 
     #[test]
     fn a_lock_leaves_no_marker_and_names_its_holder() {
