@@ -2,10 +2,14 @@
 //! published_goldens.py): found by their names, evaluated as PyTorch evaluates them, set side by side.
 
 use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use golden::skip::skip;
+use sdclr::fs::{FolderLock, list_folder};
 use sdclr::recipe::hash_bytes;
 use serde::Deserialize;
 use serde_json::Value;
@@ -13,14 +17,14 @@ use tempfile::TempDir;
 
 mod golden;
 
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("sdclr"));
+    command.arg("repro").args(arguments).env_remove("SDCLR_DATA").env("SDCLR_CACHE", "/nonexistent");
+    command
+}
+
 fn repro(arguments: &[&str]) -> Output {
-    Command::new(assert_cmd::cargo::cargo_bin!("sdclr"))
-        .arg("repro")
-        .args(arguments)
-        .env_remove("SDCLR_DATA")
-        .env("SDCLR_CACHE", "/nonexistent")
-        .output()
-        .unwrap()
+    command(arguments).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -302,6 +306,58 @@ fn models_are_evaluated_as_pytorch_does_and_read_back() {
     let whole = repro(&[arguments.as_slice(), &["--splits", "1", "--set", "width=1"]].concat());
     let errors = text(&whole.stderr);
     assert!(errors.contains("at another scale"), "{errors}");
+}
+
+/// Two processes of one command, on two devices or as two ranks. The job that a third one holds, and leaves undone, is done last.
+#[test]
+fn processes_on_one_folder_divide_the_models() {
+    let Some(data) = data() else { return };
+    let folder = tree("cifar10");
+    for kind in ["devices", "ranks"] {
+        let out = folder.path().join(kind);
+        let [dir, to, images] = [folder.path(), &out, &data].map(|path| path.to_str().unwrap());
+        let arguments = ["cifar10-lt", "--from-published", dir, "--out", to, "--data", images, "--splits", "1"];
+        let limits = ["--limit-images", "100", "--limit-epochs", "1", "--set", "width=1"];
+        let start = |own: &[&str]| {
+            let mut command = command(&[&arguments[..], &limits, own].concat());
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            command
+        };
+        let held = FolderLock::take(&out.join("simclr-D_i-split1/full-model")).unwrap().unwrap();
+        let children: Vec<Child> = match kind {
+            "devices" => vec![start(&["--devices", "cpu,cpu"]).spawn().unwrap()],
+            _ => {
+                let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+                let master = [("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", &port)];
+                let rank = |rank| start(&["--device", "cpu"]).envs(master).env("RANK", rank).spawn().unwrap();
+                vec![rank("0"), rank("1")]
+            }
+        };
+        // Files of this name in the jobs' folders, by what tells a file from one that took its place.
+        let files = |name: &str| -> BTreeMap<PathBuf, u64> {
+            let runs = list_folder(&out).unwrap().into_iter().filter(|path| path.is_dir());
+            let paths = runs.flat_map(|run| list_folder(&run).unwrap()).map(|job| job.join(name));
+            paths.filter_map(|path| Some((path.clone(), std::fs::metadata(path).ok()?.ino()))).collect()
+        };
+        let begun = Instant::now();
+        while files("result.json").len() < 11 {
+            assert!(begun.elapsed().as_secs() < 120, "{:?}", files("result.json"));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let logs = files("run.jsonl");
+        drop(held);
+        let outputs: Vec<Output> = children.into_iter().map(|child| child.wait_with_output().unwrap()).collect();
+        for output in &outputs {
+            assert!(output.status.success(), "{kind}: {}", text(&output.stderr));
+        }
+        let printed: String = outputs.iter().map(|output| text(&output.stdout)).collect();
+        assert_eq!(printed.matches("report: ").count(), 1, "{kind}: {printed}");
+        assert_eq!(report(&out)["outcomes"].as_array().unwrap().len(), 18);
+        // Each was begun once: a log that is begun again is another file.
+        let mut after = files("run.jsonl");
+        after.retain(|path, _| logs.contains_key(path));
+        assert_eq!((logs.len(), after), (11, logs), "{kind}");
+    }
 }
 
 /// All test images: a model repeats its log to the rounding, but for the one whose log says something else.

@@ -14,6 +14,7 @@ use super::jobs::{Asked, JobsArgs};
 use super::output::{out, outln};
 use crate::artifact;
 use crate::bench::cost;
+use crate::fs::FolderLock;
 use crate::launch::{Devices, launch};
 use crate::progress::Progress;
 use crate::ranks::place;
@@ -78,7 +79,7 @@ pub(super) struct ReproArgs {
     jobs: Option<u16>,
     /// Start a process on each of these devices of this machine: cuda:0-7, or cuda:0,cuda:2. Every run gets a device of its own
     /// first; devices that are left over join a run
-    #[arg(long, value_name = "DEVICES", conflicts_with_all = ["device", "from_published", "dry_run", "jobs"])]
+    #[arg(long, value_name = "DEVICES", conflicts_with_all = ["device", "dry_run", "jobs"])]
     devices: Option<Devices>,
     /// Run only these jobs, named as in the plan (sdclr-D_i-split1, sdclr-D_i-split1/few); exits with 0 when they are done
     #[arg(long, value_delimiter = ',', value_name = "IDS", conflicts_with_all = ["from_published", "budget", "dry_run"])]
@@ -93,15 +94,13 @@ pub(super) struct ReproArgs {
 
 impl ReproArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        // What evaluates published files asks nobody: a signal ends it, and what was done is read back the next time.
-        let stop = if self.from_published.is_some() { Stop::default() } else { Stop::on_signals()? };
-        if let (Some(place), true) = (place()?, self.dry_run || self.from_published.is_some()) {
+        if let (Some(place), true) = (place()?, self.dry_run) {
             place.refuse()?;
         }
         if let Some(folder) = self.from_published {
-            return published(self.jobs_of, folder, stop, self.dry_run);
+            return published(self.jobs_of, folder, self.devices.as_ref(), self.dry_run);
         }
-        let asked = self.jobs_of.asked(stop)?;
+        let asked = self.jobs_of.asked(Stop::on_signals()?)?;
         if let Some(first) = asked.plan.first() {
             super::warn_of(&first.recipe, &asked.selection.overrides);
         }
@@ -115,7 +114,8 @@ impl ReproArgs {
             return Ok(ExitCode::SUCCESS);
         }
         if let Some(devices) = &self.devices {
-            return launched(devices, &asked, &self.job);
+            let runs = suite::unfinished(&asked.plan, &asked.out, &self.job)?;
+            return launched(devices, runs, &asked.scale.stop);
         }
         let pace = suite::Pace { budget: self.budget.map(|budget| budget.0), jobs, only: self.job };
         let scale = Scale { tensorboard: self.show.tensorboard, ..asked.scale.clone() };
@@ -126,14 +126,13 @@ impl ReproArgs {
     }
 }
 
-/// Has what was asked for run by processes on several devices.
-fn launched(devices: &Devices, asked: &Asked, only: &[JobId]) -> anyhow::Result<ExitCode> {
+/// Has what was asked for, of which `runs` are to be trained, run by processes on several devices.
+fn launched(devices: &Devices, runs: usize, stop: &Stop) -> anyhow::Result<ExitCode> {
     if let Some(place) = place()? {
         place.refuse()?;
     }
     devices.0.iter().try_for_each(|device| environment::device(Some(device)).map(drop))?;
-    let runs = suite::unfinished(&asked.plan, &asked.out, only)?;
-    let status = launch(devices, runs, &asked.scale.stop)?;
+    let status = launch(devices, runs, stop)?;
     Ok(status.code().map_or(ExitCode::FAILURE, |code| ExitCode::from(code as u8)))
 }
 
@@ -180,10 +179,16 @@ fn run(asked: Asked, pace: suite::Pace, json: bool) -> anyhow::Result<ExitCode> 
     })
 }
 
-/// Evaluates and probes the published files in `folder`, by default those that were fetched, and writes the report.
-fn published(jobs: JobsArgs, folder: Option<PathBuf>, stop: Stop, dry_run: bool) -> anyhow::Result<ExitCode> {
+/// Evaluates and probes the published files in `folder`, by default those that were fetched, and writes the report. Ranks divide
+/// the files as other processes on one folder do. A signal ends it, and what was done is read back the next time.
+fn published(
+    jobs: JobsArgs,
+    folder: Option<PathBuf>,
+    devices: Option<&Devices>,
+    dry_run: bool,
+) -> anyhow::Result<ExitCode> {
     let (selection, suite) = (jobs.selection(1)?, Suite::open(&jobs.suite)?);
-    let scale = Scale { eager: jobs.engine.eager, stop, ..jobs.scale.into() };
+    let scale = Scale { eager: jobs.engine.eager, ..jobs.scale.into() };
     let invocation = suite::invocation(&jobs.suite, &selection, &scale);
     let out = jobs.out.unwrap_or_else(|| PathBuf::from("runs").join(format!("{}-published", suite.name)));
     let folder = folder.or_else(artifact::published_folder).context(
@@ -195,18 +200,29 @@ fn published(jobs: JobsArgs, folder: Option<PathBuf>, stop: Stop, dry_run: bool)
         out!("{}", plan.describe())?;
         return Ok(ExitCode::SUCCESS);
     }
-    tell_published(&suite::published::run(&plan, invocation, scale, &out, &Progress::default())?, &out)
+    if let Some(devices) = devices {
+        return launched(devices, 0, &Stop::default());
+    }
+    as_rank(&Stop::default(), scale.device.clone(), |group, device| {
+        let scale = Scale { device, ..scale };
+        let (record, lock) = suite::published::run(&plan, invocation, scale, &out, &Progress::default())?;
+        if group.rank() == 0 {
+            tell_published(&record, lock, &out)?;
+        }
+        Ok(if record.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })
 }
 
 /// Says what became of the published files of a suite, and writes the report.
-fn tell_published(record: &PublishedRecord, out: &Path) -> anyhow::Result<ExitCode> {
+fn tell_published(record: &PublishedRecord, lock: FolderLock, out: &Path) -> anyhow::Result<()> {
     let path = Report::of_authors(record, &BTreeMap::new())?.write(out, &Format::DEFAULT)?;
+    drop(lock);
     outln!("{}", report::published_table(record)?)?;
     record.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     record.missing.iter().for_each(|name| tracing::warn!(label = "missing", "{name}"));
     record.failures.iter().for_each(|failure| tracing::error!(label = "failed", "{}: {}", failure.job, failure.error));
     outln!("report: {}", path.display())?;
-    Ok(if record.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(())
 }
 
 /// The plan in words: every job, then every distinct recipe.

@@ -39,6 +39,7 @@ use budget::Clock;
 use context::{Context, Scale};
 pub use forecast::forecast;
 pub use plan::{Elsewhere, PlannedEncoder, Selection, plan, plan_elsewhere};
+use queue::Task;
 pub use read_back::{ReadBack, read_back};
 pub use together::{Evidence, evidence, judged};
 
@@ -268,7 +269,8 @@ pub fn run(
     let asked = |job: &JobId| pace.only.is_empty() || pace.only.contains(job);
     let all = plan.iter().flat_map(PlannedEncoder::jobs);
     let bar = progress.jobs(&suite.name, all.clone().filter(asked).count());
-    let work = queue::Work { plan, scale: &scale, folder, progress, deadline: deadline_of_all, only: &pace.only };
+    let tasks = tasks(plan, &pace.only, folder, progress);
+    let work = queue::Work { tasks, recipe: &plan[0].recipe, scale: &scale, folder, deadline: deadline_of_all };
     let mut outcomes: BTreeMap<JobId, _> = queue::run(&work, clock, context, jobs, &bar)?.into_iter().collect();
     let report_lock = Some(report_lock(folder)?);
     for job in all {
@@ -395,6 +397,29 @@ fn finished(folder: &Path, job: &JobId) -> Result<JobRecord, SuiteError> {
 /// A job's outcome, also where libtorch stops it from inside.
 fn guarded<T>(job: impl FnOnce() -> Result<T, SuiteError>) -> Result<T, SuiteError> {
     native::guarded(job)?
+}
+
+/// The jobs of `plan` under `folder`: those of `only`, or all where that is empty.
+fn tasks<'a>(
+    plan: &'a [PlannedEncoder],
+    only: &[JobId],
+    folder: &'a Path,
+    progress: &'a Progress,
+) -> Vec<Task<'a, JobRecord>> {
+    let mut tasks: Vec<Task<JobRecord>> = Vec::new();
+    for encoder in plan {
+        let mut pretraining = None;
+        for id in encoder.jobs().filter(|id| only.is_empty() || only.contains(id)) {
+            let needs = if id.part == Part::Pretrain { None } else { pretraining };
+            if id.part == Part::Pretrain {
+                pretraining = Some(tasks.len());
+            }
+            let job = id.clone();
+            let run = Box::new(move |context: &Context| run_job(context, encoder, &job, folder, progress));
+            tasks.push(Task { id, needs, run });
+        }
+    }
+    tasks
 }
 
 /// Runs one job of `encoder` under the suite's `folder`, or reads it back where it is finished.

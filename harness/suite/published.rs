@@ -1,17 +1,21 @@
 //! A suite of published runs: the authors' logs read, their fine-tuned models evaluated, their pre-trained encoders
 //! probed again. In: the folder that their archives were unpacked to, and what to leave out or override. Out: the
-//! report's input. What is missing is listed; what is damaged is the failure of its own job.
+//! report's input. What is missing is listed; what is damaged is the failure of its own job. Several processes on one folder
+//! divide the models and encoders.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use super::budget::Clock;
 use super::context::{Context, Scale};
 use super::folder::{refuse_other_report, refuse_other_scale};
 use super::plan::{PlannedEncoder, Selection, recipe_of, splits};
-use super::{SuiteError, guarded};
+use super::queue::{self, Task, Work};
+use super::{SuiteError, report_lock};
 use crate::artifact::hash::{Algorithm, hash_file};
 use crate::authors::{self, AuthorsError, Found, PublishedMethod, Run, Tree};
 use crate::checkpoint::{self, Weights};
+use crate::fs::FolderLock;
 use crate::progress::Progress;
 use crate::recipe::{DatasetName, JobId, Part, PretrainSplit, Protocol, PublishedKind, Suite, name_of};
 use crate::record::{Failure, Invocation, Outcome, PublishedOutcome, PublishedRecord};
@@ -142,8 +146,8 @@ impl PublishedPlan {
     }
 }
 
-/// Runs every job of `plan` under `folder` (one sub-folder a job). What was evaluated there already is read back; logs
-/// are read anew.
+/// Runs every job of `plan` under `folder` (one sub-folder a job). What was evaluated there already is read back, and what another
+/// process evaluates is waited for; logs are read anew. The lock is to be held until the report is written.
 ///
 /// # Errors
 /// The folder holds results at another scale. Where the models cannot be run at all, for want of images, say, that is
@@ -154,7 +158,7 @@ pub fn run(
     scale: Scale,
     folder: &Path,
     progress: &Progress,
-) -> Result<PublishedRecord, SuiteError> {
+) -> Result<(PublishedRecord, FolderLock), SuiteError> {
     let start = Instant::now();
     let smoke = scale.is_smoke();
     refuse_other_report(folder, "results", "a suite that was trained")?;
@@ -176,12 +180,15 @@ pub fn run(
         keep(&mut record, job, outcome.map_err(SuiteError::from), progress);
     }
     if !models.is_empty() {
-        match Evaluator::new(plan, scale) {
-            Ok(evaluator) => {
-                let bar = progress.jobs(&plan.suite.name, models.len());
-                for (job, path) in models {
-                    let mut run = || evaluator.run(job, &path, folder, &mut record.warnings, progress);
-                    let outcome = bar.run(&job.id().to_string(), || guarded(&mut run));
+        match evaluate_all(plan, &models, &scale, folder, progress) {
+            Ok(outcomes) => {
+                for ((job, _), outcome) in models.iter().zip(outcomes) {
+                    let outcome = outcome.map(|(outcome, warning)| {
+                        // Both probes read the file.
+                        let new = warning.filter(|warning| !record.warnings.contains(warning));
+                        record.warnings.extend(new);
+                        outcome
+                    });
                     keep(&mut record, job, outcome, progress);
                 }
             }
@@ -191,8 +198,9 @@ pub fn run(
             }
         }
     }
+    let lock = report_lock(folder)?;
     record.seconds = Some(start.elapsed().as_secs_f64());
-    Ok(record)
+    Ok((record, lock))
 }
 
 fn keep(
@@ -226,50 +234,56 @@ fn read_log(
     Ok(job.outcome(outcome, log.sha256.clone(), log.sha256))
 }
 
-/// What evaluates models: images, device, and the plan.
-struct Evaluator<'a> {
-    plan: &'a PublishedPlan,
-    context: Context,
+/// An outcome, and what is to be said of its file.
+type Evaluated = (PublishedOutcome, Option<String>);
+
+/// The outcome of each of `models`, of which there is one at least.
+///
+/// # Errors
+/// There are no images or no device to evaluate any of them.
+fn evaluate_all(
+    plan: &PublishedPlan,
+    models: &[(&PublishedJob, PathBuf)],
+    scale: &Scale,
+    folder: &Path,
+    progress: &Progress,
+) -> Result<Vec<Result<Evaluated, SuiteError>>, SuiteError> {
+    let encoder = plan.suite.encoder(&models[0].0.run.encoder().encoder)?;
+    let recipe = recipe_of(&plan.suite, encoder, &plan.overrides)?;
+    let context = Context::open(&recipe, scale.clone())?;
+    let tasks = models.iter().map(|(job, path)| {
+        let run = Box::new(move |context: &Context| evaluate(plan, context, job, path, folder, progress));
+        Task { id: job.id(), needs: None, run }
+    });
+    let work = Work { tasks: tasks.collect(), recipe: &recipe, scale, folder, deadline: None };
+    let bar = progress.jobs(&plan.suite.name, models.len());
+    let outcomes = queue::run(&work, Clock::default(), context, 1, &bar)?;
+    Ok(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
 }
 
-impl<'a> Evaluator<'a> {
-    fn new(plan: &'a PublishedPlan, scale: Scale) -> Result<Self, SuiteError> {
-        let first = plan.jobs.first().ok_or_else(|| AuthorsError::Suite {
-            found: plan.suite.name.clone(),
-            known: authors::SUITES.map(|(name, _)| name).join(", "),
-        })?;
-        let encoder = plan.suite.encoder(&first.run.encoder().encoder)?;
-        let context = Context::open(&recipe_of(&plan.suite, encoder, &plan.overrides)?, scale)?;
-        Ok(Self { plan, context })
-    }
-
-    fn run(
-        &self,
-        job: &PublishedJob,
-        path: &Path,
-        folder: &Path,
-        warnings: &mut Vec<String>,
-        progress: &Progress,
-    ) -> Result<PublishedOutcome, SuiteError> {
-        let PublishedPlan { suite, overrides, .. } = self.plan;
-        let test_only = job.kind == PublishedKind::Model;
-        let file_sha256 = hash_file(path, Algorithm::Sha256)?;
-        let weights = checkpoint::read_weights(path)?;
-        if !test_only {
-            let other = other_run(&job.run, &weights, path);
-            // Both probes read the file.
-            warnings.extend(other.filter(|warning| !warnings.contains(warning)));
-        }
-        let encoder = PlannedEncoder::published(suite, &job.run.encoder(), overrides)?;
-        let network = self.context.encoder(&encoder.recipe, job.protocol, &weights.state, test_only)?;
-        let id = job.id();
-        let folder = folder.join(id.to_string());
-        let record = self.context.probe(&encoder, &id, &network, test_only, Some(&folder), progress)?;
-        let outcome = record.outcome().ok_or(SuiteError::NoOutcome { job: id })?.clone();
-        let done = record.job().clone();
-        let state_sha256 = done.state_sha256.clone();
-        Ok(PublishedOutcome { job: Some(done), ..job.outcome(outcome, file_sha256, state_sha256) })
-    }
+/// Evaluates or probes one model.
+fn evaluate(
+    plan: &PublishedPlan,
+    context: &Context,
+    job: &PublishedJob,
+    path: &Path,
+    folder: &Path,
+    progress: &Progress,
+) -> Result<Evaluated, SuiteError> {
+    let test_only = job.kind == PublishedKind::Model;
+    let file_sha256 = hash_file(path, Algorithm::Sha256)?;
+    let weights = checkpoint::read_weights(path)?;
+    let warning = if test_only { None } else { other_run(&job.run, &weights, path) };
+    let encoder = PlannedEncoder::published(&plan.suite, &job.run.encoder(), &plan.overrides)?;
+    let network = context.encoder(&encoder.recipe, job.protocol, &weights.state, test_only)?;
+    let id = job.id();
+    let folder = folder.join(id.to_string());
+    let record = context.probe(&encoder, &id, &network, test_only, Some(&folder), progress)?;
+    let outcome = record.outcome().ok_or(SuiteError::NoOutcome { job: id })?.clone();
+    let done = record.job().clone();
+    let state_sha256 = done.state_sha256.clone();
+    let outcome = PublishedOutcome { job: Some(done), ..job.outcome(outcome, file_sha256, state_sha256) };
+    Ok((outcome, warning))
 }
 
 /// What in a pre-training checkpoint is not as its run's name says.

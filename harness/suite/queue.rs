@@ -1,6 +1,6 @@
-//! The jobs of a plan, done by several workers of this process beside other processes on the same folder. In: the plan.
-//! Out: each job's outcome. A probe waits for its encoder's pre-training; a job that another process holds is left to it and
-//! read back when it is finished, or taken over when that process is gone.
+//! Jobs, done by several workers of this process beside other processes on the same folder. In: the jobs, each in a folder of
+//! its own. Out: each one's outcome. A probe waits for its encoder's pre-training; a job that another process holds is left to it
+//! and read back when it is finished, or taken over when that process is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,63 +12,48 @@ use tch::Device;
 use super::budget::Clock;
 use super::context::{Context, Scale};
 use super::plan::PlannedEncoder;
-use super::{SuiteError, guarded, run_job};
+use super::{SuiteError, guarded};
 use crate::cores::Cores;
 use crate::fs::{self, FolderLock};
 use crate::pretrain::PretrainError;
 use crate::probe::ProbeError;
-use crate::progress::{Jobs, Progress};
-use crate::recipe::{JobId, Part};
-use crate::record::JobRecord;
+use crate::progress::Jobs;
+use crate::recipe::{JobId, Recipe};
 
 /// Pause before a job that another process holds is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// What every worker needs.
-pub(super) struct Work<'a> {
-    pub plan: &'a [PlannedEncoder],
+pub(super) struct Work<'a, T> {
+    pub tasks: Vec<Task<'a, T>>,
+    /// Of the data and the threads that all jobs share.
+    pub recipe: &'a Recipe,
     pub scale: &'a Scale,
     pub folder: &'a Path,
-    pub progress: &'a Progress,
     /// When pre-training has to stop at an epoch's end.
     pub deadline: Option<Instant>,
-    /// The jobs to do; empty: all.
-    pub only: &'a [JobId],
 }
 
-impl<'a> Work<'a> {
-    fn tasks(&self) -> Vec<Task<'a>> {
-        let mut tasks: Vec<Task> = Vec::new();
-        for encoder in self.plan {
-            let mut pretraining = None;
-            for id in encoder.jobs().filter(|id| self.only.is_empty() || self.only.contains(id)) {
-                let needs = if id.part == Part::Pretrain { None } else { pretraining };
-                if id.part == Part::Pretrain {
-                    pretraining = Some(tasks.len());
-                }
-                tasks.push(Task { encoder, id, needs });
-            }
-        }
-        tasks
-    }
+/// A job.
+pub(super) struct Task<'a, T> {
+    pub id: JobId,
+    /// The place of the task that has to be finished before.
+    pub needs: Option<usize>,
+    /// Does it, or reads it back where it is finished.
+    pub run: Box<Run<'a, T>>,
 }
 
-/// Each job of the plan in its order, and what came of it.
-pub(super) type Outcomes = Vec<(JobId, Result<JobRecord, SuiteError>)>;
+type Run<'a, T> = dyn Fn(&Context) -> Result<T, SuiteError> + Sync + 'a;
 
-struct Task<'a> {
-    encoder: &'a PlannedEncoder,
-    id: JobId,
-    /// The place of the pre-training that has to be finished before.
-    needs: Option<usize>,
-}
+/// Each job in its order, and what came of it.
+pub(super) type Outcomes<T> = Vec<(JobId, Result<T, SuiteError>)>;
 
-struct State {
+struct State<T> {
     /// Places of the jobs that nobody here has begun, and from when on they may be asked for.
     waiting: BTreeMap<usize, Instant>,
     running: BTreeSet<usize>,
     clock: Clock,
-    outcomes: BTreeMap<usize, Result<JobRecord, SuiteError>>,
+    outcomes: BTreeMap<usize, Result<T, SuiteError>>,
     /// Already reported as in use.
     told: BTreeSet<usize>,
     /// The ranks that train together have lost each other.
@@ -81,9 +66,9 @@ enum Next {
     Finished,
 }
 
-impl State {
+impl<T> State<T> {
     /// The first job that may begin now.
-    fn next(&mut self, tasks: &[Task], stopped: bool) -> Next {
+    fn next(&mut self, tasks: &[Task<T>], stopped: bool) -> Next {
         if stopped {
             for (place, _) in std::mem::take(&mut self.waiting) {
                 self.outcomes.insert(place, Err(SuiteError::Left));
@@ -125,18 +110,17 @@ pub(super) fn at_once(plan: &[PlannedEncoder], device: Device) -> usize {
 ///
 /// # Errors
 /// A worker cannot load the data.
-pub(super) fn run(
-    work: &Work,
+pub(super) fn run<T: Send>(
+    work: &Work<T>,
     clock: Clock,
     first: Context,
     workers: usize,
     bar: &Jobs,
-) -> Result<Outcomes, SuiteError> {
-    let tasks = work.tasks();
-    let workers = workers.min(tasks.len());
+) -> Result<Outcomes<T>, SuiteError> {
+    let workers = workers.min(work.tasks.len());
     let now = Instant::now();
     let state = State {
-        waiting: (0..tasks.len()).map(|place| (place, now)).collect(),
+        waiting: (0..work.tasks.len()).map(|place| (place, now)).collect(),
         running: BTreeSet::new(),
         clock,
         outcomes: BTreeMap::new(),
@@ -147,36 +131,33 @@ pub(super) fn run(
     std::thread::scope(|scope| {
         let others: Vec<_> = (1..workers)
             .map(|_| {
-                scope.spawn(|| {
-                    let Some(encoder) = work.plan.first() else { return Ok(()) };
-                    match Context::open(&encoder.recipe, work.scale.clone()) {
-                        Ok(context) => worker(work, &tasks, &shared, context, bar),
-                        // The first worker, which has its data, does the jobs.
-                        Err(error) => {
-                            tracing::warn!("fewer jobs run at once: {error}");
-                            Ok(())
-                        }
+                scope.spawn(|| match Context::open(work.recipe, work.scale.clone()) {
+                    Ok(context) => worker(work, &shared, context, bar),
+                    // The first worker, which has its data, does the jobs.
+                    Err(error) => {
+                        tracing::warn!("fewer jobs run at once: {error}");
+                        Ok(())
                     }
                 })
             })
             .collect();
-        worker(work, &tasks, &shared, first, bar)?;
+        worker(work, &shared, first, bar)?;
         // A worker catches the panics of its jobs.
         others.into_iter().try_for_each(|other| other.join().unwrap_or(Ok(())))
     })?;
     let mut outcomes = shared.0.into_inner().unwrap_or_else(PoisonError::into_inner).outcomes;
-    let outcome = |(place, task): (usize, Task)| (task.id, outcomes.remove(&place).unwrap_or(Err(SuiteError::Left)));
-    Ok(tasks.into_iter().enumerate().map(outcome).collect())
+    let outcome =
+        |(place, task): (usize, &Task<T>)| (task.id.clone(), outcomes.remove(&place).unwrap_or(Err(SuiteError::Left)));
+    Ok(work.tasks.iter().enumerate().map(outcome).collect())
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+fn lock<T>(state: &Mutex<State<T>>) -> MutexGuard<'_, State<T>> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn worker(
-    work: &Work,
-    tasks: &[Task],
-    (state, changed): &(Mutex<State>, Condvar),
+fn worker<T>(
+    work: &Work<T>,
+    (state, changed): &(Mutex<State<T>>, Condvar),
     mut context: Context,
     bar: &Jobs,
 ) -> Result<(), SuiteError> {
@@ -184,7 +165,7 @@ fn worker(
     loop {
         let mut held = lock(state);
         let stopped = held.apart || work.scale.stop.requested().is_some();
-        let place = match held.next(tasks, stopped) {
+        let place = match held.next(&work.tasks, stopped) {
             Next::Job(place) => place,
             Next::Finished => return Ok(()),
             Next::Wait(time) => {
@@ -193,7 +174,7 @@ fn worker(
             }
         };
         drop(held);
-        let Task { encoder, id, .. } = &tasks[place];
+        let Task { id, run, .. } = &work.tasks[place];
         // Another process's job is neither begun nor counted.
         let holder = held_by_another(&work.folder.join(id.to_string()))?;
         if let Some(holder) = holder {
@@ -207,7 +188,7 @@ fn worker(
         }
         let mut in_use = false;
         let outcome = bar.run(&id.to_string(), || {
-            let outcome = guarded(|| run_job(&context, encoder, id, work.folder, work.progress));
+            let outcome = guarded(|| run(&context));
             in_use = matches!(&outcome, Err(error) if is_in_use(error));
             outcome
         });
