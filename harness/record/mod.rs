@@ -126,6 +126,9 @@ pub struct JobHeader {
     /// The file of an encoder that was trained elsewhere.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub checkpoint: Option<String>,
+    /// sha256 of the backbone's tensors in that file; absent in records of earlier versions.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub checkpoint_sha256: Option<String>,
 }
 
 /// One epoch of pre-training or of a probe.
@@ -250,6 +253,27 @@ impl JobRecord {
             Self::Evaluation(record) => Some(&record.outcome),
         }
     }
+}
+
+/// What tells the encoder of each probe and pre-training from the others: equal where the weights are. One that is not trained
+/// is drawn by its recipe and its seed alone, whatever the split.
+pub fn encoders(results: &[JobRecord]) -> BTreeMap<JobId, String> {
+    let trained = results.iter().filter(|record| matches!(record, JobRecord::Pretrain(_)));
+    let trained: BTreeMap<_, _> =
+        trained.map(|record| (&record.header().job.encoder, &record.job().state_sha256)).collect();
+    let of = |JobHeader { job, pretrain_split, recipe, checkpoint_sha256, .. }: &JobHeader| {
+        let known = trained.get(&job.encoder).copied().or(checkpoint_sha256.as_ref());
+        match (known, pretrain_split) {
+            (Some(sha256), _) => sha256.clone(),
+            (None, Some(_)) => job.encoder.to_string(),
+            (None, None) => {
+                let mut recipe = recipe.clone();
+                recipe.as_object_mut().map(|keys| keys.remove("probe"));
+                recipe::hash_json(&recipe)
+            }
+        }
+    };
+    results.iter().map(|record| (record.header().job.clone(), of(record.header()))).collect()
 }
 
 /// A job that did not finish, and why.

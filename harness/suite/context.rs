@@ -233,6 +233,7 @@ impl Context {
             limit_images,
             limit_epochs,
             checkpoint: encoder.checkpoint.as_ref().map(|path| path.display().to_string()),
+            checkpoint_sha256: None,
         })
     }
 
@@ -415,7 +416,10 @@ impl Context {
         let sha256 = checkpoint::state_sha256(&network.state())?;
         let lists: Vec<&Subset> = training.iter().flatten().chain([&test, &tail]).collect();
         let read = probe_keys(recipe, protocol, test_only);
-        let header = self.header(encoder, job, recipe, read, &lists, Some(&sha256))?;
+        let mut header = self.header(encoder, job, recipe, read, &lists, Some(&sha256))?;
+        if encoder.checkpoint.is_some() {
+            header.checkpoint_sha256 = Some(checkpoint::state_sha256(&network.state().dense_backbone())?);
+        }
         Ok(Probing { header, recipe: recipe.probe(protocol).clone(), training, test, class_counts })
     }
 

@@ -250,5 +250,6 @@ pub fn probe_header() -> JobHeader {
         limit_images: None,
         limit_epochs: None,
         checkpoint: None,
+        checkpoint_sha256: None,
     }
 }

@@ -55,6 +55,7 @@ fn header(
         limit_images: None,
         limit_epochs: None,
         checkpoint: None,
+        checkpoint_sha256: None,
     }
 }
 
