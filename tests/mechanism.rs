@@ -11,6 +11,7 @@ use sdclr::random;
 use sdclr::recipe::{DatasetName, PretrainSplit, Protocol, Recipe};
 use sdclr::record::mechanism::{MechanismRecord, Representation};
 use sdclr::split::{self, ListName};
+use sdclr::verdict::mechanism::rows;
 use tch::{Device, Kind, Tensor};
 
 #[test]
@@ -107,6 +108,14 @@ fn a_suite_records_it_and_makes_up_for_what_is_missing() {
     let again = repro(out, &["--methods", "simclr,sdclr"]);
     assert!(again.status.success(), "{}", said(&again));
     assert_eq!(encoders.map(read), records);
+
+    // An encoder that stands on two splits is one run, two encoders are two.
+    let mut two = vec![records[0].clone(); 2];
+    two[1].job.encoder.split = 2;
+    let correlation = |two: &[MechanismRecord]| rows(two).unwrap()[0].correlation.clone().unwrap();
+    assert_eq!((correlation(&two).values.len(), correlation(&two).interval), (1, None));
+    two[1].state_sha256 = "another".to_owned();
+    assert!(correlation(&two).values.len() == 2 && correlation(&two).interval.is_some());
 
     // One of another encoder is not believed.
     std::fs::copy(path("simclr-D_b"), path("sdclr-D_i")).unwrap();

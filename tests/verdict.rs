@@ -27,7 +27,16 @@ fn scores(value: f64) -> Scores {
 }
 
 fn run(method: &str, split: usize, seed: u64, value: f64) -> Observation {
-    Observation { row: row(method), split, seed, probe_seed: 1, smoke: false, unofficial: false, values: scores(value) }
+    Observation {
+        row: row(method),
+        encoder: format!("{method} {split} {seed}"),
+        split,
+        seed,
+        probe_seed: 1,
+        smoke: false,
+        unofficial: false,
+        values: scores(value),
+    }
 }
 
 /// One seed a split.
@@ -41,6 +50,12 @@ fn seeds(method: &str, splits: &[&[f64]]) -> Vec<Observation> {
         values.iter().enumerate().map(|(seed, value)| run(method, at + 1, seed as u64, *value)).collect::<Vec<_>>()
     };
     splits.iter().enumerate().flat_map(of_split).collect()
+}
+
+/// The same, each seed one encoder on every split.
+fn one_encoder_a_seed(method: &str, splits: &[&[f64]]) -> Vec<Observation> {
+    let shared = |run: Observation| Observation { encoder: format!("{method}, seed {}", run.seed), ..run };
+    seeds(method, splits).into_iter().map(shared).collect()
 }
 
 fn table(metric: &str, mean: f64, deviation: &str, confidence: &str) -> Published {
@@ -73,7 +88,10 @@ const CLOSE: [&[f64]; 5] = [&[70.1, 69.9], &[70.2, 70.3], &[69.7, 69.9], &[70.4,
 
 fn shifted(by: f64) -> Vec<Observation> {
     let mut observations = seeds("simclr", &CLOSE);
-    observations.iter_mut().for_each(|o| o.values = scores(o.values.all + by));
+    for run in &mut observations {
+        run.values = scores(run.values.all + by);
+        run.encoder += ", shifted";
+    }
     observations
 }
 
@@ -404,6 +422,7 @@ fn two_sets_are_compared_at_a_rate_for_the_whole() {
         suite: "cifar10-lt".to_owned(),
         method: "sdclr".to_owned(),
         pretrain_split: Some(PretrainSplit::D_i),
+        encoder: "of seed 7".to_owned(),
         split: 1,
         seed: 7,
         smoke: false,
@@ -420,4 +439,97 @@ fn two_sets_are_compared_at_a_rate_for_the_whole() {
     let smoke = Sample::new(&[], &[Training { smoke: true, ..training }]).unwrap();
     assert_eq!(smoke, Sample::default());
     assert!(matches!(compare(&sample(&left), &sample(&left), 1.5).unwrap_err(), VerdictError::Rate { .. }));
+}
+
+/// Two encoders on five splits, the means of their scores 62.6 and 66.4: they differ by much more than their splits tell.
+const SHARED: [&[f64]; 5] = [&[60.0, 64.0], &[63.0, 66.0], &[62.0, 67.0], &[64.0, 69.0], &[64.0, 66.0]];
+
+fn t_interval(difference: f64, half: f64, found: &sdclr::verdict::Comparison) {
+    let [low, high] = found.interval90.unwrap();
+    assert!((low - (difference - half)).abs() < 1e-8 && (high - (difference + half)).abs() < 1e-8, "{found:?}");
+}
+
+#[test]
+fn an_encoder_that_stands_on_several_splits_is_one_run() {
+    let single = SHARED.map(|values| &values[..1]);
+    let other = SHARED.map(|values| values[1..].to_vec());
+    let other: Vec<&[f64]> = other.iter().map(Vec::as_slice).collect();
+    // One encoder a side: the same score on every split shows no spread, and proves nothing.
+    let [low, high]: [[&[f64]; 5]; 2] = [[&[62.0]; 5], [&[66.0]; 5]];
+    for (one, two) in [(single.as_slice(), other.as_slice()), (&low, &high)] {
+        let [one, two] = [("a", one), ("b", two)].map(|(encoder, splits)| {
+            let runs = one_encoder_a_seed("simclr", splits).into_iter();
+            runs.map(|run| Observation { encoder: encoder.to_owned(), ..run }).collect::<Vec<_>>()
+        });
+        let found = compare(&sample(&one), &sample(&two), 0.01).unwrap();
+        assert!(found.iter().all(|c| (c.agreement, c.runs) == (Agreement::NotTestable, Some([1, 1]))), "{found:?}");
+        assert!(found[0].why.contains("5 splits, counted as 1 because they share encoders"), "{}", found[0].why);
+    }
+    // Two a side: Student's t of two means of two encoders each, 2 degrees of freedom.
+    let left = one_encoder_a_seed("simclr", &SHARED);
+    let right: Vec<Observation> = left
+        .iter()
+        .map(|run| Observation {
+            encoder: format!("another {}", run.encoder),
+            values: scores(run.values.all + if run.seed == 0 { 1.0 } else { 4.0 }),
+            ..run.clone()
+        })
+        .collect();
+    let found = &compare(&sample(&left), &sample(&right), 0.01).unwrap()[0];
+    assert_eq!((found.runs, found.difference.map(|d| (d * 1e9).round() / 1e9)), (Some([2, 2]), Some(-2.5)));
+    let of_two = |apart: f64| apart * apart / 2.0;
+    let error = ((of_two(66.4 - 62.6) + of_two(70.4 - 63.6)) / 2.0 * (0.5 + 0.5)).sqrt();
+    t_interval(-2.5, 2.919_985_580 * error, found);
+    // The same encoders in both sets, by another probe: paired over the two encoders, 1 degree of freedom.
+    let probed: Vec<Observation> = left
+        .iter()
+        .map(|run| Observation {
+            values: scores(run.values.all + if run.seed == 0 { 1.0 } else { 2.0 }),
+            ..run.clone()
+        })
+        .collect();
+    let found = &compare(&sample(&left), &sample(&probed), 0.01).unwrap()[0];
+    t_interval(-1.5, 6.313_751_515 * 0.5, found);
+    // A third split that shares one with the first two makes one group of them.
+    let groups = sdclr::verdict::groups([(1, "a"), (2, "b"), (3, "a"), (3, "b"), (4, "c")].into_iter());
+    assert_eq!(groups, [(1, 1), (2, 1), (3, 1), (4, 4)].into());
+}
+
+#[test]
+fn claims_about_an_encoder_that_stands_on_several_splits_count_it_once() {
+    let found = judged(&one_encoder_a_seed("simclr", &SHARED.map(|values| &values[..1])));
+    assert_eq!((found.outcome, found.ours.unwrap().n), (Outcome::NotTestable, 1), "{}", found.why);
+    let found = judged(&one_encoder_a_seed("simclr", &SHARED));
+    assert_eq!((found.tier, found.ours.unwrap().n), (Some(Tier::B), 2), "{}", found.why);
+    assert!(found.why.contains("5 splits, counted as 1 because they share encoders, with 2 seeds"), "{}", found.why);
+    // The authors' values are averaged over the same splits.
+    let authors = |split| AuthorsValue { row: row("simclr"), split, values: scores(70.0) };
+    let authors: Vec<AuthorsValue> = (1..=5).map(authors).collect();
+    let published = table("all", 70.0, "1", "primary");
+    let found = one(judge(&value_claim("all", 1.5), &published, &one_encoder_a_seed("simclr", &SHARED), &authors));
+    assert_eq!(found.tier, Some(Tier::B), "{}", found.why);
+
+    // Two rows, one with an encoder a seed: per seed one difference, whatever the splits.
+    let up = CLOSE.map(|values| values.iter().map(|v| v + 8.0).collect::<Vec<f64>>());
+    let up: Vec<&[f64]> = up.iter().map(Vec::as_slice).collect();
+    let ordering = |take: usize| {
+        let observations = [seeds("sdclr", &up), one_encoder_a_seed("simclr", &SHARED)].concat();
+        let kept = observations.into_iter().filter(|run| run.seed < take as u64).collect::<Vec<_>>();
+        one(judge(&ordering_claim(""), &published, &kept, &[]))
+    };
+    let (single, two) = (ordering(1), ordering(2));
+    assert_eq!((single.outcome, single.ours.unwrap().n), (Outcome::NotTestable, 1), "{}", single.why);
+    assert_eq!(two.outcome, Outcome::NotTestable, "{}", two.why);
+    assert!(two.why.contains("with 2 seeds the smallest exact p-value is 0.167"), "{}", two.why);
+}
+
+#[test]
+fn training_noise_is_pooled_over_trained_encoders_that_stand_on_one_split_each() {
+    let settings = |more: Vec<Observation>| judged(&[seeds("simclr", &CLOSE), more].concat()).why;
+    let untrained = one_encoder_a_seed("random", &SHARED).into_iter();
+    let untrained = untrained.map(|run| Observation { row: Row { pretrain_split: None, ..run.row.clone() }, ..run });
+    assert!(settings(Vec::new()).contains("from 1 setting"));
+    assert!(settings(seeds("sdclr", &SHARED)).contains("from 2 settings"));
+    assert!(settings(one_encoder_a_seed("sdclr", &SHARED)).contains("from 1 setting)"));
+    assert!(settings(untrained.collect()).contains("from 1 setting)"));
 }

@@ -99,6 +99,7 @@ fn scores(value: f64) -> Scores {
 fn observation(row: &Row, split: usize, seed: usize, value: f64) -> Observation {
     Observation {
         row: row.clone(),
+        encoder: format!("{row} {split} {seed}"),
         split,
         seed: seed as u64,
         probe_seed: 1,

@@ -51,6 +51,7 @@ fn scores(value: f64) -> Scores {
 fn observation(row: &Row, split: usize, seed: usize, value: f64) -> Observation {
     Observation {
         row: row.clone(),
+        encoder: format!("{row} {split} {seed}"),
         split,
         seed: seed as u64,
         probe_seed: 1,
@@ -317,6 +318,52 @@ fn two_sets_of_one_kind_raise_an_alarm_at_the_stated_rate() {
         assert!((found - rate).abs() <= chance(rate, STUDIES), "{seeds:?} at {rate}: {found}");
         assert!(alarms(seeds, 5.0, rate) > 0.8, "{seeds:?}: a gain of 5 deviations is seen");
     }
+}
+
+/// Encoders that are drawn by their seed alone and probed on every split: they differ by a deviation of 3, their probes by 1.
+#[test]
+fn encoders_that_all_splits_share_raise_an_alarm_at_the_stated_rate() {
+    for seeds in [2, 3] {
+        let alarm = |at: &u64| {
+            let mut draws = Draws::at([14, seeds, 0, *at]);
+            let mut set = |name: &str| {
+                let mut runs = Vec::new();
+                for seed in 0..seeds as usize {
+                    let encoder = 3.0 * draws.normal();
+                    for split in 1..=SPLITS {
+                        let run = observation(&row(0), split, seed, 50.0 + encoder + draws.normal());
+                        runs.push(Observation { encoder: format!("{name} {seed}"), ..run });
+                    }
+                }
+                sample(&runs)
+            };
+            let found = compare(&set("left"), &set("right"), 0.05).unwrap();
+            found.iter().any(|score| score.agreement == Agreement::Different)
+        };
+        // All five scores are one number: each is tested at 0.01.
+        let rate = (0..STUDIES).filter(alarm).count() as f64 / STUDIES as f64;
+        assert!((rate - 0.01).abs() <= chance(0.01, STUDIES), "{seeds} seeds: {rate}");
+    }
+}
+
+/// What is not trained is the same on every split: more splits find no more.
+#[test]
+fn the_power_of_a_claim_about_the_untrained_encoder_counts_its_splits_as_one() {
+    let claim = |right: &str| {
+        format!(
+            "[[ordering]]\nid = 'o'\nsuite = 's'\nprotocol = 'full'\nleft = {{ method = 'm1', pretrain_split = 'D_i' }}\n\
+             right = {{ {right} }}\nmetric = 'all'\ndirection = 'above'\nprior_power = 0.9\nsource = 's'\n\
+             confidence = 'primary'\nexpected = {{ gain = 3.0, deviation = 2.0 }}\n"
+        )
+    };
+    let power = |right: &str, splits: usize| {
+        let claims = Claims::parse("claims.toml", claim(right).as_bytes()).unwrap();
+        let design = Design { splits, seeds: 4, settings: 1, authors: false };
+        powers(&claims, &table(50.0, 1.0), design).unwrap()[0].power.unwrap()
+    };
+    let (untrained, trained) = ("method = 'random'", "method = 'm0', pretrain_split = 'D_i'");
+    assert_eq!(power(untrained, SPLITS), power(trained, 1));
+    assert!(power(trained, SPLITS) > power(untrained, SPLITS));
 }
 
 #[test]

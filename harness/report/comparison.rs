@@ -66,8 +66,9 @@ fn head(comparison: &Comparison) -> Vec<Block> {
         Text::strong("B", Tone::Neutral).and(": ").and(Text::code(b.as_str())).and(runs_of(comparison.sides[1])),
     ];
     let statistics = marked(
-        "A difference is A minus B, over the splits that both sets have. Where a set has several seeds, the training noise is taken \
-         from within its splits; else the difference is paired over splits. A score counts as different where the interval at the \
+        "A difference is A minus B, over the splits that both sets have; n counts the independent runs of A and B: an encoder that \
+         stands on several splits, as an untrained one does, counts once, with its mean. Where a set has several seeds, the \
+         training noise is taken from within its splits; else, or with the same encoders in both, the difference is paired. A score counts as different where the interval at the \
          corrected level (Bonferroni, over all scores compared) leaves 0 out; the 90 % interval is shown for reading.",
     );
     let same = Block::Paragraph(same_to_the_bit(comparison.sides).into());
@@ -116,7 +117,7 @@ fn table(scores: &[Score]) -> Result<Table, ReportError> {
         let most = reach.entry(labels(score.quantity.measure)[1]).or_insert(0.01);
         *most = score.interval90.into_iter().flatten().chain(score.difference).map(f64::abs).fold(*most, f64::max);
     }
-    let header = ["row", "probe", "score", "A", "B", "A − B", "90 % interval", "drawn", "p", "result"];
+    let header = ["row", "probe", "score", "n", "A", "B", "A − B", "90 % interval", "drawn", "p", "result"];
     let mut table = Table::new(&header);
     let absent = || "–".to_owned();
     let number = |value: Option<f64>| value.map_or_else(absent, |value| format!("{value:.2}"));
@@ -139,6 +140,7 @@ fn table(scores: &[Score]) -> Result<Table, ReportError> {
             _ => words(score.agreement).into(),
         };
         let mut row = vec![Text::from(label_on(label_of(method), *pretrain_split)), probe.into(), measured.into()];
+        row.push(score.runs.map_or_else(absent, |[a, b]| format!("{a}, {b}")).into());
         row.extend([number(score.left), number(score.right)].map(Text::from));
         row.push(score.difference.map_or_else(absent, signed).into());
         row.push(score.interval90.map_or_else(absent, interval).into());
@@ -296,6 +298,8 @@ struct JsonScore<'a> {
     method: &'a str,
     pretrain_split: Option<PretrainSplit>,
     metric: String,
+    /// Independent runs of a and b.
+    n: Option<[usize; 2]>,
     a: Option<f64>,
     b: Option<f64>,
     difference: Option<f64>,
@@ -317,7 +321,7 @@ fn keys(measure: Measure) -> (Option<Protocol>, String) {
 /// NAME.json: every score, absent things null.
 pub(super) fn json(comparison: &Comparison, name: &str) -> Result<OutputFile, ReportError> {
     fn of(score: &Score) -> JsonScore<'_> {
-        let &Score { ref quantity, left, right, difference, interval90, p_value, agreement, ref why, .. } = score;
+        let &Score { ref quantity, runs, left, right, difference, interval90, p_value, agreement, ref why, .. } = score;
         let Quantity { suite, method, pretrain_split, measure } = quantity;
         let (protocol, metric) = keys(*measure);
         JsonScore {
@@ -326,6 +330,7 @@ pub(super) fn json(comparison: &Comparison, name: &str) -> Result<OutputFile, Re
             method,
             pretrain_split: *pretrain_split,
             metric,
+            n: runs,
             a: left,
             b: right,
             difference,
@@ -353,6 +358,8 @@ pub(super) fn csv(comparison: &Comparison, name: &str) -> Result<OutputFile, Rep
         "method",
         "pretrain_split",
         "metric",
+        "n_a",
+        "n_b",
         "a",
         "b",
         "difference",
@@ -374,6 +381,12 @@ pub(super) fn csv(comparison: &Comparison, name: &str) -> Result<OutputFile, Rep
             quantity.pretrain_split.map(|list| name_of(&list)).unwrap_or_default(),
             metric,
         ];
+        row.extend(
+            score
+                .runs
+                .map_or([None, None], |runs| runs.map(Some))
+                .map(|n| n.map(|n| n.to_string()).unwrap_or_default()),
+        );
         let [low, high] = score.interval90.map_or([None, None], |ends| ends.map(Some));
         row.extend([score.left, score.right, score.difference, low, high, score.p_value].map(optional));
         row.extend([words(score.agreement).to_owned(), stamp.clone()]);

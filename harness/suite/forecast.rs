@@ -81,9 +81,11 @@ fn claims(plan: &[PlannedEncoder]) -> Result<(Powers, Design), SuiteError> {
         rows.extend(encoder.probes.iter().map(|(protocol, _)| row(*protocol)));
     }
     let distinct = |number: fn(&PlannedEncoder) -> usize| plan.iter().map(number).collect::<BTreeSet<_>>().len();
-    let settings: BTreeSet<_> = plan.iter().map(|encoder| (&encoder.id.encoder, encoder.id.list)).collect();
+    // Over what is not trained no training noise is pooled.
+    let trained = plan.iter().filter(|encoder| encoder.id.list.is_some());
+    let settings: BTreeSet<_> = trained.map(|encoder| (&encoder.id.encoder, encoder.id.list)).collect();
     let (splits, seeds) = (distinct(|encoder| encoder.id.split), distinct(|encoder| encoder.id.seed));
-    let design = Design { splits, seeds, settings: settings.len(), authors: false };
+    let design = Design { splits, seeds, settings: settings.len().max(1), authors: false };
     let all = Claims::embedded()?.of_suites(&[suite]);
     let mut run = all.clone();
     run.values.retain(|claim| rows.contains(&claim.row));

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::SuiteError;
 use crate::fs;
 use crate::paper::{Claims, Published, Row};
-use crate::recipe::{Part, PretrainSplit, PublishedKind, Suite, hash_json, name_of};
+use crate::recipe::{JobId, Part, PretrainSplit, PublishedKind, Suite, hash_json, name_of};
 use crate::record::{self, JobHeader, JobRecord, PretrainRecord, ProbeRecord, PublishedRecord, RecordError};
 use crate::scores::mean_std;
 use crate::verdict::{self, AuthorsValue, Observation, Sample, Training, Verdicts};
@@ -109,13 +109,14 @@ pub fn evidence(folders: &[impl AsRef<Path>]) -> Result<Evidence, SuiteError> {
         if own.is_empty() && authors.is_empty() {
             return Err(SuiteError::NoEvidence { folder: folder.display().to_string() });
         }
+        let encoders = record::encoders(&results);
         for probe in own {
             let header = &probe.job.header;
             alike.check(folder, header)?;
             evidence.suites.push(header.suite.clone());
-            evidence.observations.extend(observation(probe));
+            evidence.observations.extend(observation(probe, &encoders));
         }
-        evidence.trainings.extend(results.iter().filter_map(training));
+        evidence.trainings.extend(results.iter().filter_map(|result| training(result, &encoders)));
         evidence.suites.extend(authors.iter().map(|value| value.row.suite.clone()));
         evidence.authors.extend(authors);
     }
@@ -124,13 +125,14 @@ pub fn evidence(folders: &[impl AsRef<Path>]) -> Result<Evidence, SuiteError> {
     Ok(evidence)
 }
 
-fn observation(probe: &ProbeRecord) -> Option<Observation> {
+fn observation(probe: &ProbeRecord, encoders: &BTreeMap<JobId, String>) -> Option<Observation> {
     let header = &probe.job.header;
     let (protocol, method) = (header.protocol?, header.encoder.clone());
     let row = Row { suite: header.suite.clone(), protocol, method, pretrain_split: header.pretrain_split };
     let seed = header.recipe["seed"].as_u64()?;
     Some(Observation {
         row,
+        encoder: encoders[&header.job].clone(),
         split: header.split,
         seed,
         probe_seed: header.seed,
@@ -141,7 +143,7 @@ fn observation(probe: &ProbeRecord) -> Option<Observation> {
 }
 
 /// What a record of pre-training shows; `None` of other records and of an encoder that is not trained.
-fn training(record: &JobRecord) -> Option<Training> {
+fn training(record: &JobRecord, encoders: &BTreeMap<JobId, String>) -> Option<Training> {
     let JobRecord::Pretrain(PretrainRecord { job, epochs }) = record else { return None };
     let mean = |values: Vec<f64>| Some(mean_std(&values)).filter(|_| !values.is_empty()).map(|found| found.mean);
     let last = &epochs[epochs.len() - epochs.len().div_ceil(10)..];
@@ -150,6 +152,7 @@ fn training(record: &JobRecord) -> Option<Training> {
         suite: header.suite.clone(),
         method: header.encoder.clone(),
         pretrain_split: header.pretrain_split,
+        encoder: encoders[&header.job].clone(),
         split: header.split,
         seed: header.recipe["seed"].as_u64()?,
         smoke: header.smoke,

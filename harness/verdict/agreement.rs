@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::draws::Draws;
-use super::runs::{Observed, Runs};
+use super::runs::{Observed, Run, Runs, Values};
 use super::student::{Estimate, mean, of_mean};
 use super::{Observation, Training, VerdictError};
 use crate::paper::Metric;
@@ -47,7 +47,7 @@ impl fmt::Display for Quantity {
 
 /// Every quantity of a set of records, by split and pre-training seed.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Sample(BTreeMap<Quantity, BTreeMap<usize, BTreeMap<u64, f64>>>);
+pub struct Sample(BTreeMap<Quantity, Values>);
 
 impl Sample {
     /// Smoke runs are left out; several classifiers of one encoder count once, with their mean.
@@ -78,13 +78,13 @@ impl Sample {
     }
 
     fn add(&mut self, training: &Training, measure: Measure, value: f64) -> Result<(), VerdictError> {
-        let Training { suite, method, pretrain_split, split, seed, .. } = training.clone();
+        let Training { suite, method, pretrain_split, encoder, split, seed, .. } = training.clone();
         let quantity = Quantity { suite, method, pretrain_split, measure };
         let run = format!("{quantity}, split {split}, seed {seed}");
         if !value.is_finite() {
             return Err(VerdictError::Diverged { run, found: value });
         }
-        match self.0.entry(quantity).or_default().entry(split).or_default().insert(seed, value) {
+        match self.0.entry(quantity).or_default().entry(split).or_default().insert(seed, Run { encoder, value }) {
             Some(_) => Err(VerdictError::Doubled { run }),
             None => Ok(()),
         }
@@ -135,11 +135,6 @@ impl Sample {
         }
         gaps
     }
-
-    fn runs(&self, quantity: &Quantity) -> Option<Runs> {
-        let splits = self.0.get(quantity)?.iter().map(|(split, seeds)| (*split, seeds.values().copied().collect()));
-        Some(Runs::balanced(splits.collect()))
-    }
 }
 
 /// Whether a quantity differs.
@@ -159,6 +154,8 @@ pub struct Comparison {
     /// Means over the splits that both sets have; `None` where a set lacks it.
     pub left: Option<f64>,
     pub right: Option<f64>,
+    /// Runs of each that are independent: of splits that share an encoder the means count.
+    pub runs: Option<[usize; 2]>,
     /// Left minus right.
     pub difference: Option<f64>,
     /// The 90 % interval of the difference alone.
@@ -180,7 +177,7 @@ pub fn compare(left: &Sample, right: &Sample, rate: f64) -> Result<Vec<Compariso
     let quantities: BTreeSet<&Quantity> = left.0.keys().chain(right.0.keys()).collect();
     let all: Vec<(Comparison, Option<Estimate>)> = quantities
         .into_iter()
-        .map(|quantity| side_by_side(quantity, left.runs(quantity), right.runs(quantity)))
+        .map(|quantity| side_by_side(quantity, left.0.get(quantity), right.0.get(quantity)))
         .collect();
     let compared = all.iter().filter(|(_, estimate)| estimate.is_some()).count();
     let each = rate / compared.max(1) as f64;
@@ -188,42 +185,59 @@ pub fn compare(left: &Sample, right: &Sample, rate: f64) -> Result<Vec<Compariso
 }
 
 /// Both means, and the difference with its error where one can be had.
-fn side_by_side(quantity: &Quantity, left: Option<Runs>, right: Option<Runs>) -> (Comparison, Option<Estimate>) {
+fn side_by_side(quantity: &Quantity, left: Option<&Values>, right: Option<&Values>) -> (Comparison, Option<Estimate>) {
+    let whole = [left, right].map(|values| values.map(Runs::of));
     let mut comparison = Comparison {
         quantity: quantity.clone(),
-        left: left.as_ref().map(|runs| mean(&runs.means())),
-        right: right.as_ref().map(|runs| mean(&runs.means())),
+        left: whole[0].as_ref().map(|runs| mean(&runs.means())),
+        right: whole[1].as_ref().map(|runs| mean(&runs.means())),
+        runs: None,
         difference: None,
         interval90: None,
         p_value: None,
         agreement: Agreement::NotTestable,
         why: "only one set has this row".to_owned(),
     };
-    let (Some(left), Some(right)) = (left, right) else { return (comparison, None) };
-    let (a, b) = (left.only(|s| right.splits.contains_key(&s)), right.only(|s| left.splits.contains_key(&s)));
-    if a.splits.is_empty() {
+    let (Some(left), Some(right), [Some(whole_left), Some(whole_right)]) = (left, right, &whole) else {
+        return (comparison, None);
+    };
+    let [a, b] = Runs::shared([left, right]);
+    if a.count() == 0 {
         comparison.why = "the two sets share no split".to_owned();
         return (comparison, None);
     }
     let (one, other) = (mean(&a.means()), mean(&b.means()));
     (comparison.left, comparison.right, comparison.difference) = (Some(one), Some(other), Some(one - other));
-    let splits = a.splits.len() as f64;
-    let differences: Vec<f64> = a.means().iter().zip(b.means()).map(|(one, other)| one - other).collect();
-    let estimate = if a.seeds > 1 || b.seeds > 1 {
-        // Noise is taken from every split of a set, also from those that the other lacks.
-        let (within, beside) = (left.within(), right.within());
-        let freedom = within.1 + beside.1;
-        let each = 1.0 / a.seeds as f64 + 1.0 / b.seeds as f64;
-        comparison.why = format!("training noise from {freedom} degrees of freedom within splits");
-        Estimate { value: one - other, error: ((within.0 + beside.0) / freedom * each / splits).sqrt(), freedom }
-    } else if differences.len() > 1 {
-        comparison.why = format!("paired over {} splits", differences.len());
+    comparison.runs = Some([a.count(), b.count()]);
+    let estimate = if same_encoders(left, right) || a.seeds == 1 && b.seeds == 1 {
+        let differences: Vec<f64> = a.values().iter().zip(b.values()).map(|(one, other)| one - other).collect();
+        if differences.len() < 2 {
+            comparison.why = format!("one run of each ({}): there is no deviation to judge by", a.words());
+            return (comparison, None);
+        }
+        comparison.why = format!("paired over {}", a.words());
         of_mean(&differences)
     } else {
-        comparison.why = "one run of each: there is no deviation to judge by".to_owned();
-        return (comparison, None);
+        // Noise is also taken from the splits that the other set lacks, unless means of encoders over splits count, whose
+        // noise depends on the splits.
+        let noise = [(&a, whole_left), (&b, whole_right)].map(|(shared, whole)| {
+            let (shared, whole, merged) = (shared.within(), whole.within(), shared.merged + whole.merged);
+            if merged == 0 && whole.1 > shared.1 { whole } else { shared }
+        });
+        let [within, beside] = noise;
+        let freedom = within.1 + beside.1;
+        let each = (1.0 / a.seeds as f64 + 1.0 / b.seeds as f64) / a.splits.len() as f64;
+        comparison.why = format!("training noise from {freedom} degrees of freedom within splits");
+        Estimate { value: one - other, error: ((within.0 + beside.0) / freedom * each).sqrt(), freedom }
     };
     (comparison, Some(estimate))
+}
+
+/// Whether both have the same encoders on every split that both have: then their differences say nothing of training.
+fn same_encoders(left: &Values, right: &Values) -> bool {
+    left.iter()
+        .filter_map(|(split, runs)| Some((runs, right.get(split)?)))
+        .all(|(one, other)| one.values().map(|run| &run.encoder).eq(other.values().map(|run| &run.encoder)))
 }
 
 fn judged(mut comparison: Comparison, estimate: Option<Estimate>, rate: f64) -> Result<Comparison, VerdictError> {

@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use super::VerdictError;
-use super::student;
+use super::runs::groups;
+use super::{VerdictError, student};
 use crate::recipe::PretrainSplit;
 use crate::record::mechanism::{ClassChange, MechanismRecord, Representation};
 use crate::scores::groups_by_thirds;
@@ -13,7 +13,7 @@ use crate::scores::groups_by_thirds;
 /// A value of each split and what they say together.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OverSplits {
-    /// Each the mean over the split's seeds.
+    /// Each the mean over the split's seeds, and over the splits that share encoders.
     pub values: Vec<f64>,
     pub mean: f64,
     /// 95 %, Student's t over splits; none of a single split.
@@ -82,10 +82,11 @@ fn row(
 ) -> Result<Row, VerdictError> {
     let over_splits = |statistic: fn(&[ClassChange]) -> Option<f64>| {
         let mut by_split: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+        let groups = groups(runs.iter().map(|run| (run.job.encoder.split, run.state_sha256.as_str())));
         for run in runs {
             let change = run.changes.iter().find(|change| change.representation == representation);
             if let Some(value) = change.and_then(|change| statistic(&change.classes)) {
-                by_split.entry(run.job.encoder.split).or_default().push(value);
+                by_split.entry(groups[&run.job.encoder.split]).or_default().push(value);
             }
         }
         OverSplits::of(&by_split)

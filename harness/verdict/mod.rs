@@ -21,6 +21,7 @@ use serde::Serialize;
 pub use agreement::{Agreement, Alarms, Comparison, Judged, Measure, Quantity, Sample, alarms, compare, judge_by};
 pub use permutation::{Labellings, label_permutation, smallest_p};
 pub use power::{ClaimPower, Design, ordering_power, powers, value_power};
+pub use runs::groups;
 pub use tiers::{LAMBDA, Tier};
 
 use crate::paper::{Claims, Confidence, Metric, PaperError, Published, Row};
@@ -56,6 +57,8 @@ pub enum VerdictError {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Observation {
     pub row: Row,
+    /// Equal where the weights are: runs of one encoder are not independent.
+    pub encoder: String,
     /// From 1.
     pub split: usize,
     /// Of pre-training.
@@ -75,6 +78,8 @@ pub struct Training {
     pub suite: String,
     pub method: String,
     pub pretrain_split: Option<PretrainSplit>,
+    /// As of an [`Observation`].
+    pub encoder: String,
     /// From 1.
     pub split: usize,
     /// Of pre-training.

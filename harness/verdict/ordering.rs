@@ -9,7 +9,6 @@ use super::student::{Estimate, mean, of_mean};
 use super::value::not_run;
 use super::{ALPHA, Kind, Ours, Outcome, TheirSide, Verdict, VerdictError};
 use crate::paper::{Gain, OrderingClaim, Published};
-use crate::text::counted;
 
 /// Judges all claims; the verdicts stand in the order of the claims.
 pub(super) fn judge(
@@ -24,15 +23,18 @@ pub(super) fn judge(
     for at in order {
         let claim = &claims[at];
         let verdict = &mut verdicts[at];
-        let Some(pairs) = Pairs::of(claim, observed) else {
-            let rows = [&claim.left, &claim.right];
-            let absent = rows.into_iter().find(|row| observed.runs(row, claim.metric).is_none());
+        let rows = [&claim.left, &claim.right];
+        let values = rows.map(|row| observed.values(row, claim.metric));
+        let [left, right] = Runs::shared(values.each_ref());
+        if left.count() == 0 {
+            let absent = rows.into_iter().zip(&values).find(|(_, values)| values.is_empty());
             verdict.why = match absent {
-                Some(row) => not_run(observed, row),
+                Some((row, _)) => not_run(observed, row),
                 None => "The two rows share no split.".to_owned(),
             };
             continue;
-        };
+        }
+        let pairs = Pairs { left, right };
         let suite = claim.left.suite.as_str();
         let before = missed.iter().find(|(of, _)| *of == suite).map(|(_, id)| *id);
         test(claim, published, &pairs, before, verdict)?;
@@ -50,13 +52,6 @@ struct Pairs {
 }
 
 impl Pairs {
-    fn of(claim: &OrderingClaim, observed: &Observed) -> Option<Self> {
-        let (left, right) = (observed.runs(&claim.left, claim.metric)?, observed.runs(&claim.right, claim.metric)?);
-        let shared = left.only(|split| right.splits.contains_key(&split));
-        let right = right.only(|split| left.splits.contains_key(&split));
-        (!right.splits.is_empty()).then_some(Self { left: shared, right })
-    }
-
     fn differences(&self) -> Vec<f64> {
         self.left.means().iter().zip(self.right.means()).map(|(left, right)| left - right).collect()
     }
@@ -133,10 +128,10 @@ fn test(
     verdict.difference = Some(mean(&differences));
     verdict.ours = Some(Ours::of(differences));
     let smallest = smallest_p(splits, pairs.left.seeds, pairs.right.seeds);
-    let runs = format!("{} with {}", counted(splits, "split"), counted(seeds, "seed"));
+    let runs = if pairs.left.seeds <= pairs.right.seeds { pairs.left.words() } else { pairs.right.words() };
     let Some(estimate) = pairs.estimate() else {
         verdict.outcome = Outcome::NotTestable;
-        verdict.why = "One difference has no interval and no test; more splits or seeds are needed.".to_owned();
+        verdict.why = format!("One difference ({runs}) has no interval and no test; more splits or seeds are needed.");
         return Ok(());
     };
     verdict.interval90 = Some(estimate.interval(1.0 - 2.0 * ALPHA)?);

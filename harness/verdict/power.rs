@@ -1,8 +1,6 @@
 //! Power before a run, by simulation: how often a claim that is true would be found so. Runs are normal around the mean of
 //! their split; draws are addressed, so that the same question always gets the same answer.
 
-use std::collections::BTreeMap;
-
 use statrs::function::erf::erfc;
 
 use super::draws::Draws;
@@ -11,7 +9,7 @@ use super::runs::Runs;
 use super::student::quantile;
 use super::tiers::{LAMBDA, Theirs, Tier, difference};
 use super::{ALPHA, VerdictError};
-use crate::paper::{Claims, Gain, Published, ValueClaim};
+use crate::paper::{Claims, Gain, Published, Row, ValueClaim};
 
 /// Studies a figure: its standard error is at most 0.8 points of per cent.
 const STUDIES: usize = 4000;
@@ -36,6 +34,16 @@ pub struct Design {
     pub settings: usize,
     /// Whether the authors' values per split are at hand.
     pub authors: bool,
+}
+
+impl Design {
+    /// An encoder that is not trained is the same on every split: all splits count as one, without noise of other settings.
+    fn of_rows<const N: usize>(self, rows: [&Row; N]) -> Self {
+        match rows.iter().any(|row| row.pretrain_split.is_none()) {
+            true => Self { splits: self.splits.min(1), settings: 1, ..self },
+            false => self,
+        }
+    }
 }
 
 /// The power of one claim, and what it rests on.
@@ -64,6 +72,7 @@ pub fn powers(claims: &Claims, published: &Published, design: Design) -> Result<
     }
     for claim in &claims.orderings {
         let gain = claim.gain(published);
+        let design = design.of_rows([&claim.left, &claim.right]);
         let power = gain.map(|gain| ordering_power(gain, design)).transpose()?;
         let assumes = match gain {
             Some(Gain { gain, deviation }) => format!("a gain of {gain:.2}, deviation over splits {deviation:.2}"),
@@ -81,6 +90,7 @@ pub fn powers(claims: &Claims, published: &Published, design: Design) -> Result<
 pub fn value_power(claim: &ValueClaim, published: &Published, noise: f64, design: Design) -> Result<f64, VerdictError> {
     let published_splits = claim.published_splits.unwrap_or(design.splits);
     let same = published_splits == design.splits;
+    let design = design.of_rows([&claim.row]);
     let Design { splits, seeds, settings, authors } = design;
     match () {
         () if splits * seeds < 2 => Ok(0.0),
@@ -143,7 +153,7 @@ fn table_power(
             mean: table.mean,
             deviation: deviation.map(|_| table.std),
             splits: Some(published_splits),
-            values: BTreeMap::new(),
+            paired: None,
         };
         if let Some(found) = difference(&ours, &[], &theirs) {
             let [low, high] = found.estimate.interval(1.0 - 2.0 * ALPHA)?;

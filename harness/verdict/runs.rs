@@ -1,17 +1,25 @@
-//! Observations ordered into runs: per row and metric, the values of every split, one a pre-training seed.
+//! Observations ordered into runs: per row and metric, the values of every split, one a pre-training seed. Splits that share an
+//! encoder are no independent runs, and count as one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Observation, VerdictError};
 use crate::paper::{Metric, Row};
 use crate::scores::Scores;
+use crate::text::counted;
 
 /// Everything observed, smoke runs aside.
 pub(super) struct Observed {
-    /// By row, split and pre-training seed: the scores of each classifier.
-    rows: BTreeMap<Row, BTreeMap<usize, BTreeMap<u64, Vec<Scores>>>>,
+    /// By row, split and pre-training seed.
+    rows: BTreeMap<Row, BTreeMap<usize, BTreeMap<u64, Probed>>>,
     /// Rows of which smoke runs are recorded.
     smoke: BTreeSet<Row>,
+}
+
+/// An encoder, and the scores of each classifier on it.
+struct Probed {
+    encoder: String,
+    scores: Vec<Scores>,
 }
 
 impl Observed {
@@ -21,7 +29,7 @@ impl Observed {
         let mut observed = Self { rows: BTreeMap::new(), smoke: BTreeSet::new() };
         let mut known = BTreeSet::new();
         for observation in observations {
-            let Observation { row, split, seed, probe_seed, smoke, values, .. } = observation;
+            let Observation { row, encoder, split, seed, probe_seed, smoke, values, .. } = observation;
             let run = || format!("{row}, split {split}, seed {seed}, probe seed {probe_seed}");
             if let Some(metric) = Metric::ALL.into_iter().find(|metric| !metric.of(values).is_finite()) {
                 return Err(VerdictError::NotFinite { run: run(), metric, found: metric.of(values) });
@@ -34,7 +42,8 @@ impl Observed {
                 return Err(VerdictError::Doubled { run: run() });
             }
             let splits = observed.rows.entry(row.clone()).or_default();
-            splits.entry(*split).or_default().entry(*seed).or_default().push(*values);
+            let run = splits.entry(*split).or_default().entry(*seed);
+            run.or_insert_with(|| Probed { encoder: encoder.clone(), scores: Vec::new() }).scores.push(*values);
         }
         Ok(observed)
     }
@@ -49,35 +58,58 @@ impl Observed {
         self.smoke.contains(row)
     }
 
-    /// One metric of a row, by split and seed. Several classifiers of one encoder count once, with their mean.
-    pub fn values(&self, row: &Row, metric: Metric) -> BTreeMap<usize, BTreeMap<u64, f64>> {
-        let value = |scores: &Vec<Scores>| super::mean(&scores.iter().map(|s| metric.of(s)).collect::<Vec<_>>());
-        let of_split = |seeds: &BTreeMap<u64, Vec<Scores>>| seeds.iter().map(|(seed, s)| (*seed, value(s))).collect();
-        self.rows.get(row).into_iter().flatten().map(|(split, seeds)| (*split, of_split(seeds))).collect()
+    /// One metric of a row. Several classifiers of one encoder count once, with their mean.
+    pub fn values(&self, row: &Row, metric: Metric) -> Values {
+        let run = |Probed { encoder, scores }: &Probed| Run {
+            encoder: encoder.clone(),
+            value: super::mean(&scores.iter().map(|scores| metric.of(scores)).collect::<Vec<_>>()),
+        };
+        let splits = self.rows.get(row).into_iter().flatten();
+        splits.map(|(split, seeds)| (*split, seeds.iter().map(|(seed, seen)| (*seed, run(seen))).collect())).collect()
     }
 
-    /// The runs of a row in one metric; `None` where it has none.
-    pub fn runs(&self, row: &Row, metric: Metric) -> Option<Runs> {
-        let values = self.values(row, metric);
-        let per_split = values.into_iter().map(|(split, seeds)| (split, seeds.into_values().collect()));
-        self.rows.contains_key(row).then(|| Runs::balanced(per_split.collect()))
-    }
-
-    /// The runs of the other rows of the same suite and probe.
+    /// The runs of the other trained rows of the same suite and probe.
     pub fn others(&self, row: &Row, metric: Metric) -> Vec<Runs> {
-        let beside = |other: &&Row| *other != row && other.suite == row.suite && other.protocol == row.protocol;
-        self.rows.keys().filter(beside).filter_map(|other| self.runs(other, metric)).collect()
+        let alike = |other: &&Row| other.suite == row.suite && other.protocol == row.protocol;
+        let trained = |other: &&Row| *other != row && other.pretrain_split.is_some();
+        self.rows.keys().filter(alike).filter(trained).map(|other| Runs::of(&self.values(other, metric))).collect()
     }
 }
 
-/// The values of one row in one metric: as many seeds in every split.
+/// The value of one encoder.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Run {
+    /// Equal where the weights are.
+    pub encoder: String,
+    pub value: f64,
+}
+
+/// One row in one metric, by split and pre-training seed.
+pub(super) type Values = BTreeMap<usize, BTreeMap<u64, Run>>;
+
+/// The first split of each split's group. Splits are of one group where they share an encoder, given as pairs of split and encoder.
+pub fn groups<'a>(runs: impl Iterator<Item = (usize, &'a str)>) -> BTreeMap<usize, usize> {
+    let (mut groups, mut seen) = (BTreeMap::new(), BTreeMap::new());
+    for (split, encoder) in runs {
+        let own = *groups.entry(split).or_insert(split);
+        let other = groups[&*seen.entry(encoder).or_insert(split)];
+        let joined = |group: &&mut usize| [own, other].contains(&**group);
+        groups.values_mut().filter(joined).for_each(|group| *group = own.min(other));
+    }
+    groups
+}
+
+/// The values of one row in one metric that are independent of each other: as many seeds in every split.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Runs {
+    /// Of splits that share encoders the first, with the means over them.
     pub splits: BTreeMap<usize, Vec<f64>>,
     /// Seeds a split.
     pub seeds: usize,
     /// Runs that were left out because other splits have fewer seeds.
     pub left_out: usize,
+    /// Splits that count as one with another.
+    pub merged: usize,
 }
 
 impl Runs {
@@ -87,12 +119,49 @@ impl Runs {
         let all: usize = splits.values().map(Vec::len).sum();
         splits.values_mut().for_each(|values| values.truncate(seeds));
         let left_out = all - seeds * splits.len();
-        Self { splits, seeds, left_out }
+        Self { splits, seeds, left_out, merged: 0 }
     }
 
-    /// The runs of the splits that `keep` accepts.
-    pub fn only(&self, keep: impl Fn(usize) -> bool) -> Self {
-        Self::balanced(self.splits.iter().filter(|(split, _)| keep(**split)).map(|(s, v)| (*s, v.clone())).collect())
+    pub fn of(values: &Values) -> Self {
+        let [runs] = Self::shared([values]);
+        runs
+    }
+
+    /// The runs of each row on the splits that all of them have; splits that count as one in any count as one in all.
+    pub fn shared<const N: usize>(rows: [&Values; N]) -> [Self; N] {
+        let all = |split: &usize| rows.iter().all(|values| values.contains_key(split));
+        let seen = rows.iter().flat_map(|values| values.iter().filter(|(split, _)| all(split)));
+        let groups = groups(seen.flat_map(|(split, seeds)| seeds.values().map(|run| (*split, run.encoder.as_str()))));
+        rows.map(|values| {
+            let on = values.iter().filter(|(split, _)| all(split));
+            let on = on.map(|(split, seeds)| (*split, seeds.values().map(|run| run.value).collect()));
+            Self::balanced(on.collect()).merged(&groups)
+        })
+    }
+
+    fn merged(self, groups: &BTreeMap<usize, usize>) -> Self {
+        let mut lines: BTreeMap<usize, Vec<Vec<f64>>> = BTreeMap::new();
+        for (split, values) in &self.splits {
+            let lines = lines.entry(groups[split]).or_insert_with(|| vec![Vec::new(); self.seeds]);
+            lines.iter_mut().zip(values).for_each(|(line, value)| line.push(*value));
+        }
+        let merged = self.splits.len() - lines.len();
+        let mean = |lines: Vec<Vec<f64>>| lines.iter().map(|line| super::mean(line)).collect();
+        Self { splits: lines.into_iter().map(|(split, lines)| (split, mean(lines))).collect(), merged, ..self }
+    }
+
+    /// How many runs are independent of each other.
+    pub fn count(&self) -> usize {
+        self.splits.len() * self.seeds
+    }
+
+    /// `5 splits with 2 seeds`.
+    pub fn words(&self) -> String {
+        let (splits, seeds) = (self.splits.len(), counted(self.seeds, "seed"));
+        match self.merged {
+            0 => format!("{} with {seeds}", counted(splits, "split")),
+            more => format!("{} splits, counted as {splits} because they share encoders, with {seeds}", splits + more),
+        }
     }
 
     /// All values, by split and then seed.

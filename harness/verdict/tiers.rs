@@ -2,8 +2,6 @@
 //! that applies. Estimated is the mean over *these* published splits, over the luck of training; reference/VERDICTS.md
 //! has the formulas, their error rates and their limits.
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
 
 use super::runs::Runs;
@@ -33,8 +31,8 @@ pub(super) struct Theirs {
     pub deviation: Option<f64>,
     /// Splits of their mean; where unknown, those of ours.
     pub splits: Option<usize>,
-    /// The authors' values, by split.
-    pub values: BTreeMap<usize, f64>,
+    /// Our runs and the authors' on the splits of which the authors' values are at hand.
+    pub paired: Option<[Runs; 2]>,
 }
 
 /// A judged difference.
@@ -55,14 +53,14 @@ pub(super) struct Difference {
 /// The difference of `ours` from `theirs`; `others` are the other settings of the suite under the same probe. `None` with
 /// fewer than two runs.
 pub(super) fn difference(ours: &Runs, others: &[Runs], theirs: &Theirs) -> Option<Difference> {
-    if ours.splits.len() * ours.seeds < 2 {
+    if ours.count() < 2 {
         return None;
     }
-    let same_splits = theirs.splits.is_none_or(|n| n == ours.splits.len());
-    Some(match () {
-        () if theirs.values.keys().filter(|split| ours.splits.contains_key(split)).count() > 1 => tier_a(ours, theirs),
-        () if same_splits && ours.seeds > 1 => tier_b(ours, others, theirs),
-        () => match same_splits.then(|| tier_c(ours, others, theirs)).flatten() {
+    let same_splits = theirs.splits.is_none_or(|n| n == ours.splits.len() + ours.merged);
+    Some(match &theirs.paired {
+        Some([shared, authors]) if shared.splits.len() > 1 => tier_a(shared, authors),
+        _ if same_splits && ours.seeds > 1 => tier_b(ours, others, theirs),
+        _ => match same_splits.then(|| tier_c(ours, others, theirs)).flatten() {
             Some(difference) => difference,
             None => tier_d(ours, theirs),
         },
@@ -70,18 +68,17 @@ pub(super) fn difference(ours: &Runs, others: &[Runs], theirs: &Theirs) -> Optio
 }
 
 /// Paired differences over the n shared splits: `SE^2 = s_d^2 / n`, n - 1 degrees of freedom.
-fn tier_a(ours: &Runs, theirs: &Theirs) -> Difference {
-    let shared = ours.only(|split| theirs.values.contains_key(&split));
-    let values: Vec<f64> = shared.splits.keys().map(|split| theirs.values[split]).collect();
-    let differences: Vec<f64> = shared.means().iter().zip(&values).map(|(ours, theirs)| ours - theirs).collect();
+fn tier_a(ours: &Runs, theirs: &Runs) -> Difference {
+    let [means, values] = [ours, theirs].map(Runs::means);
+    let differences: Vec<f64> = means.iter().zip(&values).map(|(ours, theirs)| ours - theirs).collect();
     let estimate = of_mean(&differences);
     let deviation = estimate.error * (values.len() as f64).sqrt();
     Difference {
         tier: Tier::A,
-        ours: mean(&shared.means()),
+        ours: mean(&means),
         theirs: mean(&values),
         estimate,
-        noise: deviation / (1.0 + 1.0 / shared.seeds as f64).sqrt(),
+        noise: deviation / (1.0 + 1.0 / ours.seeds as f64).sqrt(),
         settings: 1,
         one_for_many: false,
     }

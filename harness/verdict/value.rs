@@ -1,7 +1,7 @@
 //! A value claim judged: the 90 % interval of ours minus theirs against the margin (two one-sided tests at 0.05).
 
 use super::power::{Settles, settles_value};
-use super::runs::{Observed, Runs};
+use super::runs::{Observed, Run, Runs, Values};
 use super::tiers::{Difference, Theirs, Tier, difference};
 use super::{ALPHA, AuthorsValue, Kind, Ours, Outcome, TheirSide, Verdict, VerdictError};
 use crate::paper::{Confidence, PaperError, Published, PublishedRow, ValueClaim};
@@ -18,21 +18,26 @@ pub(super) fn judge(
         id: claim.id.clone(),
         number: format!("{} {}", claim.row, claim.metric),
     })?;
+    let values = observed.values(&claim.row, claim.metric);
+    let runs = Runs::of(&values);
+    let mut verdict = blank(claim, number);
+    if runs.count() == 0 {
+        verdict.why = not_run(observed, &claim.row);
+        return Ok(verdict);
+    }
+    verdict.ours = Some(Ours::of(runs.values()));
+    let mut others = observed.others(&claim.row, claim.metric);
+    // Means of encoders over splits have another noise than runs.
+    others.retain(|other| (other.merged > 0) == (runs.merged > 0));
     let theirs = Theirs {
         mean: number.mean,
         deviation: number.deviation,
         splits: claim.published_splits,
-        values: authors.iter().filter(|a| a.row == claim.row).map(|a| (a.split, claim.metric.of(&a.values))).collect(),
+        paired: Some(Runs::shared([&values, &of_authors(claim, authors)])),
     };
-    let runs = observed.runs(&claim.row, claim.metric);
-    let mut verdict = blank(claim, number, runs.as_ref());
-    let Some(runs) = runs else {
-        verdict.why = not_run(observed, &claim.row);
-        return Ok(verdict);
-    };
-    let Some(found) = difference(&runs, &observed.others(&claim.row, claim.metric), &theirs) else {
+    let Some(found) = difference(&runs, &others, &theirs) else {
         verdict.outcome = Outcome::NotTestable;
-        verdict.why = "One run has no interval; two or more are needed.".to_owned();
+        verdict.why = format!("One run ({}) has no interval; two or more are needed.", runs.words());
         return Ok(verdict);
     };
     let [low, high] = found.estimate.interval(1.0 - 2.0 * ALPHA)?;
@@ -41,9 +46,8 @@ pub(super) fn judge(
     verdict.p_value = found.estimate.two_sided()?;
     verdict.difference = Some(found.estimate.value);
     verdict.tier = Some(found.tier);
-    if found.tier == Tier::A {
-        let shared = runs.only(|split| theirs.values.contains_key(&split));
-        let values: Vec<f64> = shared.splits.keys().map(|split| theirs.values[split]).collect();
+    if let (Tier::A, Some([shared, authors])) = (found.tier, &theirs.paired) {
+        let values = authors.means();
         let deviation = Some(crate::scores::mean_std(&values).std);
         verdict.ours = Some(Ours::of(shared.values()));
         verdict.theirs =
@@ -54,7 +58,17 @@ pub(super) fn judge(
     Ok(verdict)
 }
 
-fn blank(claim: &ValueClaim, number: &PublishedRow, runs: Option<&Runs>) -> Verdict {
+/// The authors' values of the claim's row: each split is another encoder.
+fn of_authors(claim: &ValueClaim, authors: &[AuthorsValue]) -> Values {
+    let own = authors.iter().filter(|author| author.row == claim.row);
+    let run = |author: &AuthorsValue| Run {
+        encoder: format!("the authors', split {}", author.split),
+        value: claim.metric.of(&author.values),
+    };
+    own.map(|author| (author.split, [(0, run(author))].into())).collect()
+}
+
+fn blank(claim: &ValueClaim, number: &PublishedRow) -> Verdict {
     let PublishedRow { mean, deviation, confidence, .. } = *number;
     Verdict {
         id: claim.id.clone(),
@@ -64,7 +78,7 @@ fn blank(claim: &ValueClaim, number: &PublishedRow, runs: Option<&Runs>) -> Verd
         metric: claim.metric,
         primary: claim.primary,
         better_allowed: claim.better_allowed,
-        ours: runs.map(|runs| Ours::of(runs.values())),
+        ours: None,
         theirs: Some(TheirSide { mean, deviation, confidence, values: None }),
         difference: None,
         interval90: None,
@@ -140,14 +154,13 @@ fn outcome(
 
 /// The tier and the runs behind it.
 fn basis(runs: &Runs, found: &Difference) -> String {
-    let (splits, seeds) = (counted(runs.splits.len(), "split"), counted(runs.seeds, "seed"));
     let Difference { noise, settings, .. } = found;
-    let pooled = counted(*settings, "setting");
+    let (runs_words, pooled) = (runs.words(), counted(*settings, "setting"));
     let how = match found.tier {
-        Tier::A => format!("tier A: paired with the authors' values, {splits} with {seeds}"),
-        Tier::B => format!("tier B: {splits} with {seeds}, training noise {noise:.2} from {pooled}"),
-        Tier::C => format!("tier C: {splits} with {seeds}, residual {noise:.2} of {pooled}"),
-        Tier::D => format!("tier D: Welch on two tables, {splits} with {seeds}"),
+        Tier::A => format!("tier A: paired with the authors' values, {runs_words}"),
+        Tier::B => format!("tier B: {runs_words}, training noise {noise:.2} from {pooled}"),
+        Tier::C => format!("tier C: {runs_words}, residual {noise:.2} of {pooled}"),
+        Tier::D => format!("tier D: Welch on two tables, {runs_words}"),
     };
     match runs.left_out {
         0 => how,
@@ -157,8 +170,12 @@ fn basis(runs: &Runs, found: &Difference) -> String {
 
 /// What would settle an inconclusive claim.
 fn settle(claim: &ValueClaim, runs: &Runs, found: &Difference) -> Result<String, VerdictError> {
-    let splits = claim.published_splits.unwrap_or(runs.splits.len());
-    let all = if splits == runs.splits.len() { String::new() } else { format!(" on all {splits} published splits") };
+    let (splits, all) = match claim.published_splits {
+        Some(splits) if splits != runs.splits.len() + runs.merged => {
+            (splits, format!(" on all {splits} published splits"))
+        }
+        _ => (runs.splits.len(), String::new()),
+    };
     let noise = found.noise;
     Ok(match settles_value(found.tier, claim.margin, noise, splits, found.settings)? {
         Settles::Seeds(seeds) if seeds <= runs.seeds && all.is_empty() => {
