@@ -228,6 +228,7 @@ fn seeds_are_counted_as_seeds() {
     for result in &mut second {
         let (job, _) = parts(result);
         job.header.job.encoder.seed = 2;
+        job.state_sha256 += " of seed 2";
     }
     record.results.extend(second);
     record.invocation.seeds = 2;
@@ -235,8 +236,8 @@ fn seeds_are_counted_as_seeds() {
     for part in [
         "on splits 1, 2, up to 2 seeds each",
         "mean ± population standard deviation over splits and seeds",
-        "| method | pre-trained on | splits | seeds | All |",
-        "| SDCLR | D_i | 2 | 2 |",
+        "| method | pre-trained on | splits | seeds | encoders | All |",
+        "| SDCLR | D_i | 2 | 2 | 4 |",
         "| method | pre-trained on | probe | split | seed | All |",
         "| SDCLR | D_i | few-shot | 2 | 2 |",
         "All is higher in 4 of 4 runs",

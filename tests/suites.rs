@@ -429,10 +429,12 @@ fn encoders_from_elsewhere_stand_beside_the_suites_own() {
     let [out, elsewhere] = ["out", "elsewhere"].map(|name| folder.path().join(name));
     succeed(repro("digits-lt", &out, &["--splits", "1", "--methods", "simclr-D_i"]));
     let bytes = std::fs::read(out.join("simclr-D_i-split1/encoder.safetensors")).unwrap();
-    sdclr::fs::write(&elsewhere.join("mine-D_i-split1.safetensors"), &bytes).unwrap();
+    for split in [1, 2] {
+        sdclr::fs::write(&elsewhere.join(format!("mine-D_i-split{split}.safetensors")), &bytes).unwrap();
+    }
     let from = elsewhere.to_str().unwrap();
-    let printed = succeed(repro("digits-lt", &out, &["--splits", "1-2", "--encoders", from, "--name", "mine"]));
-    for part in ["missing: mine-D_b-split1", "missing: mine-D_i-split2", "SimCLR", "mine"] {
+    let printed = succeed(repro("digits-lt", &out, &["--splits", "1-3", "--encoders", from, "--name", "mine"]));
+    for part in ["missing: mine-D_b-split1", "missing: mine-D_i-split3", "SimCLR", "mine"] {
         assert!(printed.contains(part), "{part} is not in\n{printed}");
     }
     let found = records(&out);
@@ -443,8 +445,10 @@ fn encoders_from_elsewhere_stand_beside_the_suites_own() {
         assert_eq!((&mine["encoder"], &mine["method"]), (&"mine".into(), &"mine".into()));
     }
     let report = std::fs::read_to_string(out.join("report.md")).unwrap();
-    let command = format!("--encoders {from} --name mine --splits 1-2");
+    let command = format!("--encoders {from} --name mine --splits 1-3");
     assert!(report.contains("mine on D_i − SimCLR on D_i") && report.contains(&command), "{report}");
+    // One file under two splits is one encoder.
+    assert!(report.contains("mine on D_i, few-shot: 2 results are of 1 encoder;"), "{report}");
 
     // As JSON, read back from the records alone; and names that cannot be.
     let output = repro("digits-lt", &out, &["--splits", "1", "--encoders", from, "--name", "mine", "--json"]).output();

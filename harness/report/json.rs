@@ -72,6 +72,8 @@ struct SettingRow<'a> {
     method: &'a str,
     pretrain_split: Option<PretrainSplit>,
     protocol: Protocol,
+    /// How many different ones there are.
+    encoders: usize,
     scores: FiveScores<MeanStd>,
     gain_over_random: Option<MeanStd>,
     splits: Vec<SplitRow<'a>>,
@@ -139,6 +141,7 @@ fn setting_row<'a>(summary: &Summary, cell: &'a Cell) -> SettingRow<'a> {
         method: &cell.setting.method,
         pretrain_split: cell.setting.pretrain_split,
         protocol: cell.setting.protocol,
+        encoders: cell.encoders(),
         scores: cell.scores().map(|(_, score)| score).into(),
         gain_over_random: cell.gain(),
         splits: splits.collect(),

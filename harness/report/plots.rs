@@ -170,14 +170,15 @@ fn class_points(run: &ProbeRecord) -> Vec<(f64, f64)> {
     counts.zip(run.outcome.per_class.iter().copied()).collect()
 }
 
-/// By class count, ascending: per split the accuracies of the classes of that count in all runs.
+/// By class count, ascending: per split (of those that share encoders, the first) the accuracies of the classes of that count in
+/// all runs.
 type Counts = BTreeMap<u64, BTreeMap<usize, Vec<f64>>>;
 
 fn by_count(cell: &Cell) -> Counts {
-    let mut counts = Counts::new();
+    let (mut counts, groups) = (Counts::new(), cell.groups());
     for ((split, ..), run) in &cell.runs {
         for (count, accuracy) in class_points(run) {
-            counts.entry(count as u64).or_default().entry(*split).or_default().push(accuracy);
+            counts.entry(count as u64).or_default().entry(groups[split]).or_default().push(accuracy);
         }
     }
     counts

@@ -7,10 +7,10 @@ use super::{Findings, Format};
 use crate::paper::Row;
 use crate::pretrain::{MethodInfo, method_info};
 use crate::recipe::{JobId, Part, PretrainSplit, Protocol, name_of};
-use crate::record::{Job, JobHeader, Outcome, PretrainRecord, ProbeRecord, PublishedRecord, SuiteRecord};
+use crate::record::{self, Job, JobHeader, Outcome, PretrainRecord, ProbeRecord, PublishedRecord, SuiteRecord};
 use crate::scores::{MeanStd, mean_std};
 use crate::text::{counted, printable};
-use crate::verdict::Verdicts;
+use crate::verdict::{Verdicts, groups};
 
 /// What was run, the split aside. Ordered as tables list it: by probe, then method, the untrained encoder first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -117,6 +117,8 @@ pub(super) fn run_key(header: &JobHeader) -> RunKey {
 pub(super) struct Cell<'a> {
     pub setting: Setting,
     pub runs: BTreeMap<RunKey, &'a ProbeRecord>,
+    /// The encoder of each run, as [`record::encoders`] tells them apart.
+    encoders: BTreeMap<RunKey, String>,
     /// Per run: All minus that of the random encoder's probe; empty for the random encoder.
     gains: Vec<f64>,
 }
@@ -131,9 +133,20 @@ impl Cell<'_> {
         std::array::from_fn(|score| (SCORES[score], column(score)))
     }
 
-    /// How many different networks were tested: the full-shot probe of an untrained encoder is the same on every split.
-    pub(super) fn networks(&self) -> usize {
-        self.runs.values().map(|run| &run.job.state_sha256).collect::<BTreeSet<_>>().len()
+    /// How many different encoders were probed: one that is not trained is the same on every split.
+    pub(super) fn encoders(&self) -> usize {
+        self.encoders.values().collect::<BTreeSet<_>>().len()
+    }
+
+    /// Whether an encoder stands under several splits or seeds.
+    pub(super) fn repeats_encoders(&self) -> bool {
+        let runs: BTreeSet<_> = self.runs.keys().map(|(split, seed, _)| (split, seed)).collect();
+        self.encoders() < runs.len()
+    }
+
+    /// The first of the splits that share encoders with each split.
+    pub(super) fn groups(&self) -> BTreeMap<usize, usize> {
+        groups(self.encoders.iter().map(|((split, ..), encoder)| (*split, encoder.as_str())))
     }
 
     /// How many splits, pre-training seeds of a split and classifiers of an encoder there are, at most.
@@ -198,7 +211,12 @@ impl<'a> Summary<'a> {
             .sort_by_key(|record| (Setting::of(&record.job.header, Protocol::Full), run_key(&record.job.header)));
         let comparisons = compare(&runs);
         let gains: Vec<Vec<f64>> = runs.keys().map(|setting| gains(&runs, setting)).collect();
-        let cells = runs.into_iter().zip(gains).map(|((setting, runs), gains)| Cell { setting, runs, gains }).collect();
+        let known = record::encoders(&suite.results);
+        let cell = |((setting, runs), gains): ((Setting, BTreeMap<RunKey, &'a ProbeRecord>), Vec<f64>)| {
+            let encoders = runs.iter().map(|(key, run)| (*key, known[&run.job.header.job].clone())).collect();
+            Cell { setting, runs, encoders, gains }
+        };
+        let cells = runs.into_iter().zip(gains).map(cell).collect();
         Self { suite, verdicts, authors, places, formats, cells, comparisons, pretrainings }
     }
 
@@ -248,20 +266,25 @@ impl<'a> Summary<'a> {
         all.map(|n| n.to_string()).collect()
     }
 
-    /// The columns that count the runs of a row: splits, and seeds a split and classifiers an encoder where any has several.
+    /// The columns that count the runs of a row: splits, and seeds a split and classifiers an encoder where any has several;
+    /// encoders where some row has one several times.
     pub(super) fn count_columns(&self) -> Vec<&'static str> {
         let [_, seeds, probes] = self.design();
-        let seeds = (seeds > 1).then_some("seeds");
-        std::iter::once("splits").chain(seeds).chain((probes > 1).then_some("classifiers")).collect()
+        let shown = [true, seeds > 1, probes > 1, self.cells.iter().any(Cell::repeats_encoders)];
+        let columns = shown.into_iter().zip(["splits", "seeds", "classifiers", "encoders"]);
+        columns.filter_map(|(shown, column)| shown.then_some(column)).collect()
     }
 
     /// The cells of a setting under [`Summary::count_columns`].
     pub(super) fn count_cells(&self, cell: &Cell) -> Vec<String> {
-        let [_, seeds, probes] = self.design();
-        let [splits, own_seeds, own_probes] = cell.design();
-        let seeds = (seeds > 1).then_some(own_seeds);
-        let all = std::iter::once(splits).chain(seeds).chain((probes > 1).then_some(own_probes));
-        all.map(|n| n.to_string()).collect()
+        let [splits, seeds, classifiers] = cell.design();
+        let count = |column: &str| match column {
+            "splits" => splits,
+            "seeds" => seeds,
+            "classifiers" => classifiers,
+            _ => cell.encoders(),
+        };
+        self.count_columns().into_iter().map(|column| count(column).to_string()).collect()
     }
 
     /// `3 splits with 2 seeds`, as far as the runs go.

@@ -8,6 +8,7 @@ use crate::report::summary::{Cell, SCORES, Summary, probe_label};
 use crate::report::table::{Table, plus_minus, signed_plus_minus};
 use crate::report::text::{Text, marked};
 use crate::report::{ReportError, run};
+use crate::text::counted;
 
 pub(super) fn section(summary: &Summary) -> Result<Section, ReportError> {
     let mut blocks = Vec::new();
@@ -96,11 +97,13 @@ fn notes(summary: &Summary, published: &Published) -> Vec<Text> {
         notes.push(format!("Guessing scores {:.2} ({classes} classes).", 100.0 / classes as f64).into());
     }
     for cell in &summary.cells {
-        let (runs, networks) = (cell.runs.len(), cell.networks());
-        if networks < runs {
-            let [_, _, probe] = cell.setting.words();
-            let name = cell.setting.legend();
-            notes.push(format!("{name}, {probe}: the {runs} results are of {networks} different networks.").into());
+        if cell.repeats_encoders() {
+            let (results, encoders) = (counted(cell.runs.len(), "result"), counted(cell.encoders(), "encoder"));
+            let (name, [_, _, probe]) = (cell.setting.legend(), cell.setting.words());
+            notes.push(
+                format!("{name}, {probe}: {results} are of {encoders}; results of one encoder are not independent.")
+                    .into(),
+            );
         }
     }
     if is_quoted(summary, published) {
