@@ -20,7 +20,15 @@ pub struct FolderLock {
     /// Removed before flock is given back: the next process of this machine would take it for a dead one's. None where no
     /// file can be created, and hence no result written either.
     marker: Option<Marker>,
-    _file: File,
+    file: File,
+}
+
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        drop(self.marker.take());
+        // At once, also where a program that is being started still has a copy of the descriptor. Closing it frees it at the latest.
+        let _ = self.file.unlock();
+    }
 }
 
 impl FolderLock {
@@ -74,7 +82,7 @@ impl FolderLock {
             Err(failure) if flocked && failure.prevents_creation() => None,
             Err(failure) => return Err(failure),
         };
-        Ok(Some(Self { marker, _file: file }))
+        Ok(Some(Self { marker, file }))
     }
 }
 
@@ -118,6 +126,15 @@ fn warn_once(path: &Path, reason: &std::io::Error) {
 mod tests {
     use super::*;
     use crate::fs::list_folder;
+
+    #[test]
+    fn a_copy_of_the_descriptor_holds_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = FolderLock::take(folder.path()).unwrap().unwrap();
+        let _copy = lock.file.try_clone().unwrap();
+        drop(lock);
+        assert!(FolderLock::take(folder.path()).unwrap().is_some());
+    }
 
     #[test]
     fn a_lock_leaves_no_marker_and_names_its_holder() {
