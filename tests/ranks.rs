@@ -582,6 +582,39 @@ fn another_recipe_on_one_rank_is_an_error_on_both() {
 }
 
 #[test]
+fn another_recipe_on_one_rank_of_a_suite_is_an_error_on_both() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let start = |rank: usize| {
+        let other =
+            repro("simclr-D_i,sdclr-D_i", folder.path()).join(" ").replace("0.001", &format!("0.00{}", rank + 1));
+        let mut command = Command::new(golden::program());
+        command.args(other.split(' ').chain(["--device", "cpu"])).stdout(Stdio::piped()).stderr(Stdio::piped());
+        as_rank(&mut command, rank, 2, port).spawn().unwrap()
+    };
+    for (rank, output) in outputs((0..2).map(start).collect()).iter().enumerate() {
+        assert_eq!(output.status.code(), Some(1), "rank {rank}: {}", said(output));
+        assert!(said(output).contains("differ in recipe, data or limits"), "rank {rank}: {}", said(output));
+    }
+}
+
+/// Every rank stops at the same step; rank 0 knows it by what the ranks agree on alone, and begins nothing else.
+#[test]
+fn a_signal_to_one_rank_that_trains_ends_a_suite() {
+    let folder = tempfile::tempdir().unwrap();
+    let long =
+        repro("simclr-D_i,sdclr-D_i", folder.path()).join(" ").replace("--limit-epochs 1", "--limit-epochs 5000");
+    let ranks = start(2, &long.split(' ').chain(["--device", "cpu"]).collect::<Vec<_>>());
+    wait_until(|| folder.path().join("simclr-D_i-split1/run.jsonl").exists());
+    send(&ranks[1], libc::SIGTERM);
+    for (rank, output) in outputs(ranks).iter().enumerate() {
+        assert_eq!(output.status.code(), Some(75), "rank {rank}: {}", said(output));
+        assert!(!said(output).contains("failed"), "rank {rank}: {}", said(output));
+    }
+    assert!(!folder.path().join("sdclr-D_i-split1").exists());
+}
+
+#[test]
 fn two_processes_of_one_rank_are_an_error_on_both() {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();

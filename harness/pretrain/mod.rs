@@ -118,6 +118,11 @@ impl PretrainError {
         matches!(self, Self::TimeUp { .. } | Self::Stopped { .. })
     }
 
+    /// Whether no other job may begin.
+    pub fn ends_all(&self) -> bool {
+        self.is_apart() || matches!(self, Self::Stopped { .. })
+    }
+
     /// Whether the ranks that train together no longer agree on what comes next: their processes have to end.
     pub fn is_apart(&self) -> bool {
         matches!(self, Self::Group(error) if !error.is_shared())

@@ -56,8 +56,8 @@ struct State<T> {
     outcomes: BTreeMap<usize, Result<T, SuiteError>>,
     /// Already reported as in use.
     told: BTreeSet<usize>,
-    /// The ranks that train together have lost each other.
-    apart: bool,
+    /// Nobody begins another job: the ranks that train together have lost each other, or one of them was asked to stop.
+    ended: bool,
 }
 
 enum Next {
@@ -125,7 +125,7 @@ pub(super) fn run<T: Send>(
         clock,
         outcomes: BTreeMap::new(),
         told: BTreeSet::new(),
-        apart: false,
+        ended: false,
     };
     let shared = (Mutex::new(state), Condvar::new());
     std::thread::scope(|scope| {
@@ -164,7 +164,7 @@ fn worker<T>(
     context.deadline = work.deadline;
     loop {
         let mut held = lock(state);
-        let stopped = held.apart || work.scale.stop.requested().is_some();
+        let stopped = held.ended || work.scale.stop.requested().is_some();
         let place = match held.next(&work.tasks, stopped) {
             Next::Job(place) => place,
             Next::Finished => return Ok(()),
@@ -176,7 +176,7 @@ fn worker<T>(
         drop(held);
         let Task { id, run, .. } = &work.tasks[place];
         // Another process's job is neither begun nor counted.
-        let holder = held_by_another(&work.folder.join(id.to_string()))?;
+        let holder = held_by_another(&work.folder.join(id.to_string()));
         if let Some(holder) = holder {
             let mut held = lock(state);
             if held.told.insert(place) {
@@ -202,7 +202,7 @@ fn worker<T>(
             }
             outcome => {
                 held.clock.stopped |= matches!(&outcome, Err(error) if error.is_for_later());
-                held.apart |= matches!(&outcome, Err(SuiteError::Pretrain(error)) if error.is_apart());
+                held.ended |= matches!(&outcome, Err(SuiteError::Pretrain(error)) if error.ends_all());
                 held.outcomes.insert(place, outcome);
             }
         }
@@ -212,12 +212,10 @@ fn worker<T>(
 }
 
 /// Who else works in the job's `folder`, if anybody does.
-fn held_by_another(folder: &Path) -> Result<Option<String>, SuiteError> {
-    // A folder that cannot be made is the job's own failure.
-    if !fs::is_folder(folder).unwrap_or(false) || FolderLock::take(folder)?.is_some() {
-        return Ok(None);
-    }
-    Ok(Some(FolderLock::holder(folder)))
+fn held_by_another(folder: &Path) -> Option<String> {
+    // A folder that cannot be made or locked is the job's own failure.
+    let held = fs::is_folder(folder).unwrap_or(false) && matches!(FolderLock::take(folder), Ok(None));
+    held.then(|| FolderLock::holder(folder))
 }
 
 fn is_in_use(error: &SuiteError) -> bool {
