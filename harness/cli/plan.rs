@@ -34,7 +34,7 @@ pub(super) struct PlanArgs {
 
 impl PlanArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let data = self.jobs_of.data().map(std::path::absolute).transpose()?;
+        let (data, file) = (self.jobs_of.data().cloned(), PathBuf::from(&self.jobs_of.suite));
         let Asked { suite, scale, plan, out, .. } = self.jobs_of.asked(Stop::default())?;
         let folder = std::path::absolute(out)?;
         let command = command(&folder)?;
@@ -42,9 +42,28 @@ impl PlanArgs {
         if self.format != Engine::Json && list.jobs.iter().all(|job| job.state == JobState::Done) {
             anyhow::bail!("every job is done in {}; there is nothing to run", folder.display());
         }
-        out!("{}", list.write(self.format, &Place { folder, data })?)?;
+        let file = file.is_file().then_some(file);
+        let own = suite.own_data.iter().flat_map(|own| [&own.train, &own.test, &own.lists]).cloned();
+        let inputs = folders(data.into_iter().chain(file).chain(own))?;
+        out!("{}", list.write(self.format, &Place { folder, inputs })?)?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The folders that `paths` are or lie in, absolute, without those that lie in another.
+fn folders(paths: impl Iterator<Item = PathBuf>) -> std::io::Result<Vec<PathBuf>> {
+    let mut folders: Vec<PathBuf> = Vec::new();
+    for path in paths {
+        let mut path = std::path::absolute(path)?;
+        if path.is_file() {
+            path.pop();
+        }
+        if !folders.iter().any(|other| path.starts_with(other)) {
+            folders.retain(|other| !other.starts_with(&path));
+            folders.push(path);
+        }
+    }
+    Ok(folders)
 }
 
 /// The command that runs the whole suite in `folder` as this one was asked to: `repro` with the options that were typed here, or
@@ -90,4 +109,19 @@ fn typed(argument: &Arg, matches: &ArgMatches) -> anyhow::Result<Vec<OsString>> 
         words.push(word);
     }
     Ok(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_within_another_is_not_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        crate::fs::create_folder(&at("images/train")).unwrap();
+        crate::fs::write(&at("images/own.toml"), b"").unwrap();
+        let paths = ["images/train", "images/own.toml", "lists", "images/test", "lists"].map(at);
+        assert_eq!(folders(paths.into_iter()).unwrap(), ["images", "lists"].map(at));
+    }
 }

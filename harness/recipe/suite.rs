@@ -128,7 +128,7 @@ pub struct Suite {
     pub name: String,
     pub title: String,
     pub dataset: DatasetName,
-    own_data: Option<OwnData>,
+    pub own_data: Option<OwnData>,
     pub splits: Vec<usize>,
     /// Pre-training seeds an encoder where the command does not say; no part of a recipe.
     pub seeds: u16,

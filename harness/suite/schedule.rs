@@ -75,8 +75,8 @@ pub struct JobList {
 pub struct Place {
     /// The folder of the runs.
     pub folder: PathBuf,
-    /// The folder of the data, if the command names one.
-    pub data: Option<PathBuf>,
+    /// The folders that the command names to read from: data, and the suite's file.
+    pub inputs: Vec<PathBuf>,
 }
 
 /// The jobs of `plan` in `folder`; `command` is that of the whole suite, program first. Nothing is written or trained, and no

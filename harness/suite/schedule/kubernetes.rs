@@ -11,10 +11,11 @@ pub(super) fn job(list: &JobList, place: &Place) -> Result<String, serde_json::E
     let text = |text: &str| serde_json::to_string(text);
     let script = format!("case $JOB_COMPLETION_INDEX in\n{}esac\n", branches(&tasks));
     let (mut mounts, mut volumes) = (String::new(), String::new());
-    let claims = [("runs", Some(&place.folder)), ("data", place.data.as_ref())];
-    for (claim, path) in claims.iter().filter_map(|(claim, path)| Some((claim, (*path)?))) {
+    let number = |place: usize| if place == 0 { "data".to_owned() } else { format!("data-{}", place + 1) };
+    let inputs = place.inputs.iter().enumerate().map(|(place, path)| (number(place), path));
+    for (claim, path) in std::iter::once(("runs".to_owned(), &place.folder)).chain(inputs) {
         let path = text(&path.display().to_string())?;
-        mounts += &format!("            - {{name: {claim}, mountPath: {path}, readOnly: {}}}\n", *claim == "data");
+        mounts += &format!("            - {{name: {claim}, mountPath: {path}, readOnly: {}}}\n", claim != "runs");
         volumes += &format!("        - {{name: {claim}, persistentVolumeClaim: {{claimName: sdclr-{claim}}}}}\n");
     }
     Ok(JOB

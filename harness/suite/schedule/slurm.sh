@@ -24,7 +24,8 @@ while [ "$again" = 1 ]; do
   wait $!
   code=$?
 done
-if [ "$code" = 75 ]; then
+# 143: it was told to end before it could answer.
+if [ "$code" = 75 ] || [ "$code" = 143 ]; then
   scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
 fi
 exit "$code"
