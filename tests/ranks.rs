@@ -536,7 +536,7 @@ int posix_memalign(void **out, size_t alignment, size_t size) {
 fn a_rank_without_memory_ends_a_suite() {
     let folder = tempfile::tempdir().unwrap();
     let [source, library] = ["memory.c", "memory.so"].map(|name| folder.path().join(name));
-    std::fs::write(&source, NO_MEMORY).unwrap();
+    sdclr::fs::write(&source, NO_MEMORY.as_bytes()).unwrap();
     assert!(Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status().unwrap().success());
     for failing in [1, 0] {
         let [out, full] = ["out", "full"].map(|name| folder.path().join(format!("{name}{failing}")));
@@ -552,7 +552,7 @@ fn a_rank_without_memory_ends_a_suite() {
         // Behind the first line stand epochs.
         let log = out.join("simclr-D_i-split1/run.jsonl");
         wait_until(|| std::fs::read_to_string(&log).is_ok_and(|text| text.lines().count() > 3));
-        std::fs::write(&full, "").unwrap();
+        sdclr::fs::write(&full, b"").unwrap();
         let begun = Instant::now();
         for (rank, output) in outputs(ranks).iter().enumerate() {
             assert_eq!(output.status.code(), Some(1), "rank {rank}: {}", said(output));

@@ -3,33 +3,25 @@
 //! TCPStore and Gloo; with one process nothing of it is touched. Where every rank has a GPU of its own, tensors there go
 //! through NCCL (`nccl.cpp`), as work that is queued like any other; agreement goes over the host all the same.
 
+mod error;
 mod link;
 
 use std::ffi::{c_char, c_void};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use tch::{Device, Tensor};
 
 use super::norm::BatchNorm;
 use super::{NativeError, check, cuda};
-pub use link::Watch;
-use link::{KEPT, LOOK, Link, REASON, meet, open};
+pub use error::GroupError;
+pub use link::{Asked, Exchange, Meeting, Watch};
+use link::{KEPT, LOOK, Link, NcclId};
 
 unsafe extern "C" {
-    fn sdclr_group_new(host: *const c_char, port: u16, serve: bool, milliseconds: i64, out: *mut i64) -> *mut c_char;
-    fn sdclr_group_free(id: i64) -> *mut c_char;
     fn sdclr_group_leave(id: i64) -> *mut c_char;
-    fn sdclr_group_join(id: i64, prefix: *const c_char, rank: i32, size: i32, milliseconds: i64) -> *mut c_char;
-    fn sdclr_group_count(id: i64, key: *const c_char, out: *mut i64) -> *mut c_char;
-    fn sdclr_group_tell(id: i64, key: *const c_char, text: *const c_char) -> *mut c_char;
-    fn sdclr_group_hear(id: i64, key: *const c_char, out: *mut *mut c_char) -> *mut c_char;
     fn sdclr_nccl_version() -> i32;
     fn sdclr_nccl_id(out: *mut NcclId) -> *mut c_char;
-    fn sdclr_group_connect(id: i64, told: *const NcclId, rank: i32, size: i32, device: i32) -> *mut c_char;
-    fn sdclr_group_failure(id: i64, out: *mut *mut c_char) -> *mut c_char;
-    fn sdclr_group_abort(id: i64) -> *mut c_char;
     fn sdclr_group_sum(id: i64, in_out: *mut c_void) -> *mut c_char;
     fn sdclr_group_gather(id: i64, own: *mut c_void, out: *mut c_void) -> *mut c_char;
     fn sdclr_group_norm(
@@ -40,86 +32,6 @@ unsafe extern "C" {
         momentum: f64,
         out: *mut c_void,
     ) -> *mut c_char;
-}
-
-/// What makes the GPUs of the ranks find each other: 128 bytes.
-type NcclId = [i64; 16];
-
-/// The ranks did not meet, do not agree, or lost one of them.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum GroupError {
-    #[error(
-        "rank {rank} could not meet the others at {address}: {reason}; check MASTER_ADDR and MASTER_PORT, and that rank 0 runs"
-    )]
-    Unreachable { rank: usize, address: String, reason: String },
-    #[error("rank 0 cannot serve port {port}, which another program uses; set MASTER_PORT to a free one on every rank")]
-    PortInUse { port: u16 },
-    #[error("two processes have rank {rank} of {size}; give each its own RANK, or each run its own MASTER_PORT")]
-    Twice { rank: usize, size: usize },
-    #[error(
-        "ranks {missing:?} of {size} did not arrive within {seconds} s; start them with the same MASTER_ADDR and MASTER_PORT, or check why they ended"
-    )]
-    Missing { missing: Vec<usize>, size: usize, seconds: u64 },
-    #[error(
-        "rank 0 and rank {rank} differ in {what}: {first} and {other}; start every rank with the same command on the same files"
-    )]
-    Differ { what: String, rank: usize, first: String, other: String },
-    #[error("the ranks were asked to stop while they waited for each other; run the same command again")]
-    Stopped,
-    #[error("rank {rank} failed: {reason}")]
-    Failed { rank: usize, reason: String },
-    #[error("rank {rank} ended: {reason}")]
-    Ended { rank: usize, reason: String },
-    #[error(
-        "rank {rank} of {size} (process {process} on {host}) was lost, and with it the step under way; run the same command again to continue from the last checkpoint"
-    )]
-    Lost { rank: usize, size: usize, process: u32, host: String },
-    #[error("the ranks lost each other: {0}; run the same command again to continue from the last checkpoint")]
-    Apart(String),
-    #[error(
-        "NCCL cannot connect the GPUs of the ranks: {reason}; or exchange over the host with SDCLR_RANKS_EXCHANGE=gloo"
-    )]
-    NoNccl { reason: String },
-    #[error(transparent)]
-    Native(#[from] NativeError),
-}
-
-impl GroupError {
-    /// Whether all ranks have seen it at the same place, so that they can do something else together.
-    pub fn is_shared(&self) -> bool {
-        matches!(self, Self::Failed { .. })
-    }
-}
-
-/// Tells whether this process was asked to stop.
-pub type Asked<'a> = &'a dyn Fn() -> bool;
-
-/// By what tensors on GPUs are exchanged.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Exchange {
-    /// NCCL where it can, else Gloo.
-    #[default]
-    Any,
-    /// Over the host.
-    Gloo,
-    /// Between the GPUs, also of one process alone.
-    Nccl,
-}
-
-/// Where and as which of several processes this one joins.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Meeting {
-    pub host: String,
-    pub port: u16,
-    pub rank: usize,
-    pub size: usize,
-    /// The launcher serves the store, also for rank 0.
-    pub served: bool,
-    /// Tells this start from others that use the same store.
-    pub name: String,
-    /// How long ranks wait for each other, at the meeting and in a step.
-    pub timeout: Duration,
-    pub exchange: Exchange,
 }
 
 /// The processes that compute together: by default this one alone. Clones are the same group.
@@ -133,62 +45,7 @@ impl Group {
     /// They cannot be reached, do not come, say different sizes, or two of them have one number, of which every rank that is
     /// there is told; or it was asked to stop.
     pub fn join(meeting: &Meeting, stop: Asked) -> Result<Self, GroupError> {
-        let Meeting { port, rank, size, name, timeout, exchange, .. } = meeting;
-        let (rank, size) = (*rank, *size);
-        let mut serve = rank == 0 && !meeting.served;
-        let id = match open(meeting, serve, stop) {
-            // Another rank 0 may serve it, who has to be told.
-            Err(GroupError::Unreachable { reason, .. }) if serve && reason.contains("EADDRINUSE") => {
-                serve = false;
-                let short = Meeting { timeout: Duration::from_secs(3), ..meeting.clone() };
-                open(&short, false, stop).map_err(|error| match error {
-                    GroupError::Stopped => error,
-                    _ => GroupError::PortInUse { port: *port },
-                })?
-            }
-            other => other?,
-        };
-        let mut link = Link {
-            id,
-            rank,
-            size,
-            serves: serve,
-            agent: meeting.served,
-            name: name.clone(),
-            timeout: *timeout,
-            exchange: *exchange,
-            peers: Vec::new(),
-            connected: AtomicBool::new(false),
-            aborted: AtomicBool::new(false),
-            reason: Mutex::default(),
-            slices: Mutex::default(),
-            told: Mutex::default(),
-            left: AtomicBool::new(false),
-            beating: None,
-        };
-        link.peers = meet(&link, meeting, stop).inspect_err(|_| {
-            // With this rank the store ends, in which the others read why.
-            if serve {
-                std::thread::sleep(REASON);
-            }
-        })?;
-        let prefix = link.key("gloo");
-        // SAFETY: a NUL-terminated string that outlives the call.
-        let joined = check(unsafe {
-            sdclr_group_join(id, prefix.as_ptr(), rank as i32, size as i32, timeout.as_millis() as i64)
-        });
-        match joined {
-            Ok(()) => link.beat(),
-            Err(error) => {
-                link.tell(&format!("failed/{rank}"), &error.to_string())?;
-                let error = link.cause().unwrap_or_else(|| GroupError::Apart(error.to_string()));
-                if serve {
-                    std::thread::sleep(KEPT);
-                }
-                return Err(error);
-            }
-        }
-        Ok(Self(Some(Arc::new(link))))
+        Ok(Self(Some(Arc::new(Link::join(meeting, stop)?))))
     }
 
     /// Connects the GPUs of the ranks, all of which call this, each with the device that it computes on. Where NCCL cannot,

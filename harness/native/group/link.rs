@@ -10,10 +10,53 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::super::{NativeError, check, sdclr_free};
-use super::{
-    Asked, Exchange, GroupError, Meeting, NcclId, sdclr_group_abort, sdclr_group_connect, sdclr_group_count,
-    sdclr_group_failure, sdclr_group_free, sdclr_group_hear, sdclr_group_new, sdclr_group_tell,
-};
+use super::error::GroupError;
+
+unsafe extern "C" {
+    fn sdclr_group_new(host: *const c_char, port: u16, serve: bool, milliseconds: i64, out: *mut i64) -> *mut c_char;
+    fn sdclr_group_free(id: i64) -> *mut c_char;
+    fn sdclr_group_join(id: i64, prefix: *const c_char, rank: i32, size: i32, milliseconds: i64) -> *mut c_char;
+    fn sdclr_group_count(id: i64, key: *const c_char, out: *mut i64) -> *mut c_char;
+    fn sdclr_group_tell(id: i64, key: *const c_char, text: *const c_char) -> *mut c_char;
+    fn sdclr_group_hear(id: i64, key: *const c_char, out: *mut *mut c_char) -> *mut c_char;
+    fn sdclr_group_connect(id: i64, told: *const NcclId, rank: i32, size: i32, device: i32) -> *mut c_char;
+    fn sdclr_group_failure(id: i64, out: *mut *mut c_char) -> *mut c_char;
+    fn sdclr_group_abort(id: i64) -> *mut c_char;
+}
+
+/// What makes the GPUs of the ranks find each other: 128 bytes.
+pub(super) type NcclId = [i64; 16];
+
+/// Tells whether this process was asked to stop.
+pub type Asked<'a> = &'a dyn Fn() -> bool;
+
+/// By what tensors on GPUs are exchanged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Exchange {
+    /// NCCL where it can, else Gloo.
+    #[default]
+    Any,
+    /// Over the host.
+    Gloo,
+    /// Between the GPUs, also of one process alone.
+    Nccl,
+}
+
+/// Where and as which of several processes this one joins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Meeting {
+    pub host: String,
+    pub port: u16,
+    pub rank: usize,
+    pub size: usize,
+    /// The launcher serves the store, also for rank 0.
+    pub served: bool,
+    /// Tells this start from others that use the same store.
+    pub name: String,
+    /// How long ranks wait for each other, at the meeting and in a step.
+    pub timeout: Duration,
+    pub exchange: Exchange,
+}
 
 /// One of the ranks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,18 +111,78 @@ const BEAT: Duration = Duration::from_millis(200);
 /// How long a rank of another machine may not count while GPUs exchange, without any other sign that it is lost.
 const SILENCE: Duration = Duration::from_secs(5);
 /// How long a rank that lost another looks for the reason: processes end and tell within it, and those that live beat.
-pub(super) const REASON: Duration = Duration::from_secs(2);
+const REASON: Duration = Duration::from_secs(2);
 /// How long a rank that ends keeps the store for those who look.
 pub(super) const KEPT: Duration = Duration::from_secs(1);
 
 impl Link {
-    pub(super) fn key(&self, key: &str) -> CString {
+    /// Meets the other ranks, and connects their processes.
+    pub(super) fn join(meeting: &Meeting, stop: Asked) -> Result<Self, GroupError> {
+        let Meeting { port, rank, size, name, timeout, exchange, .. } = meeting;
+        let (rank, size) = (*rank, *size);
+        let mut serve = rank == 0 && !meeting.served;
+        let id = match open(meeting, serve, stop) {
+            // Another rank 0 may serve it, who has to be told.
+            Err(GroupError::Unreachable { reason, .. }) if serve && reason.contains("EADDRINUSE") => {
+                serve = false;
+                let short = Meeting { timeout: Duration::from_secs(3), ..meeting.clone() };
+                open(&short, false, stop).map_err(|error| match error {
+                    GroupError::Stopped => error,
+                    _ => GroupError::PortInUse { port: *port },
+                })?
+            }
+            other => other?,
+        };
+        let mut link = Link {
+            id,
+            rank,
+            size,
+            serves: serve,
+            agent: meeting.served,
+            name: name.clone(),
+            timeout: *timeout,
+            exchange: *exchange,
+            peers: Vec::new(),
+            connected: AtomicBool::new(false),
+            aborted: AtomicBool::new(false),
+            reason: Mutex::default(),
+            slices: Mutex::default(),
+            told: Mutex::default(),
+            left: AtomicBool::new(false),
+            beating: None,
+        };
+        link.peers = meet(&link, meeting, stop).inspect_err(|_| {
+            // With this rank the store ends, in which the others read why.
+            if serve {
+                std::thread::sleep(REASON);
+            }
+        })?;
+        let prefix = link.key("gloo");
+        // SAFETY: a NUL-terminated string that outlives the call.
+        let joined = check(unsafe {
+            sdclr_group_join(id, prefix.as_ptr(), rank as i32, size as i32, timeout.as_millis() as i64)
+        });
+        match joined {
+            Ok(()) => link.beat(),
+            Err(error) => {
+                link.tell(&format!("failed/{rank}"), &error.to_string())?;
+                let error = link.cause().unwrap_or_else(|| GroupError::Apart(error.to_string()));
+                if serve {
+                    std::thread::sleep(KEPT);
+                }
+                return Err(error);
+            }
+        }
+        Ok(link)
+    }
+
+    fn key(&self, key: &str) -> CString {
         // The names are ours; a launcher's id with a NUL in it cannot come from an environment.
         CString::new(format!("{}/{key}", self.name)).unwrap_or_default()
     }
 
     /// Counts on in the store from now on, by which the others know that this rank lives, be it slow.
-    pub(super) fn beat(&mut self) {
+    fn beat(&mut self) {
         let (id, key) = (self.id, self.key(&format!("beat/{}", self.rank)));
         let (sender, stopped) = mpsc::channel();
         std::thread::spawn(move || {
@@ -312,7 +415,7 @@ fn host_name() -> String {
 
 /// The number of a group that has not met yet, with its store. c10d waits without end for a server that takes the
 /// connection and never answers, as a program that is no store may: a thread waits for it, and stays behind.
-pub(super) fn open(meeting: &Meeting, serve: bool, stop: Asked) -> Result<i64, GroupError> {
+fn open(meeting: &Meeting, serve: bool, stop: Asked) -> Result<i64, GroupError> {
     let (host, port, timeout) = (meeting.host.clone(), meeting.port, meeting.timeout);
     let rank = meeting.rank;
     let unreachable = |reason: String| {
@@ -341,7 +444,7 @@ pub(super) fn open(meeting: &Meeting, serve: bool, stop: Asked) -> Result<i64, G
 }
 
 /// Waits until every rank has said who it is.
-pub(super) fn meet(link: &Link, meeting: &Meeting, stop: Asked) -> Result<Vec<Peer>, GroupError> {
+fn meet(link: &Link, meeting: &Meeting, stop: Asked) -> Result<Vec<Peer>, GroupError> {
     let Link { id, rank, size, .. } = *link;
     let mut count = 0;
     // SAFETY: a NUL-terminated string and a number, which outlive the call.
