@@ -9,7 +9,7 @@ use sdclr::report::{verdicts_markdown, verdicts_table};
 use sdclr::scores::Scores;
 use sdclr::verdict::{
     Agreement, AuthorsValue, Observation, Outcome, Sample, Tier, Training, Verdict, VerdictError, Verdicts, compare,
-    judge, smallest_p,
+    judge, judge_by, smallest_p,
 };
 
 fn row(method: &str) -> Row {
@@ -439,6 +439,37 @@ fn two_sets_are_compared_at_a_rate_for_the_whole() {
     let smoke = Sample::new(&[], &[Training { smoke: true, ..training }]).unwrap();
     assert_eq!(smoke, Sample::default());
     assert!(matches!(compare(&sample(&left), &sample(&left), 1.5).unwrap_err(), VerdictError::Rate { .. }));
+}
+
+/// Scores are multiples of one test image: differences that tie say nothing of their noise.
+#[test]
+fn differences_that_tie_are_undecided_unless_both_sides_are_equal() {
+    let (one, tied, near) = ([70.0, 72.0], [71.0, 73.0], [71.0, 73.5]);
+    let judge = |other: &[f64]| {
+        let [run, reference] = [runs("simclr", &one), runs("simclr", other)].map(|runs| {
+            let runs = runs.into_iter();
+            sample(
+                &runs
+                    .map(|run| Observation { encoder: format!("{} {:?}", run.encoder, other), ..run })
+                    .collect::<Vec<_>>(),
+            )
+        });
+        judge_by(&run, &reference, 0.01).unwrap()
+    };
+    let found = judge(&tied);
+    assert_eq!((found.different(), found.tested(), found.exit_code()), (0, 0, 4), "{found:?}");
+    let score = &found.scores[0];
+    assert_eq!((score.difference, score.interval90, score.p_value), (Some(-1.0), None, None));
+    assert!(found.open[0].contains("All is undecided: paired differences over 2 splits"), "{:?}", found.open);
+    assert!(found.open[0].ends_with("more seeds or splits are needed"), "{:?}", found.open);
+    for other in [one, near] {
+        let found = judge(&other);
+        assert_eq!((found.different(), found.tested(), found.exit_code()), (0, Metric::ALL.len(), 0), "{found:?}");
+    }
+    // Also where seeds within the splits tie: the sets may differ by the seeds that were drawn.
+    let twice = |value| sample(&seeds("simclr", &[[value, value].as_slice(); 2]));
+    let found = compare(&twice(70.0), &twice(71.0), 0.01).unwrap();
+    assert!(found.iter().all(|score| score.agreement == Agreement::NotTestable), "{found:?}");
 }
 
 /// Two encoders on five splits, the means of their scores 62.6 and 66.4: they differ by much more than their splits tell.

@@ -51,7 +51,7 @@ fn head(comparison: &Comparison) -> Vec<Block> {
     let different = comparison.scores.iter().filter(|score| score.agreement == Agreement::Different).count();
     let answer = match (tested, different) {
         (0, _) => Text::strong("Nothing can be compared", Tone::Open)
-            .and(": no row has two runs in both sets to judge a difference by, or the runs are smoke runs."),
+            .and(": no row has runs in both sets that show their noise, or the runs are smoke runs."),
         (_, 0) => Text::strong("No score differs", Tone::Good).and(format!(
             ": of {} compared none shows a difference at a false-alarm rate of {} for all together, which is no proof that \
              there is none.",
@@ -165,7 +165,7 @@ fn scores(comparison: &Comparison) -> Result<Vec<Block>, ReportError> {
     let alone: BTreeSet<String> = comparison
         .scores
         .iter()
-        .filter(|score| score.difference.is_none())
+        .filter(|score| score.agreement == Agreement::NotTestable)
         .map(|score| format!("{}: {}.", score.quantity, score.why))
         .collect();
     let mut blocks = Vec::new();

@@ -143,7 +143,7 @@ pub enum Agreement {
     /// No difference shows at this rate; that is no proof that there is none.
     NoDifference,
     Different,
-    /// One run of each, or one set without it: there is nothing to judge by.
+    /// One run of each, one set without it, or runs that tie without being equal in both: there is nothing to judge by.
     NotTestable,
 }
 
@@ -215,7 +215,7 @@ fn side_by_side(quantity: &Quantity, left: Option<&Values>, right: Option<&Value
             comparison.why = format!("one run of each ({}): there is no deviation to judge by", a.words());
             return (comparison, None);
         }
-        comparison.why = format!("paired over {}", a.words());
+        comparison.why = format!("paired differences over {}", a.words());
         of_mean(&differences)
     } else {
         // Noise is also taken from the splits that the other set lacks, unless means of encoders over splits count, whose
@@ -242,13 +242,16 @@ fn same_encoders(left: &Values, right: &Values) -> bool {
 
 fn judged(mut comparison: Comparison, estimate: Option<Estimate>, rate: f64) -> Result<Comparison, VerdictError> {
     let Some(estimate) = estimate else { return Ok(comparison) };
+    // Scores are multiples of one test image, so a few differences may well tie, which says nothing of their noise.
+    if estimate.without_spread() && estimate.value.abs() > 1e-9 {
+        let how = comparison.why;
+        comparison.why =
+            format!("{how}, but these tie: there is no estimate of their noise; more seeds or splits are needed");
+        return Ok(comparison);
+    }
     comparison.interval90 = Some(estimate.interval(0.9)?);
     comparison.p_value = estimate.two_sided()?;
-    let different = match comparison.p_value {
-        Some(p) => p <= rate,
-        // Runs that repeat each other to the last digit differ wherever the sets do.
-        None => estimate.value.abs() > 1e-9,
-    };
+    let different = comparison.p_value.is_some_and(|p| p <= rate);
     comparison.agreement = if different { Agreement::Different } else { Agreement::NoDifference };
     Ok(comparison)
 }
@@ -268,8 +271,13 @@ pub struct Judged {
 /// As [`compare`].
 pub fn judge_by(run: &Sample, reference: &Sample, rate: f64) -> Result<Judged, VerdictError> {
     let mut judged = Judged { scores: compare(run, reference, rate)?, open: run.gaps(reference) };
+    let undecided = |score: &&Comparison| score.difference.is_some() && score.agreement == Agreement::NotTestable;
+    let undecided = judged.scores.iter().filter(undecided);
+    judged.open.extend(undecided.map(|score| format!("{} is undecided: {}", score.quantity, score.why)));
     if judged.tested() == 0 {
-        judged.open.push("nothing can be compared: no row has two runs of a split, or these are smoke runs".to_owned());
+        judged
+            .open
+            .push("nothing can be compared: no row has runs that show their noise, or these are smoke runs".to_owned());
     }
     Ok(judged)
 }
