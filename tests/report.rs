@@ -88,6 +88,39 @@ fn a_report_leads_with_the_verdicts_of_verify() {
     assert!(folder.path().join(link).is_file(), "{link}");
 }
 
+/// Claims are about the recipe and the data of the embedded suite, whatever a suite of one's own is called.
+#[test]
+fn claims_are_judged_by_their_own_recipe_and_data_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let verify = |name: &str, change: &dyn Fn(&mut Value)| {
+        let records = folder.path().join(name);
+        copy_suite(&records);
+        (1..=5).for_each(|split| copy_split(&records, split, change));
+        let (code, said) = sdclr(&["verify", text(&records)]);
+        succeed(&["report", text(&records)]);
+        (code, said, read(records.join("report.md")))
+    };
+    let (code, expected, _) = verify("same", &|_| {});
+    assert!(code == Some(4) && !expected.contains("not applicable"), "{expected}");
+    let (code, said, _) = verify("machine", &|record| {
+        record["recipe"]["precision"] = "bf16".into();
+        record["recipe"]["threads"] = 4.into();
+    });
+    assert_eq!((code, said), (Some(4), expected), "another machine's precision and threads");
+    for (key, value, words) in [
+        ("epochs", Value::from(1), "epochs 1 instead of 80"),
+        ("dataset", Value::from("arrays"), "dataset \"arrays\" instead of \"digits\""),
+    ] {
+        let (code, said, report) = verify(key, &|record| record["recipe"][key] = value.clone());
+        assert!(code == Some(4) && said.contains("5 claims: 5 not applicable"), "{said}");
+        assert!(said.contains(&format!(" have others: {words}.")), "{said}");
+        assert!(report.contains("**No claim applies**. The claim is about the recipe and the data"), "{report}");
+    }
+    // A probe's keys are those of its own claims.
+    let (_, said, _) = verify("probe", &|record| record["recipe"]["probe"]["full"]["epochs"] = 1.into());
+    assert!(said.contains("2 not applicable") && said.contains("probe.full.epochs 1 instead of 30"), "{said}");
+}
+
 #[test]
 fn a_half_finished_folder_says_what_is_missing() {
     let folder = tempfile::tempdir().unwrap();

@@ -35,6 +35,7 @@ fn run(method: &str, split: usize, seed: u64, value: f64) -> Observation {
         probe_seed: 1,
         smoke: false,
         unofficial: false,
+        departs: None,
         values: scores(value),
     }
 }
@@ -389,11 +390,11 @@ fn the_exit_code_follows_the_worst_claim() {
         let claims = claims.iter().map(|(outcome, allowed)| verdict(*outcome, *allowed)).collect();
         Verdicts { unofficial: false, claims_sha256: String::new(), claims }.exit_code()
     };
-    use Outcome::{Better, Inconclusive, NotRun, NotTestable, Reproduced, Worse};
+    use Outcome::{Better, Inconclusive, NotApplicable, NotRun, NotTestable, Reproduced, Worse};
     assert_eq!(code(&[(Reproduced, false), (Better, true)]), 0);
     assert_eq!(code(&[(Reproduced, false), (Better, false)]), 3);
     assert_eq!(code(&[(Inconclusive, false), (Worse, true)]), 3);
-    for outcome in [Inconclusive, NotTestable, NotRun] {
+    for outcome in [Inconclusive, NotTestable, NotApplicable, NotRun] {
         assert_eq!(code(&[(Reproduced, false), (outcome, true)]), 4);
     }
     assert_eq!(code(&[]), 4);

@@ -105,6 +105,7 @@ fn observation(row: &Row, split: usize, seed: usize, value: f64) -> Observation 
         probe_seed: 1,
         smoke: false,
         unofficial: false,
+        departs: None,
         values: scores(value),
     }
 }

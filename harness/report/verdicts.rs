@@ -83,7 +83,7 @@ pub(super) fn tone(verdict: &Verdict) -> Tone {
         Outcome::Reproduced => Tone::Good,
         Outcome::Better if verdict.better_allowed => Tone::Good,
         Outcome::Better | Outcome::Worse => Tone::Bad,
-        Outcome::Inconclusive | Outcome::NotTestable | Outcome::NotRun => Tone::Open,
+        Outcome::Inconclusive | Outcome::NotTestable | Outcome::NotApplicable | Outcome::NotRun => Tone::Open,
     }
 }
 
@@ -97,8 +97,8 @@ fn colour(tone: Tone) -> RGBColor {
 
 /// The outcomes with their counts, in the order of what matters most.
 fn counted_outcomes<'a>(verdicts: impl Iterator<Item = &'a Verdict> + Clone) -> Vec<(usize, Outcome)> {
-    use Outcome::{Better, Inconclusive, NotRun, NotTestable, Reproduced, Worse};
-    [Worse, Better, Reproduced, Inconclusive, NotTestable, NotRun]
+    use Outcome::{Better, Inconclusive, NotApplicable, NotRun, NotTestable, Reproduced, Worse};
+    [Worse, Better, Reproduced, Inconclusive, NotTestable, NotApplicable, NotRun]
         .into_iter()
         .map(|outcome| (verdicts.clone().filter(|verdict| verdict.outcome == outcome).count(), outcome))
         .filter(|(n, _)| *n > 0)
@@ -148,6 +148,11 @@ pub(super) fn judged(verdicts: &Verdicts) -> Vec<&Verdict> {
 pub(super) fn answer(verdicts: &Verdicts) -> Text {
     let run = judged(verdicts);
     let all = &verdicts.claims;
+    if let Some(first) = run.first()
+        && run.iter().all(|verdict| verdict.outcome == Outcome::NotApplicable)
+    {
+        return Text::strong("No claim applies", Tone::Open).and(format!(". {}", first.why));
+    }
     let (words, tone) = match (all.is_empty(), run.is_empty(), verdicts.exit_code()) {
         (true, ..) => return "No claim of the paper is about what was run here.".into(),
         (_, true, _) => {

@@ -114,7 +114,7 @@ pub fn evidence(folders: &[impl AsRef<Path>]) -> Result<Evidence, SuiteError> {
             let header = &probe.job.header;
             alike.check(folder, header)?;
             evidence.suites.push(header.suite.clone());
-            evidence.observations.extend(observation(probe, &encoders));
+            evidence.observations.extend(observation(probe, &encoders)?);
         }
         evidence.trainings.extend(results.iter().filter_map(|result| training(result, &encoders)));
         evidence.suites.extend(authors.iter().map(|value| value.row.suite.clone()));
@@ -125,12 +125,12 @@ pub fn evidence(folders: &[impl AsRef<Path>]) -> Result<Evidence, SuiteError> {
     Ok(evidence)
 }
 
-fn observation(probe: &ProbeRecord, encoders: &BTreeMap<JobId, String>) -> Option<Observation> {
+fn observation(probe: &ProbeRecord, encoders: &BTreeMap<JobId, String>) -> Result<Option<Observation>, SuiteError> {
     let header = &probe.job.header;
-    let (protocol, method) = (header.protocol?, header.encoder.clone());
-    let row = Row { suite: header.suite.clone(), protocol, method, pretrain_split: header.pretrain_split };
-    let seed = header.recipe["seed"].as_u64()?;
-    Some(Observation {
+    let (Some(protocol), Some(seed)) = (header.protocol, header.recipe["seed"].as_u64()) else { return Ok(None) };
+    let (suite, method) = (header.suite.clone(), header.encoder.clone());
+    let row = Row { suite, protocol, method, pretrain_split: header.pretrain_split };
+    Ok(Some(Observation {
         row,
         encoder: encoders[&header.job].clone(),
         split: header.split,
@@ -138,8 +138,40 @@ fn observation(probe: &ProbeRecord, encoders: &BTreeMap<JobId, String>) -> Optio
         probe_seed: header.seed,
         smoke: header.smoke,
         unofficial: !header.unofficial.is_empty(),
+        departs: departs(header)?,
         values: probe.outcome.scores,
-    })
+    }))
+}
+
+/// The first key in which the recipe of a probe differs from that of the embedded suite of the same name. The data set is a key;
+/// seeds, threads and precision are not meant to change a result.
+fn departs(header: &JobHeader) -> Result<Option<String>, SuiteError> {
+    if !Suite::names().any(|name| name == header.suite) {
+        return Ok(None);
+    }
+    let suite = Suite::open(&header.suite)?;
+    let Ok(encoder) = suite.encoder(&header.encoder) else { return Ok(None) };
+    let expected = suite.recipe(encoder, &[])?.to_json()?;
+    let [found, expected] = [&header.recipe, &expected].map(|recipe| {
+        let mut keys = settings(recipe, header);
+        keys.as_object_mut().map(|keys| ["threads", "precision"].map(|key| keys.remove(key)));
+        keys
+    });
+    let differs = super::folder::difference("", &found, &expected);
+    Ok(differs.map(|(key, found, expected)| format!("{key} {found} instead of {expected}")))
+}
+
+/// The recipe in a job's record without seeds and without the other probes.
+fn settings(recipe: &Value, job: &JobHeader) -> Value {
+    let mut recipe = recipe.clone();
+    let protocol = job.protocol.map(|protocol| name_of(&protocol)).unwrap_or_default();
+    if let Some(keys) = recipe.as_object_mut() {
+        keys.remove("seed");
+        let mut probe = keys.remove("probe").map(|mut probes| probes[&protocol].take()).unwrap_or_default();
+        probe.as_object_mut().map(|keys| keys.remove("seed"));
+        keys.insert("probe".to_owned(), serde_json::json!({ protocol: probe }));
+    }
+    recipe
 }
 
 /// What a record of pre-training shows; `None` of other records and of an encoder that is not trained.
@@ -186,15 +218,9 @@ impl Alike {
             "limit_images": header.limit_images, "limit_epochs": header.limit_epochs,
         });
         one_of(&mut self.suites, header.suite.clone(), &place, scale)?;
-        let mut recipe = header.recipe.clone();
         let protocol = header.protocol.map(|protocol| name_of(&protocol)).unwrap_or_default();
-        if let Some(keys) = recipe.as_object_mut() {
-            keys.remove("seed");
-            let mut probe = keys.remove("probe").map(|mut probes| probes[&protocol].take()).unwrap_or_default();
-            probe.as_object_mut().map(|keys| keys.remove("seed"));
-            keys.insert("probe".to_owned(), probe);
-        }
-        one_of(&mut self.recipes, [header.suite.clone(), header.encoder.clone(), protocol], &place, recipe)
+        let kind = [header.suite.clone(), header.encoder.clone(), protocol];
+        one_of(&mut self.recipes, kind, &place, settings(&header.recipe, header))
     }
 }
 

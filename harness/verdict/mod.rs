@@ -69,6 +69,8 @@ pub struct Observation {
     pub smoke: bool,
     /// Of lists or images that differ from the published ones.
     pub unofficial: bool,
+    /// Where the recipe differs from that of the suite that the claims are about.
+    pub departs: Option<String>,
     pub values: Scores,
 }
 
@@ -107,6 +109,8 @@ pub enum Outcome {
     Worse,
     Inconclusive,
     NotTestable,
+    /// The runs are of another recipe or other data than the claim.
+    NotApplicable,
     NotRun,
 }
 
@@ -118,6 +122,7 @@ impl fmt::Display for Outcome {
             Self::Worse => "worse",
             Self::Inconclusive => "inconclusive",
             Self::NotTestable => "not testable",
+            Self::NotApplicable => "not applicable",
             Self::NotRun => "not run",
         })
     }
@@ -190,7 +195,7 @@ pub struct Verdict {
 impl Verdict {
     /// The outcome in words: `reproduced (recalled number)`.
     pub fn outcome_words(&self) -> String {
-        let judged = !matches!(self.outcome, Outcome::NotTestable | Outcome::NotRun);
+        let judged = !matches!(self.outcome, Outcome::NotTestable | Outcome::NotApplicable | Outcome::NotRun);
         let mark = if judged && self.recalled { " (recalled number)" } else { "" };
         format!("{}{mark}", self.outcome)
     }
@@ -230,7 +235,7 @@ pub fn judge(
     observations: &[Observation],
     authors: &[AuthorsValue],
 ) -> Result<Verdicts, VerdictError> {
-    let observed = runs::Observed::new(observations)?;
+    let observed = runs::Observed::of_claims(observations)?;
     let mut judged = Vec::new();
     for claim in &claims.values {
         judged.push(value::judge(claim, published, &observed, authors)?);

@@ -6,7 +6,6 @@ use super::permutation::{label_permutation, smallest_p};
 use super::power::{Design, TOO_LITTLE, ordering_power, settles_ordering};
 use super::runs::{Observed, Runs};
 use super::student::{Estimate, mean, of_mean};
-use super::value::not_run;
 use super::{ALPHA, Kind, Ours, Outcome, TheirSide, Verdict, VerdictError};
 use crate::paper::{Gain, OrderingClaim, Published};
 
@@ -28,9 +27,9 @@ pub(super) fn judge(
         let [left, right] = Runs::shared(values.each_ref());
         if left.count() == 0 {
             let absent = rows.into_iter().zip(&values).find(|(_, values)| values.is_empty());
-            verdict.why = match absent {
-                Some((row, _)) => not_run(observed, row),
-                None => "The two rows share no split.".to_owned(),
+            (verdict.outcome, verdict.why) = match absent {
+                Some((row, _)) => observed.absence(row),
+                None => (Outcome::NotRun, "The two rows share no split.".to_owned()),
             };
             continue;
         }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Observation, VerdictError};
+use super::{Observation, Outcome, VerdictError};
 use crate::paper::{Metric, Row};
 use crate::scores::Scores;
 use crate::text::counted;
@@ -14,6 +14,8 @@ pub(super) struct Observed {
     rows: BTreeMap<Row, BTreeMap<usize, BTreeMap<u64, Probed>>>,
     /// Rows of which smoke runs are recorded.
     smoke: BTreeSet<Row>,
+    /// Rows whose runs were left out, and in what their recipe differs from the one that the claims are about.
+    departing: BTreeMap<Row, String>,
 }
 
 /// An encoder, and the scores of each classifier on it.
@@ -26,7 +28,7 @@ impl Observed {
     /// # Errors
     /// A score is not finite, or one run stands twice.
     pub fn new(observations: &[Observation]) -> Result<Self, VerdictError> {
-        let mut observed = Self { rows: BTreeMap::new(), smoke: BTreeSet::new() };
+        let mut observed = Self { rows: BTreeMap::new(), smoke: BTreeSet::new(), departing: BTreeMap::new() };
         let mut known = BTreeSet::new();
         for observation in observations {
             let Observation { row, encoder, split, seed, probe_seed, smoke, values, .. } = observation;
@@ -48,14 +50,41 @@ impl Observed {
         Ok(observed)
     }
 
+    /// The same without the rows whose recipe is not the one that the claims are about.
+    ///
+    /// # Errors
+    /// As [`Observed::new`].
+    pub fn of_claims(observations: &[Observation]) -> Result<Self, VerdictError> {
+        let mut observed = Self::new(observations)?;
+        for Observation { row, departs, .. } in observations.iter().filter(|seen| !seen.smoke) {
+            if let Some(key) = departs {
+                observed.rows.remove(row);
+                observed.departing.insert(row.clone(), key.clone());
+            }
+        }
+        Ok(observed)
+    }
+
     /// The rows that have runs.
     pub fn rows(&self) -> impl Iterator<Item = &Row> {
         self.rows.keys()
     }
 
-    /// Whether smoke runs of `row` were left out.
-    pub fn has_smoke(&self, row: &Row) -> bool {
-        self.smoke.contains(row)
+    /// Why `row` has no run, in a sentence.
+    pub fn absence(&self, row: &Row) -> (Outcome, String) {
+        match (self.departing.get(row), self.smoke.contains(row)) {
+            (Some(key), _) => (
+                Outcome::NotApplicable,
+                format!(
+                    "The claim is about the recipe and the data of the suite {}, and the runs of {row} have others: {key}.",
+                    row.suite
+                ),
+            ),
+            (None, true) => {
+                (Outcome::NotRun, format!("Only smoke runs of {row} are recorded, and a smoke run yields no verdict."))
+            }
+            (None, false) => (Outcome::NotRun, format!("No run of {row} is recorded.")),
+        }
     }
 
     /// One metric of a row. Several classifiers of one encoder count once, with their mean.

@@ -22,7 +22,7 @@ pub(super) fn judge(
     let runs = Runs::of(&values);
     let mut verdict = blank(claim, number);
     if runs.count() == 0 {
-        verdict.why = not_run(observed, &claim.row);
+        (verdict.outcome, verdict.why) = observed.absence(&claim.row);
         return Ok(verdict);
     }
     verdict.ours = Some(Ours::of(runs.values()));
@@ -91,14 +91,6 @@ fn blank(claim: &ValueClaim, number: &PublishedRow) -> Verdict {
         sign_flip_p: None,
         half_of_gain: None,
         why: String::new(),
-    }
-}
-
-/// Why a row has no run.
-pub(super) fn not_run(observed: &Observed, row: &crate::paper::Row) -> String {
-    match observed.has_smoke(row) {
-        true => format!("Only smoke runs of {row} are recorded, and a smoke run yields no verdict."),
-        false => format!("No run of {row} is recorded."),
     }
 }
 
