@@ -87,8 +87,8 @@ fn image_folder(root: &Path) {
 }
 
 /// An `.npz` file as numpy.savez_compressed writes it, `count` images a class.
-fn archive(path: &Path, count: usize) {
-    let labels: Vec<i64> = (0..count * CLASSES.len()).map(|image| (image % CLASSES.len()) as i64).collect();
+fn archive(path: &Path, count: usize, classes: usize) {
+    let labels: Vec<i64> = (0..count * classes).map(|image| (image % classes) as i64).collect();
     let images: Vec<u8> =
         labels.iter().enumerate().flat_map(|(i, &label)| pixels(label as usize, i + count, 16, 16)).collect();
     let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
@@ -197,8 +197,8 @@ fn arrays_go_from_lists_to_a_report() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let (lists, file, out) = (folder.join("lists"), folder.join("own.toml"), folder.join("out"));
-    archive(&folder.join("train.npz"), 30);
-    archive(&folder.join("test.npz"), 4);
+    archive(&folder.join("train.npz"), 30, 3);
+    archive(&folder.join("test.npz"), 4, 3);
     let train = folder.join("train.npz");
     let fixed = ["split", "make", "--data", text(&train), "--classes-decay", "pareto", "--ratio", "5"];
     succeed(&[&fixed[..], &["--per-class", "25", "--seeds", "1", "--out", text(&lists)]].concat());
@@ -234,7 +234,7 @@ fn arrays_go_from_lists_to_a_report() {
     assert!(said.contains("split1_D_i.txt, line 2: \"1.5\" is not a position"), "{said}");
     std::fs::remove_file(&as_text).unwrap();
     // Other pixels have another hash.
-    archive(&folder.join("test.npz"), 5);
+    archive(&folder.join("test.npz"), 5, 3);
     assert!(!sdclr(&repro(&file, &out, &["--splits", "1", "--methods", "simclr-D_i"])).status.success());
 }
 
@@ -244,7 +244,7 @@ fn a_suite_of_ones_own_data_that_cannot_be_is_refused() {
     let folder = folder.path();
     let (file, out) = (folder.join("own.toml"), folder.join("out"));
     image_folder(&folder.join("data"));
-    archive(&folder.join("train.npz"), 2);
+    archive(&folder.join("train.npz"), 2, 3);
     std::fs::create_dir_all(folder.join("elsewhere")).unwrap();
     let mut errors = Vec::new();
     for dataset in [
@@ -260,9 +260,61 @@ fn a_suite_of_ones_own_data_that_cannot_be_is_refused() {
         errors.push(error(folder, &repro(&file, &out, &["--splits", "1", "--methods", "simclr-D_i"])));
     }
     insta::assert_snapshot!("own_data_errors", errors.join("\n"));
-    // A list that is missing fails the jobs that read it.
+    // A list that is missing is told before any job begins.
     suite(&file, r#"{ kind = "folders", train = "data/train", test = "data/test", lists = "lists" }"#);
     let output = sdclr(&repro(&file, &out, &["--splits", "1", "--methods", "simclr-D_i"]));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("sdclr split make"), "{said}");
+    assert!(!out.exists(), "{said}");
+}
+
+/// What each command that runs or plans the suite in `file` says before it does anything.
+fn refusals(folder: &Path, file: &Path) -> String {
+    let out = folder.join("refused");
+    let select = ["--splits", "1", "--methods", "simclr-D_i"];
+    let run = repro(file, &out, &select);
+    let dry = repro(file, &out, &[&select[..], &["--dry-run"]].concat());
+    let [run, dry] = [run, dry].map(|arguments| error(folder, &arguments));
+    let plan = error(folder, &[&["plan", text(file), "--out", text(&out)], &select[..]].concat());
+    assert!(!out.exists());
+    assert_eq!((&dry, &plan), (&run, &run));
+    run
+}
+
+const MADE: [&str; 8] = ["--classes-decay", "exp", "--ratio", "4", "--per-class", "20", "--seeds", "2"];
+
+/// `data/`, `lists/` and a suite that names them, which can be run.
+fn suite_of_folders(folder: &Path) -> std::path::PathBuf {
+    let (data, lists, file) = (folder.join("data"), folder.join("lists"), folder.join("own.toml"));
+    image_folder(&data);
+    succeed(&[&["split", "make", "--data", text(&data), "--out", text(&lists)], &MADE[..]].concat());
+    suite(&file, r#"{ kind = "folders", train = "data/train", test = "data/test", lists = "lists" }"#);
+    succeed(&repro(&file, &folder.join("out"), &["--splits", "1", "--dry-run"]));
+    file
+}
+
+/// Probes group the classes into many, medium and few: what leaves them none is told before hours of pre-training.
+#[test]
+fn classes_that_no_probe_can_judge_are_refused_before_training() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let file = suite_of_folders(folder);
+    for part in ["train", "test"] {
+        let first = folder.join("data").join(part).join("red/00.png");
+        sdclr::fs::write(&folder.join("data").join(part).join("amber/00.png"), &std::fs::read(first).unwrap()).unwrap();
+    }
+    let said = refusals(folder, &file);
+    assert!(said.contains("test.txt names test images of 3 classes, the data have 4"), "{said}");
+    for class in ["amber", "red"] {
+        for part in ["train", "test"] {
+            std::fs::remove_dir_all(folder.join("data").join(part).join(class)).unwrap();
+        }
+    }
+    let said = refusals(folder, &file);
+    assert!(said.contains("train holds 2 folders of classes") && said.contains("many, medium and few"), "{said}");
+    archive(&folder.join("train.npz"), 30, 2);
+    archive(&folder.join("test.npz"), 4, 2);
+    suite(&file, r#"{ kind = "arrays", train = "train.npz", test = "test.npz", lists = "lists" }"#);
+    let said = refusals(folder, &file);
+    assert!(said.contains("it has 2 classes; at least 3 are needed"), "{said}");
 }

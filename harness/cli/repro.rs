@@ -107,6 +107,7 @@ impl ReproArgs {
         let jobs = self.jobs.map(usize::from);
         if self.dry_run {
             let Asked { scale, plan, out, .. } = asked;
+            suite::check_own(&plan, &scale)?;
             out!("{}\n{}", describe(&plan)?, suite::forecast(&plan, &scale, &out, jobs)?)?;
             if let Some(cost) = cost::cost(&plan, &scale)? {
                 out!("{cost}")?;

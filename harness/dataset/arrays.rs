@@ -12,6 +12,7 @@ use super::{Content, Dataset, DatasetError, ImageSet};
 use crate::fs;
 use crate::npy::{self, Array, FormatError};
 use crate::recipe::OwnData;
+use crate::scores::LEAST_CLASSES;
 use crate::text::{hex, printable};
 use crate::zip_directory;
 
@@ -139,6 +140,13 @@ pub(super) fn load(own: &OwnData, device: Device) -> Result<Dataset, DatasetErro
     if test.side != train.side {
         let reason = format!("its images have sides of {}, those of the training part {}", test.side, train.side);
         return Err(refused(&own.test, reason));
+    }
+    if train.classes() < LEAST_CLASSES {
+        let found = train.classes();
+        let reason = format!(
+            "it has {found} classes; at least {LEAST_CLASSES} are needed, one for each of the groups many, medium and few"
+        );
+        return Err(refused(&own.train, reason));
     }
     if test.classes() > train.classes() {
         let reason = format!("it has the label {}, of which there is no training image", test.classes() - 1);

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::{Content, Dataset, DatasetError};
 use crate::fs;
 use crate::recipe::OwnData;
+use crate::scores::LEAST_CLASSES;
 
 /// What is decoded.
 const ENDINGS: [&str; 3] = ["jpg", "jpeg", "png"];
@@ -24,7 +25,7 @@ pub(super) fn load(own: &OwnData) -> Result<Dataset, DatasetError> {
 /// The classes of the part `folder`: the names of its folders, sorted.
 ///
 /// # Errors
-/// It cannot be listed, holds fewer than two, or one whose name a list cannot hold.
+/// It cannot be listed, holds fewer than [`LEAST_CLASSES`], or one whose name a list cannot hold.
 pub fn classes(folder: &Path) -> Result<Vec<String>, DatasetError> {
     let mut classes = Vec::new();
     for path in fs::list_folder(folder)? {
@@ -35,7 +36,7 @@ pub fn classes(folder: &Path) -> Result<Vec<String>, DatasetError> {
     // Bytewise, as Python sorts what is ASCII.
     classes.sort();
     match classes.len() {
-        0 | 1 => Err(DatasetError::Classes { folder: folder.to_path_buf(), found: classes.len() }),
+        found if found < LEAST_CLASSES => Err(DatasetError::Classes { folder: folder.to_path_buf(), found }),
         _ => Ok(classes),
     }
 }

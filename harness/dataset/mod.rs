@@ -21,6 +21,7 @@ use tch::{Device, Tensor};
 use crate::fs::{self, FsError};
 use crate::native::NativeError;
 use crate::recipe::{DatasetName, OwnData, Recipe, name_of};
+use crate::scores::LEAST_CLASSES;
 use crate::text::shown;
 pub use cache::ImageCache;
 pub use files::ImageFiles;
@@ -76,7 +77,8 @@ pub enum DatasetError {
     )]
     Apart { train: PathBuf, test: PathBuf },
     #[error(
-        "{} holds {found} folders of classes; at least 2 are needed, as torchvision's ImageFolder reads them",
+        "{} holds {found} folders of classes, as torchvision's ImageFolder reads them; at least {LEAST_CLASSES} are needed, one for \
+         each of the groups many, medium and few",
         shown(folder)
     )]
     Classes { folder: PathBuf, found: usize },

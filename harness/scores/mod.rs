@@ -8,13 +8,16 @@ use crate::recipe::DatasetName;
 /// Accuracies from which no scores can be made.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ScoresError {
-    #[error("the group '{group}' has no class; at least three classes are needed for three groups")]
+    #[error("the group '{group}' has no class; at least {LEAST_CLASSES} classes are needed for three groups")]
     EmptyGroup { group: &'static str },
     #[error("{found} accuracies were given for {expected} classes; give one per class, in class order")]
     Classes { found: usize, expected: usize },
     #[error("class {class} has an accuracy of {found}; a number of per cent between 0 and 100 is needed")]
     NotPerCent { class: usize, found: f64 },
 }
+
+/// Fewer classes leave a group of [`groups_by_thirds`] empty.
+pub const LEAST_CLASSES: usize = 3;
 
 /// The classes by how frequent they are in `D_i`: indices, the most frequent class of each group first.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,6 +13,7 @@ use crate::native::NativeError;
 use crate::npy;
 use crate::random::{addressed_seed, randperm};
 use crate::recipe::{DatasetName, PretrainSplit, hash_bytes};
+use crate::scores::LEAST_CLASSES;
 use crate::text::{printable, shown};
 
 /// Lists could not be made.
@@ -28,7 +29,9 @@ pub enum MakeError {
     OtherClasses { folder: PathBuf, found: String, expected: String },
     #[error("--ratio is {found}, expected at least 1: the most frequent class over the rarest")]
     Ratio { found: f64 },
-    #[error("{count} classes are too few for a long tail; at least 2 are needed")]
+    #[error(
+        "{count} classes are too few: at least {LEAST_CLASSES} are needed, one for each of the groups many, medium and few"
+    )]
     Classes { count: usize },
     #[error(
         "class '{class}' has {found} images, {needed} are needed ({per_class} for training, as --per-class says, and {validation} \
@@ -217,7 +220,7 @@ pub fn make(source: &Source, wanted: &Wanted) -> Result<Vec<MadeList>, MakeError
         return Err(MakeError::Ratio { found: ratio });
     }
     let classes = source.classes.len();
-    if classes < 2 {
+    if classes < LEAST_CLASSES {
         return Err(MakeError::Classes { count: classes });
     }
     let smallest = source.train.iter().map(Vec::len).min().unwrap_or(0);

@@ -51,6 +51,11 @@ pub enum SplitError {
     Empty { list: String },
     #[error("{first} and {second} are both there; keep the one that is meant")]
     Both { first: String, second: String },
+    #[error(
+        "{list} names test images of {found} classes, the data have {expected}: a class was added after the lists were made, or \
+         has no test image; make the lists again (sdclr split make)"
+    )]
+    TestClasses { list: String, found: usize, expected: usize },
     #[error(transparent)]
     Registry(#[from] ArtifactError),
 }

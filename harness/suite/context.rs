@@ -25,7 +25,7 @@ use crate::progress::Progress;
 use crate::recipe::{JobId, PretrainSplit, ProbeRecipe, Protocol, Recipe, hash_json, name_of};
 use crate::record::mechanism::{self, MechanismRecord};
 use crate::record::{self, Environment, Job, JobHeader, JobRecord, PretrainRecord};
-use crate::split::{self, ListName, Subset};
+use crate::split::{self, ListName, SplitError, Subset};
 use crate::stop::Stop;
 
 /// What a command line says about where and how much to run.
@@ -146,6 +146,29 @@ impl Context {
     /// A list, cut to its first entries where images are limited.
     pub fn list(&self, name: ListName) -> Result<Subset, SuiteError> {
         Ok(self.whole_list(name)?.limited(self.scale.limit_images))
+    }
+
+    /// Reads every list of one's own that `plan` uses: one that a job deep in the plan cannot use is refused before any
+    /// training. Published lists may be missing where no job that is left reads them.
+    ///
+    /// # Errors
+    /// A list cannot be used, or no test image of a class is named.
+    pub(super) fn check_own_lists(&self, plan: &[PlannedEncoder]) -> Result<(), SuiteError> {
+        if self.dataset.lists.is_none() {
+            return Ok(());
+        }
+        // The classes of every split are grouped by its long-tailed list.
+        let tails = plan.iter().map(|encoder| ListName::Pretrain(PretrainSplit::D_i, encoder.id.split));
+        let lists = plan.iter().flat_map(PlannedEncoder::passes).map(|pass| pass.list).chain(tails);
+        for name in lists.collect::<BTreeSet<_>>() {
+            let list = self.whole_list(name)?;
+            let expected = self.dataset.classes.len();
+            let found = list.class_counts(expected).into_iter().filter(|count| *count > 0).count();
+            if name == ListName::Test && found < expected {
+                return Err(SplitError::TestClasses { list: list.name, found, expected }.into());
+            }
+        }
+        Ok(())
     }
 
     /// Where the command asks for it, decodes every image file of `lists`.

@@ -326,8 +326,19 @@ fn open(plan: &[PlannedEncoder], scale: Scale, folder: &Path) -> Result<Context,
         return Err(SuiteError::Threads { encoders });
     }
     let context = Context::open(&first.recipe, scale)?;
+    context.check_own_lists(plan)?;
     folder::refuse_other_settings(&context, plan, folder)?;
     Ok(context)
+}
+
+/// Refuses data and lists of one's own from which `plan` cannot be run.
+///
+/// # Errors
+/// The data cannot be loaded, or a list does not belong to them.
+pub fn check_own(plan: &[PlannedEncoder], scale: &Scale) -> Result<(), SuiteError> {
+    let Some(first) = plan.first().filter(|encoder| encoder.recipe.own_data.is_some()) else { return Ok(()) };
+    let scale = Scale { device: Some("cpu".to_owned()), ..scale.clone() };
+    Context::open(&first.recipe, scale)?.check_own_lists(plan)
 }
 
 /// The lock on the report of `folder`. A process has it for moments.
