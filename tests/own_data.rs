@@ -293,6 +293,27 @@ fn suite_of_folders(folder: &Path) -> std::path::PathBuf {
     file
 }
 
+/// The folders of the suite's file are those of the images that are used.
+#[test]
+fn lists_of_other_folders_are_refused_before_training() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let file = suite_of_folders(folder);
+    let of = |train: &str, test: &str| {
+        suite(
+            &file,
+            &format!(r#"{{ kind = "folders", train = "data/{train}", test = "data/{test}", lists = "lists" }}"#),
+        );
+        refusals(folder, &file)
+    };
+    let said = of("train", "nothing");
+    assert!(said.contains("there is no folder [DIR]/data/nothing"), "{said}");
+    let said = of("train", "train");
+    assert!(said.contains("test.txt, line 1: \"test/") && said.contains("outside of [DIR]/data/train"), "{said}");
+    let said = of("test", "test");
+    assert!(said.contains(".txt, line 1: \"train/") && said.contains("outside of [DIR]/data/test"), "{said}");
+}
+
 /// Probes group the classes into many, medium and few: what leaves them none is told before hours of pre-training.
 #[test]
 fn classes_that_no_probe_can_judge_are_refused_before_training() {

@@ -125,7 +125,7 @@ impl Run {
             },
             sha256: None,
             official: false,
-            lists: None,
+            own: None,
         }
     }
 

@@ -155,7 +155,7 @@ pub(super) fn load(own: &OwnData, device: Device) -> Result<Dataset, DatasetErro
     let sha256 = content_hash([&train, &test]);
     let classes = (0..train.classes()).map(|class| class.to_string()).collect();
     let content = Content::Resident { train: train.into_images(device)?, test: test.into_images(device)? };
-    Ok(Dataset::own(own, classes, content, Some(sha256)))
+    Ok(Dataset::of_own(own, classes, content, Some(sha256)))
 }
 
 /// sha256 over sides, pixels and labels of both parts.

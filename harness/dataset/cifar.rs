@@ -111,7 +111,7 @@ pub(super) fn load(
         content: Content::Resident { train: train.into_images(32, device)?, test: test.into_images(32, device)? },
         official: sha256 == layout.sha256,
         sha256: Some(sha256),
-        lists: None,
+        own: None,
     })
 }
 

@@ -33,5 +33,5 @@ pub(super) fn load(device: Device) -> Result<Dataset, DatasetError> {
     let test = ImageSet { images: train.images.shallow_clone(), labels: train.labels.clone() };
     let classes = (0..10).map(|digit: u8| digit.to_string()).collect();
     let content = Content::Resident { train, test };
-    Ok(Dataset { name: DatasetName::Digits, classes, content, sha256: Some(sha256), official: true, lists: None })
+    Ok(Dataset { name: DatasetName::Digits, classes, content, sha256: Some(sha256), official: true, own: None })
 }

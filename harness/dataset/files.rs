@@ -133,6 +133,13 @@ impl ImageFiles {
         self.root.join(&*self.paths[index as usize])
     }
 
+    /// The first line whose file does not lie in `part`, a folder beside which the paths begin, and that file.
+    pub fn first_outside(&self, part: &Path) -> Option<(usize, String)> {
+        let outside = |path: &str| !Path::new(path).starts_with(part.file_name().unwrap_or_default());
+        let index = self.paths.iter().position(|path| outside(path))?;
+        Some((index + 1, self.paths[index].to_string()))
+    }
+
     /// The list and the line in it, for messages.
     fn line(&self, index: i64) -> (String, usize) {
         (self.list.clone(), index as usize + 1)

@@ -19,7 +19,10 @@ pub(super) fn load(own: &OwnData) -> Result<Dataset, DatasetError> {
     if !fs::path_between(root, of_test)?.as_os_str().is_empty() {
         return Err(DatasetError::Apart { train: own.train.clone(), test: own.test.clone() });
     }
-    Ok(Dataset::own(own, classes, Content::Folder(root.to_path_buf()), None))
+    if !fs::is_folder(&own.test)? {
+        return Err(DatasetError::NoTestFolder { folder: own.test.clone() });
+    }
+    Ok(Dataset::of_own(own, classes, Content::Folder(root.to_path_buf()), None))
 }
 
 /// The classes of the part `folder`: the names of its folders, sorted.

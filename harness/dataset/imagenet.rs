@@ -28,6 +28,6 @@ pub(super) fn load(name: DatasetName, folder: &Path, layout: String) -> Result<D
         content: Content::Folder(root),
         sha256: None,
         official: true,
-        lists: None,
+        own: None,
     })
 }

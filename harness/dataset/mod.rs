@@ -76,6 +76,8 @@ pub enum DatasetError {
         shown(test)
     )]
     Apart { train: PathBuf, test: PathBuf },
+    #[error("there is no folder {}; name that of the test images by the key test of the suite's file", shown(folder))]
+    NoTestFolder { folder: PathBuf },
     #[error(
         "{} holds {found} folders of classes, as torchvision's ImageFolder reads them; at least {LEAST_CLASSES} are needed, one for \
          each of the groups many, medium and few",
@@ -130,8 +132,8 @@ pub struct Dataset {
     /// Whether the content is that of the official download; files of ImageNet are taken to be until they are read.
     /// Nothing official is there for one's own images to differ from.
     pub official: bool,
-    /// The folder of one's own lists.
-    pub lists: Option<PathBuf>,
+    /// Where they and their lists lie, if they are one's own.
+    pub own: Option<OwnData>,
 }
 
 /// Decoded bytes of one part: `N * 3 * H * W` pixels and `N` labels.
@@ -181,8 +183,8 @@ impl Dataset {
     }
 
     /// A data set of one's own.
-    fn own(own: &OwnData, classes: Vec<String>, content: Content, sha256: Option<String>) -> Self {
-        Self { name: own.kind, classes, content, sha256, official: true, lists: Some(own.lists.clone()) }
+    fn of_own(own: &OwnData, classes: Vec<String>, content: Content, sha256: Option<String>) -> Self {
+        Self { name: own.kind, classes, content, sha256, official: true, own: Some(own.clone()) }
     }
 
     /// Loads `name` from `data` onto `device`.

@@ -5,7 +5,7 @@ pub mod make;
 mod text;
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tch::Tensor;
@@ -15,7 +15,7 @@ use crate::artifact::{ArtifactError, check};
 use crate::dataset::{Content, Dataset, DatasetError, ImageCache, ImageFiles, ImageSet};
 use crate::fs::{self, FsError};
 use crate::npy::{self, FormatError};
-use crate::recipe::{DatasetName, PretrainSplit, hash_bytes, name_of};
+use crate::recipe::{DatasetName, OwnData, PretrainSplit, hash_bytes, name_of};
 use crate::text::shown;
 
 /// A list could not be used.
@@ -51,6 +51,12 @@ pub enum SplitError {
     Empty { list: String },
     #[error("{first} and {second} are both there; keep the one that is meant")]
     Both { first: String, second: String },
+    #[error(
+        "{list}, line {line}: {path:?} lies outside of {}, which the suite's file names; name the folder of these images there, or \
+         make the lists again",
+        shown(part)
+    )]
+    Outside { list: String, line: usize, path: String, part: PathBuf },
     #[error(
         "{list} names test images of {found} classes, the data have {expected}: a class was added after the lists were made, or \
          has no test image; make the lists again (sdclr split make)"
@@ -217,7 +223,7 @@ pub fn read(dataset: &Dataset, data: Option<&Path>, list: ListName) -> Result<Su
         }
     }
     let file = |name: &str| -> Result<(Vec<u8>, bool), SplitError> {
-        if let Some(lists) = &dataset.lists {
+        if let Some(OwnData { lists, .. }) = &dataset.own {
             let bytes = fs::read(&lists.join(name)).map_err(|source| SplitError::OwnFile { source })?;
             return Ok((bytes, true));
         }
@@ -231,7 +237,13 @@ pub fn read(dataset: &Dataset, data: Option<&Path>, list: ListName) -> Result<Su
         Content::Folder(root) => {
             let name = name(dataset.name, list);
             let (bytes, official) = file(&name)?;
-            return Ok(Subset { official, ..text::parse(name, &bytes, root, dataset.classes.len())? });
+            let subset = Subset { official, ..text::parse(name, &bytes, root, dataset.classes.len())? };
+            return match (&dataset.own, list) {
+                // Those for validation may lie in a folder of their own.
+                (None, _) | (_, ListName::Validation) => Ok(subset),
+                (Some(own), ListName::Test) => inside(subset, &own.test),
+                (Some(own), _) => inside(subset, &own.train),
+            };
         }
         Content::Resident { test, .. } if list == ListName::Test => test,
         Content::Resident { train, .. } => train,
@@ -240,7 +252,7 @@ pub fn read(dataset: &Dataset, data: Option<&Path>, list: ListName) -> Result<Su
         let sha256 = dataset.sha256.clone().unwrap_or_default();
         return Ok(Subset::of("test".to_owned(), sha256, set, (0..set.labels.len() as i64).collect()));
     };
-    if let Some(lists) = &dataset.lists {
+    if let Some(OwnData { lists, .. }) = &dataset.own {
         name = of_either_form(lists, name)?;
     }
     let embedded = DIGITS_LISTS.iter().find(|(known, _)| dataset.name == DatasetName::Digits && *known == name);
@@ -250,6 +262,15 @@ pub fn read(dataset: &Dataset, data: Option<&Path>, list: ListName) -> Result<Su
     };
     let entries = parse(&name, &bytes, set.labels.len(), &name_of(&dataset.name))?;
     Ok(Subset { official, ..Subset::of(name, hash_bytes(&bytes), set, entries) })
+}
+
+/// The same list, all of whose files lie in `part`, the folder of the training or of the test images.
+fn inside(subset: Subset, part: &Path) -> Result<Subset, SplitError> {
+    let Images::Files(files) = &subset.images else { return Ok(subset) };
+    match files.first_outside(part) {
+        Some((line, path)) => Err(SplitError::Outside { list: subset.name, line, path, part: part.to_path_buf() }),
+        None => Ok(subset),
+    }
 }
 
 /// A list of image files, lines `PATH LABEL`, whose paths are relative to its folder.

@@ -154,7 +154,7 @@ impl Context {
     /// # Errors
     /// A list cannot be used, or no test image of a class is named.
     pub(super) fn check_own_lists(&self, plan: &[PlannedEncoder]) -> Result<(), SuiteError> {
-        if self.dataset.lists.is_none() {
+        if self.dataset.own.is_none() {
             return Ok(());
         }
         // The classes of every split are grouped by its long-tailed list.
