@@ -8,6 +8,11 @@ use std::process::{Command, Output};
 use mozjpeg::{ColorSpace, Compress};
 use ndarray::{Array1, Array4};
 use ndarray_npy::WriteNpyExt;
+use sdclr::progress::Progress;
+use sdclr::recipe::Suite;
+use sdclr::stop::Stop;
+use sdclr::suite::context::Scale;
+use sdclr::suite::{self, Pace, Selection, SuiteError};
 use serde_json::Value;
 use zip::write::SimpleFileOptions;
 
@@ -105,7 +110,7 @@ fn archive(path: &Path, count: usize, classes: usize) {
 }
 
 /// The suite of the digits with other data; files are cut as those of ImageNet are.
-fn suite(file: &Path, dataset: &str) {
+fn suite_file(file: &Path, dataset: &str) {
     let mut text = include_str!("../fixtures/suites/digits-lt.toml").replace("\"digits\"", dataset);
     if dataset.contains("folders") {
         text = text.replace("\"pad_crop\"", "\"resized_crop\"").replace("\"none\"", "\"resize_centre_crop\"");
@@ -157,7 +162,7 @@ fn a_folder_of_images_goes_from_lists_to_a_report() {
     };
     make(&lists, "1");
     // Paths are relative to the suite's file.
-    suite(&file, r#"{ kind = "folders", train = "data/train", test = "data/test", lists = "lists" }"#);
+    suite_file(&file, r#"{ kind = "folders", train = "data/train", test = "data/test", lists = "lists" }"#);
     let out = folder.join("out");
     let select = ["--splits", "1-2", "--methods", "random,simclr,sdclr-D_i"];
     let plan = succeed(&[&repro(&file, &out, &select)[..], &["--dry-run"]].concat());
@@ -187,7 +192,7 @@ fn a_folder_of_images_goes_from_lists_to_a_report() {
     // Other lists are other jobs, which the folder refuses.
     let other = folder.join("other");
     make(&other, "2");
-    suite(&file, r#"{ kind = "folders", train = "data/train", test = "data/test", lists = "other" }"#);
+    suite_file(&file, r#"{ kind = "folders", train = "data/train", test = "data/test", lists = "other" }"#);
     assert!(!sdclr(&repro(&file, &out, &select)).status.success());
     assert_eq!(records(&out), first);
 }
@@ -202,7 +207,7 @@ fn arrays_go_from_lists_to_a_report() {
     let train = folder.join("train.npz");
     let fixed = ["split", "make", "--data", text(&train), "--classes-decay", "pareto", "--ratio", "5"];
     succeed(&[&fixed[..], &["--per-class", "25", "--seeds", "1", "--out", text(&lists)]].concat());
-    suite(&file, r#"{ kind = "arrays", train = "train.npz", test = "test.npz", lists = "lists" }"#);
+    suite_file(&file, r#"{ kind = "arrays", train = "train.npz", test = "test.npz", lists = "lists" }"#);
     succeed(&repro(&file, &out, &["--splits", "1", "--methods", "simclr-D_i,sdclr-D_i"]));
     let records = records(&out);
     assert_eq!(records.len(), 6, "{:?}", records.keys());
@@ -256,12 +261,12 @@ fn a_suite_of_ones_own_data_that_cannot_be_is_refused() {
         r#"{ kind = "folders", train = "data/training", test = "data/test", lists = "lists" }"#,
         r#"{ kind = "arrays", train = "train.npz", test = "data", lists = "lists" }"#,
     ] {
-        suite(&file, dataset);
+        suite_file(&file, dataset);
         errors.push(error(folder, &repro(&file, &out, &["--splits", "1", "--methods", "simclr-D_i"])));
     }
     insta::assert_snapshot!("own_data_errors", errors.join("\n"));
     // A list that is missing is told before any job begins.
-    suite(&file, r#"{ kind = "folders", train = "data/train", test = "data/test", lists = "lists" }"#);
+    suite_file(&file, r#"{ kind = "folders", train = "data/train", test = "data/test", lists = "lists" }"#);
     let output = sdclr(&repro(&file, &out, &["--splits", "1", "--methods", "simclr-D_i"]));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("sdclr split make"), "{said}");
@@ -288,7 +293,7 @@ fn suite_of_folders(folder: &Path) -> std::path::PathBuf {
     let (data, lists, file) = (folder.join("data"), folder.join("lists"), folder.join("own.toml"));
     image_folder(&data);
     succeed(&[&["split", "make", "--data", text(&data), "--out", text(&lists)], &MADE[..]].concat());
-    suite(&file, r#"{ kind = "folders", train = "data/train", test = "data/test", lists = "lists" }"#);
+    suite_file(&file, r#"{ kind = "folders", train = "data/train", test = "data/test", lists = "lists" }"#);
     succeed(&repro(&file, &folder.join("out"), &["--splits", "1", "--dry-run"]));
     file
 }
@@ -300,7 +305,7 @@ fn lists_of_other_folders_are_refused_before_training() {
     let folder = folder.path();
     let file = suite_of_folders(folder);
     let of = |train: &str, test: &str| {
-        suite(
+        suite_file(
             &file,
             &format!(r#"{{ kind = "folders", train = "data/{train}", test = "data/{test}", lists = "lists" }}"#),
         );
@@ -312,6 +317,40 @@ fn lists_of_other_folders_are_refused_before_training() {
     assert!(said.contains("test.txt, line 1: \"test/") && said.contains("outside of [DIR]/data/train"), "{said}");
     let said = of("test", "test");
     assert!(said.contains(".txt, line 1: \"train/") && said.contains("outside of [DIR]/data/test"), "{said}");
+}
+
+/// The check reads what the jobs that were asked for still need, and heeds a stop as they do.
+#[test]
+fn the_check_of_the_data_is_of_the_jobs_to_do_and_can_be_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let (file, out) = (suite_of_folders(folder), folder.join("checked"));
+    // Of the last list that is checked.
+    sdclr::fs::write(&folder.join("data/test/red/00.png"), b"<html>").unwrap();
+    let suite = Suite::open(text(&file)).unwrap();
+    let selection = Selection {
+        methods: vec!["simclr-D_i".to_owned()],
+        splits: vec![1],
+        overrides: SMALL.map(str::to_owned).to_vec(),
+        seeds: 1,
+        probe_seeds: 1,
+        ..Selection::default()
+    };
+    let plan = suite::plan(&suite, &selection).unwrap();
+    let run = |stop| {
+        let scale = Scale { device: Some("cpu".to_owned()), check_data: true, stop, ..Scale::default() };
+        let invocation = suite::invocation(text(&file), &selection, &scale);
+        suite::run(&suite, invocation, &plan, scale, &out, Pace::default(), &Progress::default())
+    };
+    assert_eq!(run(Stop::after(0)).unwrap().left.len(), 3);
+    assert!(matches!(run(Stop::default()), Err(SuiteError::Damaged { files }) if files.len() == 1));
+
+    let select = ["--splits", "1", "--methods", "simclr-D_i", "--check-data", "--job", "simclr-D_i-split1"];
+    let decoded = |output: &Output| String::from_utf8_lossy(&output.stderr).matches("decoding the").count();
+    let output = sdclr(&repro(&file, &out, &select));
+    assert_eq!((output.status.code(), decoded(&output)), (Some(0), 1), "{output:?}");
+    let output = sdclr(&repro(&file, &out, &select));
+    assert_eq!((output.status.code(), decoded(&output)), (Some(0), 0), "{output:?}");
 }
 
 /// Probes group the classes into many, medium and few: what leaves them none is told before hours of pre-training.
@@ -335,7 +374,7 @@ fn classes_that_no_probe_can_judge_are_refused_before_training() {
     assert!(said.contains("train holds 2 folders of classes") && said.contains("many, medium and few"), "{said}");
     archive(&folder.join("train.npz"), 30, 2);
     archive(&folder.join("test.npz"), 4, 2);
-    suite(&file, r#"{ kind = "arrays", train = "train.npz", test = "test.npz", lists = "lists" }"#);
+    suite_file(&file, r#"{ kind = "arrays", train = "train.npz", test = "test.npz", lists = "lists" }"#);
     let said = refusals(folder, &file);
     assert!(said.contains("it has 2 classes; at least 3 are needed"), "{said}");
 }

@@ -365,14 +365,14 @@ impl Subset {
         self
     }
 
-    /// The errors of all files of the list that cannot be read; images on the device have none.
+    /// The errors of the files at `rows` that cannot be read; images on the device have none.
     ///
     /// # Errors
     /// A thread panicked.
-    pub fn damaged(&self) -> Result<Vec<DatasetError>, DatasetError> {
+    pub fn damaged(&self, rows: &[i64]) -> Result<Vec<DatasetError>, DatasetError> {
         match &self.images {
             Images::Resident(_) => Ok(Vec::new()),
-            Images::Files(files) => files.damaged(&self.rows),
+            Images::Files(files) => files.damaged(rows),
         }
     }
 

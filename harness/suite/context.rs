@@ -64,6 +64,9 @@ impl Scale {
     }
 }
 
+/// Image files that are decoded between two questions for a stop: moments, also on one core.
+const CHECKED_AT_ONCE: usize = 64;
+
 /// Loaded data and the device to work on.
 #[derive(Debug)]
 pub struct Context {
@@ -171,7 +174,7 @@ impl Context {
         Ok(())
     }
 
-    /// Where the command asks for it, decodes every image file of `lists`.
+    /// Where the command asks for it, decodes every image file of `lists`, until a stop is asked for, which the jobs heed next.
     ///
     /// # Errors
     /// A list cannot be read, or names files that cannot be decoded: all of them.
@@ -180,10 +183,15 @@ impl Context {
             return Ok(());
         }
         let mut damaged = Vec::new();
-        for name in lists.collect::<BTreeSet<_>>() {
+        'lists: for name in lists.collect::<BTreeSet<_>>() {
             let list = self.list(name)?;
             tracing::info!("decoding the {} images of {}", list.len(), list.name);
-            damaged.extend(list.damaged()?);
+            for rows in list.rows.chunks(CHECKED_AT_ONCE) {
+                if self.scale.stop.requested().is_some() {
+                    break 'lists;
+                }
+                damaged.extend(list.damaged(rows)?);
+            }
         }
         if damaged.is_empty() { Ok(()) } else { Err(SuiteError::Damaged { files: damaged }) }
     }

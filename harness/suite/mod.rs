@@ -241,7 +241,11 @@ pub fn run(
         left = follow(&context, plan, folder, &scale.stop, progress)?;
         return Ok(SuiteRun { record, left, waits, not_asked, report_lock: None });
     }
-    context.check_data(plan.iter().flat_map(PlannedEncoder::passes).map(|pass| pass.list))?;
+    let asked = |job: &JobId| pace.only.is_empty() || pace.only.contains(job);
+    let due = |job: &JobId| asked(job) && finished(folder, job).is_err();
+    let jobs = plan.iter().flat_map(|encoder| encoder.jobs().map(move |job| (encoder, job)));
+    let passes = jobs.filter(|(_, job)| due(job)).flat_map(|(encoder, job)| encoder.passes_of(&job));
+    context.check_data(passes.map(|pass| pass.list))?;
     let jobs = match pace.jobs {
         Some(jobs) if jobs > 1 && context.device.is_cuda() => return Err(SuiteError::JobsOnGpu { jobs }),
         Some(jobs) if jobs > 1 && !scale.group.is_single() => {
@@ -266,7 +270,6 @@ pub fn run(
         clock = Clock::new(deadline, plan.jobs.into_iter().map(|(cost, _)| cost).collect());
         deadline_of_all = clock.deadline;
     }
-    let asked = |job: &JobId| pace.only.is_empty() || pace.only.contains(job);
     let all = plan.iter().flat_map(PlannedEncoder::jobs);
     let bar = progress.jobs(&suite.name, all.clone().filter(asked).count());
     let tasks = tasks(plan, &pace.only, folder, progress);

@@ -125,29 +125,27 @@ impl PlannedEncoder {
         self
     }
 
-    /// What its jobs take through the network: pre-training first, then for each probe training, validation and test.
+    /// What its jobs take through the network.
     pub fn passes(&self) -> Vec<Pass> {
+        self.jobs().flat_map(|job| self.passes_of(&job)).collect()
+    }
+
+    /// What `job` takes through the network: pre-training its list, a probe those of training, validation and test.
+    pub fn passes_of(&self, job: &JobId) -> Vec<Pass> {
         let (split, recipe) = (self.id.split, &self.recipe);
-        let pretraining = self.pretrained_on().map(|list| Pass {
-            list: ListName::Pretrain(list, split),
-            epochs: recipe.epochs,
-            side: recipe.augment.size,
-            trains: true,
-        });
-        let probes = self.probes.iter().flat_map(|&(protocol, _)| {
-            let probe = recipe.probe(protocol);
-            let train = match protocol {
-                Protocol::Full => ListName::Train,
-                Protocol::Few => ListName::FewShot(split),
-            };
-            let lists = [
-                (train, probe.epochs),
-                (ListName::Validation, probe.epochs / probe.validate_every),
-                (ListName::Test, 1),
-            ];
-            lists.map(|(list, epochs)| Pass { list, epochs, side: probe.size, trains: false })
-        });
-        pretraining.into_iter().chain(probes).collect()
+        let Some(protocol) = job.protocol() else {
+            let (epochs, side) = (recipe.epochs, recipe.augment.size);
+            let list = self.pretrained_on().map(|list| ListName::Pretrain(list, split));
+            return list.into_iter().map(|list| Pass { list, epochs, side, trains: true }).collect();
+        };
+        let probe = recipe.probe(protocol);
+        let train = match protocol {
+            Protocol::Full => ListName::Train,
+            Protocol::Few => ListName::FewShot(split),
+        };
+        let lists =
+            [(train, probe.epochs), (ListName::Validation, probe.epochs / probe.validate_every), (ListName::Test, 1)];
+        lists.map(|(list, epochs)| Pass { list, epochs, side: probe.size, trains: false }).to_vec()
     }
 
     /// The list that it is pre-trained on here; `None` where it is left as drawn, or was trained elsewhere.
