@@ -140,6 +140,21 @@ fn a_job_that_is_not_in_the_plan_is_refused() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
+/// What is printed as failures are jobs that were asked for; a probe whose encoder is not trained yet has not failed.
+#[test]
+fn jobs_that_were_not_asked_for_are_no_failures() {
+    let folder = tempfile::tempdir().unwrap();
+    for (job, code, failures) in [("random-split1/few", 0, 0), ("simclr-D_i-split1/few", 75, 1)] {
+        let output = sdclr("repro", folder.path(), &["--json", "--job", job]).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{}", said(&output));
+        let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let found = shown["failures"].as_array().unwrap();
+        assert_eq!(found.len(), failures, "{shown}");
+        assert!(found.iter().all(|failure| failure["job"] == job), "{shown}");
+        assert!(!said(&output).contains("failed"), "{}", said(&output));
+    }
+}
+
 /// A pre-training that has a checkpoint is listed as that, with what is left of it.
 #[test]
 fn a_job_under_way_is_resumable() {

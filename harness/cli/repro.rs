@@ -145,20 +145,19 @@ fn run(asked: Asked, pace: suite::Pace, json: bool) -> anyhow::Result<ExitCode> 
     if rank > 0 {
         return Ok(if run.left.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(stop::EXIT_CODE) });
     }
-    let record = run.record;
+    let mut record = run.record;
     let verdicts = suite::judged(&[&out]).map_err(|error| error.why_no_verdict());
     let findings = Findings { verdicts: verdicts.as_ref().map_err(String::as_str), ..Findings::of(&record) };
     let path = Report::of_suite(&findings)?.write(&out, &Format::DEFAULT)?;
     drop(run.report_lock);
+    // The report counts every job of the suite; what is printed answers what was asked for.
+    record.failures.retain(|failure| run.not_asked.iter().all(|job| job.to_string() != failure.job));
     match json {
         true => outln!("{}", report::summary_json(&record, &path)?)?,
         false => outln!("{}", report::summary_table(&record))?,
     }
-    let failures: Vec<_> = record
-        .failures
-        .iter()
-        .filter(|failure| run.left.iter().chain(&run.not_asked).all(|job| job.to_string() != failure.job))
-        .collect();
+    let failures: Vec<_> =
+        record.failures.iter().filter(|failure| run.left.iter().all(|job| job.to_string() != failure.job)).collect();
     for failure in &failures {
         tracing::error!(label = "failed", "{}: {}", failure.job, failure.error);
     }

@@ -81,7 +81,7 @@ pub enum SuiteError {
     JobsOnRanks { jobs: usize, ranks: usize },
     #[error("rank 0 begins {job}, which is not in the plan of rank {rank}; start every rank with the same command")]
     OtherPlan { job: String, rank: usize },
-    #[error("not run: {job} failed")]
+    #[error("not run: {job} has no trained encoder")]
     NoEncoder { job: JobId },
     #[error("not run: {job} is not finished; run this again when it is")]
     Waits { job: JobId },
