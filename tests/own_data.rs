@@ -256,6 +256,7 @@ fn a_suite_of_ones_own_data_that_cannot_be_is_refused() {
         "\"mnist\"",
         "\"folders\"",
         r#"{ kind = "cifar10", train = "a", test = "b", lists = "c" }"#,
+        r#"{ kind = "folder", train = "a", test = "b", lists = "c" }"#,
         r#"{ kind = "folders", train = "a", test = "b" }"#,
         r#"{ kind = "folders", train = "data/train", test = "elsewhere/test", lists = "lists" }"#,
         r#"{ kind = "folders", train = "data/training", test = "data/test", lists = "lists" }"#,
@@ -351,6 +352,50 @@ fn the_check_of_the_data_is_of_the_jobs_to_do_and_can_be_stopped() {
     assert_eq!((output.status.code(), decoded(&output)), (Some(0), 1), "{output:?}");
     let output = sdclr(&repro(&file, &out, &select));
     assert_eq!((output.status.code(), decoded(&output)), (Some(0), 0), "{output:?}");
+}
+
+fn png_of_16_bits() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, 2, 2);
+    encoder.set_depth(png::BitDepth::Sixteen);
+    encoder.write_header().unwrap().write_image_data(&[0; 8]).unwrap();
+    bytes
+}
+
+/// What is said of an image that is whole, but of another kind; of views of files; and of lists that were made anew.
+#[test]
+fn messages_name_what_is_wrong_with_ones_own_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let (file, out) = (suite_of_folders(folder), folder.join("out"));
+    let image = folder.join("data/test/red/00.png");
+    let job = ["--splits", "1", "--methods", "random", "--job", "random-split1/few", "--check-data"];
+    let whole = std::fs::read(&image).unwrap();
+    for (bytes, found) in [
+        (png_of_16_bits(), "it is a PNG with 16 bits a channel; 8 are needed"),
+        (b"GIF89a\x01\0\x01\0".to_vec(), "it is a GIF file, whatever its name says"),
+        (Vec::new(), "it is empty"),
+    ] {
+        sdclr::fs::write(&image, &bytes).unwrap();
+        let output = sdclr(&repro(&file, &out, &job));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let expected =
+            format!("cannot be decoded: {found}; expected a whole JPEG, or a PNG of at most 8 bits a channel");
+        assert!(output.status.code() == Some(1) && said.contains(&expected), "{said}");
+    }
+    sdclr::fs::write(&image, &whole).unwrap();
+    let recipe = format!("{}:simclr", file.display());
+    let views = ["views", "--recipe", &recipe, "--split", "1", "--indices", "0", "--epoch", "1", "--out", text(&out)];
+    let said = error(folder, &views);
+    assert!(said.contains("these are files of any size") && !said.contains("ImageNet"), "{said}");
+
+    let select = ["--splits", "1", "--methods", "simclr-D_i"];
+    succeed(&repro(&file, &out, &[&select[..], &["--job", "simclr-D_i-split1"]].concat()));
+    std::fs::remove_dir_all(folder.join("lists")).unwrap();
+    let (data, lists) = (folder.join("data"), folder.join("lists"));
+    succeed(&[&["split", "make", "--seed", "2", "--data", text(&data), "--out", text(&lists)], &MADE[..]].concat());
+    let said = error(folder, &repro(&file, &out, &select));
+    assert!(said.contains("with other settings: lists.split1_D_i.txt is "), "{said}");
 }
 
 /// Probes group the classes into many, medium and few: what leaves them none is told before hours of pre-training.

@@ -258,6 +258,8 @@ fn what_cannot_be_is_one_sentence() {
     refuse(&pair, &small);
     write_npy(&pair.join("labels.npy"), vec![0_i64, 1, 0, 1]);
     refuse(&pair, &small);
+    write_npy(&pair.join("labels.npy"), vec![0_i64, 1, 3, 0]);
+    refuse(&pair, &small);
     write_npy(&pair.join("labels.npy"), vec![0.5_f32; 4]);
     refuse(&pair, &small);
     insta::assert_snapshot!("split_make_errors", errors.join("\n"));

@@ -97,7 +97,10 @@ fn arrays(images: &[u8], labels: &[u8]) -> Result<Arrays, String> {
             .map(|Array { shape, values }| Array { shape, values: values.into_iter().map(i64::from).collect() }),
         read => read,
     };
-    let labels = labels.map_err(|reason| format!("labels: {reason}"))?;
+    let labels = labels.map_err(|reason| match reason {
+        FormatError::Type { found, .. } => format!("labels has elements of type '{found}'"),
+        reason => format!("labels: {reason}"),
+    })?;
     // Keras keeps labels as a column.
     if !matches!(labels.shape[..], [count] | [count, 1] if count == images.shape[0]) {
         let found = printable(&format!("{:?}", labels.shape));

@@ -59,7 +59,11 @@ pub enum DatasetError {
         shown(expected)
     )]
     Unsorted { list: String, line: usize, found: PathBuf, expected: PathBuf },
-    #[error("{list}, line {line}: {} cannot be decoded: {reason}; unpack it again", shown(path))]
+    #[error(
+        "{list}, line {line}: {} cannot be decoded: {reason}; expected a whole JPEG, or a PNG of at most 8 bits a channel: restore or \
+         convert the file",
+        shown(path)
+    )]
     Image { list: String, line: usize, path: PathBuf, reason: String },
     #[error(
         "your own images must be named in the suite's file: dataset = {{ kind = ..., train = ..., test = ..., lists = ... }}"
@@ -94,7 +98,9 @@ pub enum DatasetError {
         shown(path)
     )]
     Name { path: PathBuf },
-    #[error("{what} needs images of one size; those of ImageNet are files of any size")]
+    #[error(
+        "{what} needs images of one size, such as those of CIFAR or arrays of your own; these are files of any size"
+    )]
     NotResident { what: &'static str },
     #[error(transparent)]
     Native(#[from] NativeError),

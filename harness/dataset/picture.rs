@@ -23,6 +23,10 @@ const MOST_PIXELS: usize = 178_956_970;
 
 const PNG_MAGIC: &[u8] = b"\x89PNG\r\n\x1a\n";
 
+/// How files of other kinds begin.
+const OTHERS: [(&[u8], &str); 5] =
+    [(b"GIF8", "GIF"), (b"RIFF", "WebP"), (b"BM", "BMP"), (b"II*\0", "TIFF"), (b"MM\0*", "TIFF")];
+
 /// Decodes a whole image file.
 ///
 /// # Errors
@@ -66,7 +70,11 @@ fn is_png(file: &[u8]) -> Result<bool, String> {
     match file {
         _ if file.starts_with(PNG_MAGIC) => Ok(true),
         _ if file.starts_with(b"\xff\xd8\xff") => Ok(false),
-        _ => Err("it is neither a JPEG nor a PNG file".to_owned()),
+        [] => Err("it is empty".to_owned()),
+        _ => Err(match OTHERS.iter().find(|(magic, _)| file.starts_with(magic)) {
+            Some((_, kind)) => format!("it is a {kind} file, whatever its name says"),
+            None => "it is neither a JPEG nor a PNG file".to_owned(),
+        }),
     }
 }
 

@@ -53,12 +53,21 @@ struct DataKey {
 #[serde(deny_unknown_fields)]
 pub struct OwnData {
     /// `folders` or `arrays`.
+    #[serde(deserialize_with = "own_kind")]
     pub kind: DatasetName,
     /// The folder of the training images, or their arrays.
     pub train: PathBuf,
     pub test: PathBuf,
     /// The folder of the lists.
     pub lists: PathBuf,
+}
+
+/// The kind of one's own data; an unknown one is told those that there are, and not the published data sets.
+fn own_kind<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DatasetName, D::Error> {
+    let kind = String::deserialize(deserializer)?;
+    let known = DatasetName::deserialize(StrDeserializer::<D::Error>::new(&kind)).ok().filter(|kind| kind.is_own());
+    known
+        .ok_or_else(|| Error::custom(format!("unknown kind of your own data `{kind}`, expected `folders` or `arrays`")))
 }
 
 impl<'de> Deserialize<'de> for DataKey {
@@ -87,10 +96,7 @@ impl<'de> Visitor<'de> for DataKeyVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<DataKey, A::Error> {
         let own = OwnData::deserialize(MapAccessDeserializer::new(map))?;
-        match own.kind.is_own() {
-            true => Ok(DataKey { name: own.kind, own: Some(own) }),
-            false => Err(A::Error::custom("the kind of your own data is folders or arrays")),
-        }
+        Ok(DataKey { name: own.kind, own: Some(own) })
     }
 }
 

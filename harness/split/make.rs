@@ -34,6 +34,10 @@ pub enum MakeError {
     )]
     Classes { count: usize },
     #[error(
+        "class '{class}' has no training image; add some, or remove the class (in arrays, number the labels without a gap)"
+    )]
+    Empty { class: String },
+    #[error(
         "class '{class}' has {found} images, {needed} are needed ({per_class} for training, as --per-class says, and {validation} \
          for validation); lower --per-class or --validation"
     )]
@@ -225,6 +229,9 @@ pub fn make(source: &Source, wanted: &Wanted) -> Result<Vec<MadeList>, MakeError
     }
     let smallest = source.train.iter().map(Vec::len).min().unwrap_or(0);
     let validation = wanted.validation.unwrap_or((smallest / 10).max(1));
+    if let Some((class, _)) = source.classes.iter().zip(&source.train).find(|(_, images)| images.is_empty()) {
+        return Err(MakeError::Empty { class: printable(class) });
+    }
     // A class may be the most frequent one in one split and the rarest in another.
     let needed = per_class.saturating_add(validation);
     if let Some((class, images)) = source.classes.iter().zip(&source.train).find(|(_, images)| images.len() < needed) {
