@@ -341,10 +341,10 @@ fn the_check_of_the_data_is_of_the_jobs_to_do_and_can_be_stopped() {
     let run = |stop| {
         let scale = Scale { device: Some("cpu".to_owned()), check_data: true, stop, ..Scale::default() };
         let invocation = suite::invocation(text(&file), &selection, &scale);
-        suite::run(&suite, invocation, &plan, scale, &out, Pace::default(), &Progress::default())
+        suite::run(&suite, invocation, &plan, scale, &out, Pace::default(), &Progress::default()).map_err(Box::new)
     };
     assert_eq!(run(Stop::after(0)).unwrap().left.len(), 3);
-    assert!(matches!(run(Stop::default()), Err(SuiteError::Damaged { files }) if files.len() == 1));
+    assert!(matches!(*run(Stop::default()).unwrap_err(), SuiteError::Damaged { files } if files.len() == 1));
 
     let select = ["--splits", "1", "--methods", "simclr-D_i", "--check-data", "--job", "simclr-D_i-split1"];
     let decoded = |output: &Output| String::from_utf8_lossy(&output.stderr).matches("decoding the").count();
