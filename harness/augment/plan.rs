@@ -18,6 +18,9 @@ use crate::native::{self};
 /// Largest side of views.
 pub const MAX_SIDE: i64 = 1 << 14;
 
+/// Longest line of an image whose rows are resized eight at once.
+const LONGEST_LINE: i64 = 1 << 16;
+
 /// How the pixels of images lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Layout {
@@ -272,7 +275,7 @@ impl Table {
         let scratch = bytes_of(height.max(views.0), views.1).ok_or_else(too_large)?;
         // Behind it on the CPU: eight rows side by side, as long as in the image and in the view, and one of the result; or a row
         // with the edges that a box reaches.
-        let length = columns.read.end - columns.read.start;
+        let length = (columns.read.end - columns.read.start).min(LONGEST_LINE);
         let beside = (32 * (length + views.1) + 4 * views.1).max(views.1 + 2 * i64::from(blur.whole + 1));
         let (step, row, plane) = match self.layout {
             Layout::Planes { .. } => (1, image_width, image_height * image_width),
@@ -406,6 +409,21 @@ mod tests {
                 };
                 assert_eq!(apart.unwrap(), alone, "packed, {sides:?} {size} {block:?} {backwards}");
             }
+        }
+    }
+
+    /// Lines on either side of the length up to which rows are resized eight at once.
+    #[test]
+    fn long_lines_give_what_planes_give() {
+        for width in [LONGEST_LINE, LONGEST_LINE + 1] {
+            let images = Tensor::arange(3 * 9 * width, (Kind::Int64, Device::Cpu)).remainder(251).to_kind(Kind::Uint8);
+            let images = images.view([1, 3, 9, width]);
+            let crop = Crop { top: 0, left: 0, height: 9, width };
+            let params = [ViewParams { crop, flip: true, jitter: None, grayscale: false, blur: None }];
+            let packed = pack(&images);
+            let of_packed = Plan::of_packed(&packed.places, &params, 8, Device::Cpu).unwrap();
+            let of_planes = Plan::new(&[0], &params, (9, width), 8, Device::Cpu).unwrap();
+            assert_eq!(of_packed.apply(&packed.pixels).unwrap(), of_planes.apply(&images).unwrap(), "{width}");
         }
     }
 

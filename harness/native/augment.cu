@@ -115,6 +115,9 @@ inline void weigh(const u8 *__restrict pixels, int stride, const int *__restrict
 }
 
 #ifndef __CUDACC__
+// A longer line, which no JPEG has, would take too much scratch memory (LONGEST_LINE of harness/augment/plan.rs).
+constexpr int LONGEST_LINE = 1 << 16;
+
 // `narrow` on the CPU for interleaved channels. Eight rows are laid side by side, four bytes for a pixel of each, so that
 // neighbouring bytes have the same weights; `rows` is scratch memory for them, before and after, and for a row of the result.
 inline void narrow_pixels(const Batch &batch, const View &view, const Taps &taps, const u8 *__restrict image,
@@ -158,7 +161,7 @@ template <class T> inline void narrow(const Batch &batch, const View &view, u8 *
   const u8 *image = batch.images + view.place;
 #ifndef __CUDACC__
   if constexpr (T::STRIP > 1)
-    if (batch.step == 3)
+    if (batch.step == 3 && taps.first[batch.width - 1] + taps.count <= LONGEST_LINE)
       return narrow_pixels(batch, view, taps, image, narrowed, narrowed + 3LL * view.height * batch.width);
 #endif
   known<1>(batch.step, [&](auto step) {
