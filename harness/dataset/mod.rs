@@ -80,7 +80,7 @@ pub enum DatasetError {
         shown(test)
     )]
     Apart { train: PathBuf, test: PathBuf },
-    #[error("there is no folder {}; name that of the test images by the key test of the suite's file", shown(folder))]
+    #[error("there is no folder {}; set test in the suite's file to the folder of the test images", shown(folder))]
     NoTestFolder { folder: PathBuf },
     #[error(
         "{} holds {found} folders of classes, as torchvision's ImageFolder reads them; at least {LEAST_CLASSES} are needed, one for \
